@@ -1,0 +1,127 @@
+# `make help` lists the targets. Everything built lands under build/.
+CC      ?= cc
+PKG     ?= pkg-config
+VARIANT ?= release
+PREFIX  ?= /usr/local
+
+# One folder per set of flags: objects built differently can never meet.
+B   := build/$(VARIANT)
+GEN := build/gen
+
+FLAGS_release := -O2 -g
+FLAGS_debug   := -O0 -g
+FLAGS_asan    := -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
+FLAGS_tsan    := -O1 -g -fsanitize=thread
+FLAGS_fuzz    := -O1 -g -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=all
+$(if $(FLAGS_$(VARIANT)),,$(error VARIANT is release, debug, asan, tsan or fuzz, not "$(VARIANT)"))
+ifeq ($(VARIANT),fuzz)
+CC := clang
+endif
+
+# What each folder needs from outside; see ARCHITECTURE.md for who may use whom.
+PKGS_base   :=
+PKGS_api    := libprotobuf-c jansson
+PKGS_model  := jansson libsodium libturbojpeg spng libexif
+PKGS_server := libmicrohttpd libuv sqlite3 libsodium libprotobuf-c jansson
+PKGS_client := libcurl libprotobuf-c jansson
+LIBS_model  := -ldnnl -fopenmp
+FOLDERS := base api model server client
+
+CPPFLAGS += -I. -I$(GEN) -D_GNU_SOURCE
+CFLAGS   += -std=c11 $(FLAGS_$(VARIANT)) -Wall -Wextra -Wshadow -Wvla -Wformat=2 \
+            -Wstrict-prototypes -Wmissing-prototypes -Wno-format-nonliteral \
+            $(if $(WERROR),-Werror)
+LDFLAGS  += $(FLAGS_$(VARIANT))
+
+MAINS := server/main.c client/main.c $(wildcard model/tool/*.c)
+src   = $(filter-out $(MAINS),$(shell find $(1) -name '*.c' | sort))
+obj   = $(patsubst %.c,$B/%.o,$(1))
+libs  = $(foreach f,$(1),$(if $(PKGS_$f),$(shell $(PKG) --libs $(PKGS_$f))) $(LIBS_$f))
+ar    = $(patsubst %,$B/lib%.a,$(1))
+
+PBC      := $(GEN)/api/tscaf.pb-c
+PROGRAMS := $B/tscafd $B/tscaf $B/tscaf-model
+TESTS    := $(patsubst tests/%.c,$B/tests/%,$(wildcard tests/unit/test_*.c tests/golden/test_*.c tests/integration/test_*.c))
+BENCHES  := $(patsubst tests/%.c,$B/tests/%,$(wildcard tests/bench/bench_*.c))
+FUZZERS  := $(patsubst tests/%.c,$B/tests/%,$(wildcard tests/fuzz/fuzz_*.c))
+SUPPORT  := $(patsubst %.c,$B/%.o,$(wildcard tests/support/*.c))
+WRAP     := -Wl,--wrap=malloc,--wrap=calloc,--wrap=realloc
+
+.DELETE_ON_ERROR:
+.SECONDARY:
+.PHONY: all test asan tsan fuzz bench lint format install help clean
+
+all: $(PROGRAMS) ## build the server, the client and the model tool
+
+$B/tscafd: $(call obj,server/main.c) $(call ar,server api model base)
+	$(CC) $(LDFLAGS) -o $@ $^ $(call libs,server api model) -lm -lpthread
+$B/tscaf: $(call obj,client/main.c) $(call ar,client api base)
+	$(CC) $(LDFLAGS) -o $@ $^ $(call libs,client api) -lm -lpthread
+$B/tscaf-model: $(call obj,$(wildcard model/tool/*.c)) $(call ar,model base)
+	$(CC) $(LDFLAGS) -o $@ $^ $(call libs,model) -lm -lpthread
+
+define FOLDER
+$B/lib$(1).a: $(call obj,$(call src,$(1))) $(if $(filter api,$(1)),$B/gen/tscaf.pb-c.o)
+	@mkdir -p $$(@D) && rm -f $$@
+	ar rcs $$@ $$^
+$(call obj,$(shell find $(1) -name '*.c')): CPPFLAGS += $(if $(PKGS_$(1)),$(shell $(PKG) --cflags $(PKGS_$(1))))
+endef
+$(foreach f,$(FOLDERS),$(eval $(call FOLDER,$f)))
+$(call obj,$(call src,model)): CFLAGS += -fopenmp
+
+$(PBC).c $(PBC).h &: api/tscaf.proto
+	@mkdir -p $(@D)
+	protoc-c --proto_path=api --c_out=$(GEN)/api $<
+$B/gen/tscaf.pb-c.o: $(PBC).c
+	@mkdir -p $(@D)
+	$(CC) $(CPPFLAGS) $(CFLAGS) -w -c -o $@ $<
+
+# The messages' header must exist before anything that includes it.
+$(call obj,$(shell find api server client tests -name '*.c')): | $(PBC).h
+
+$B/%.o: %.c Makefile
+	@mkdir -p $(@D)
+	$(CC) $(CPPFLAGS) $(CFLAGS) -MMD -MP -c -o $@ $<
+
+# ---- tests: a unit test links only what its folder may use ----
+deps_base   := base
+deps_api    := api base
+deps_model  := model base
+deps_client := client api base
+deps_server := server client api model base
+test_deps    = $(or $(deps_$(word 2,$(subst _, ,$(notdir $(1))))),$(deps_server))
+
+.SECONDEXPANSION:
+$B/tests/fuzz/%: $B/tests/fuzz/%.o $$(call ar,$$(call test_deps,$$*))
+	@mkdir -p $(@D)
+	$(CC) $(LDFLAGS) $(if $(filter fuzz,$(VARIANT)),-fsanitize=fuzzer) -o $@ $^ \
+	    $(call libs,$(call test_deps,$*)) -lm -lpthread
+$B/tests/%: $B/tests/%.o $(SUPPORT) $$(call ar,$$(call test_deps,$$@))
+	@mkdir -p $(@D)
+	$(CC) $(LDFLAGS) $(WRAP) -o $@ $^ $(call libs,$(call test_deps,$@)) -lcmocka -lcurl -lsodium -lm -lpthread
+$(call obj,$(shell find tests -name '*.c' 2>/dev/null)): CPPFLAGS += $(shell $(PKG) --cflags libprotobuf-c jansson)
+
+test: all $(TESTS) ## build and run every test; all run, any failure fails
+	@scripts/run-tests $(B) $(TESTS)
+asan tsan: ## the tests under ASan and UBSan, or under TSan
+	@$(MAKE) VARIANT=$@ test
+fuzz: ## run every fuzzer for FUZZ_SECONDS (60) each
+	@$(MAKE) VARIANT=fuzz fuzzers
+	@scripts/run-fuzzers build/fuzz $(or $(FUZZ_SECONDS),60)
+.PHONY: fuzzers
+fuzzers: $(FUZZERS)
+bench: all $(BENCHES) ## build and run the benchmarks
+	@for b in $(BENCHES); do ./$$b || exit 1; done
+lint: ## formatting, include directions, static analysis, OpenAPI
+	@scripts/lint
+format: ## let clang-format rewrite the sources
+	@git ls-files '*.[ch]' | xargs clang-format -i
+install: all ## copy the programs to PREFIX/bin
+	install -d $(DESTDIR)$(PREFIX)/bin
+	install -m 755 $(PROGRAMS) $(DESTDIR)$(PREFIX)/bin
+help: ## this list
+	@sed -n 's/^\([a-z ]*\):.*## \(.*\)/  \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 16
+clean: ## remove build/
+	rm -rf build
+
+-include $(shell [ ! -d $B ] || find $B -name '*.d')

@@ -1,0 +1,105 @@
+#ifndef MODEL_BACKEND_H
+#define MODEL_BACKEND_H
+
+#include "model/graph.h"
+
+/* Where graphs run. A backend is a table of functions and an opaque state;
+ * nobody outside model/backends sees a vendor's header.
+ *
+ *   backend   one device, open for the process; owns reordered weights,
+ *             which all plans of one graph share
+ *   lane      one thread's way through the device: its workspace or stream;
+ *             on the CPU one lane per core, each single-threaded
+ *   plan      a graph compiled for one batch size on one lane; running it
+ *             allocates nothing
+ */
+
+enum mdl_precision { MDL_PREC_F32, MDL_PREC_BF16, MDL_PREC_INT8 };
+
+/* "float32", "bfloat16", "int8" (also "f32", "bf16"); -1 for others. */
+int mdl_precision_parse(const char *text);
+const char *mdl_precision_name(enum mdl_precision p);
+
+/* One batch's work. Host memory throughout. */
+struct mdl_io {
+    const void *in;      /* [batch, shape of the graph's input]           */
+    float *const *out;   /* [n_outputs]; each [batch, shape], row-major
+                            (N,C,H,W), or NULL where it is not wanted: what
+                            only it needs is then not computed             */
+};
+
+/* For implementers; callers use the functions below. */
+struct mdl_backend_ops {
+    const char *name; /* "ref", "cpu", "cuda": as in --backend NAME */
+
+    /* How well this machine suits: 0 not at all, more is better. Before
+     * open(); leaves nothing behind. */
+    int (*score)(void);
+
+    enum ut_err (*open)(int device, void **ctx, struct ut_error *e);
+    void (*close)(void *ctx);
+
+    enum ut_err (*lane_new)(void *ctx, void **lane, struct ut_error *e);
+    void (*lane_free)(void *ctx, void *lane);
+
+    /* g is optimised, outlives the plan, and stays unchanged. */
+    enum ut_err (*compile)(void *ctx, void *lane, const struct mdl_graph *g,
+                           enum mdl_precision precision, int batch,
+                           void **plan, struct ut_error *e);
+    void (*plan_free)(void *ctx, void *plan);
+
+    enum ut_err (*run)(void *ctx, void *plan, const struct mdl_io *io,
+                       struct ut_error *e);
+    int (*supports)(void *ctx, enum mdl_precision precision);
+
+    /* Optional (NULL: none): one line per step with its time in us over the
+     * last run, for `tscaf-model bench --profile`. */
+    void (*profile)(void *plan, void (*line)(void *arg, const char *name,
+                                             const char *detail, double us,
+                                             double macs),
+                    void *arg);
+};
+
+struct mdl_backend;
+struct mdl_lane;
+struct mdl_plan;
+
+/* name NULL: the backend with the highest score. Errors: UT_EINVAL for an
+ * unknown name (the message lists the known ones), UT_EDEVICE for one that
+ * cannot be used here. Thread: any. */
+UT_MUSTUSE enum ut_err mdl_backend_open(const char *name, int device,
+                                        struct mdl_backend **out,
+                                        struct ut_error *e);
+/* After all its lanes and plans. Accepts NULL. */
+void mdl_backend_close(struct mdl_backend *b);
+const char *mdl_backend_name(const struct mdl_backend *b);
+int mdl_backend_supports(const struct mdl_backend *b, enum mdl_precision p);
+
+/* Thread: lanes may be made from any thread; a lane and its plans belong to
+ * one thread at a time. */
+UT_MUSTUSE enum ut_err mdl_lane_new(struct mdl_backend *b,
+                                    struct mdl_lane **out,
+                                    struct ut_error *e);
+void mdl_lane_free(struct mdl_lane *lane);
+
+/* Compiles an optimised graph, which must outlive the plan.
+ * Errors: UT_EINVAL (batch below 1), UT_ENOMEM, UT_EDEVICE. */
+UT_MUSTUSE enum ut_err mdl_plan_new(struct mdl_lane *lane,
+                                    const struct mdl_graph *g,
+                                    enum mdl_precision precision, int batch,
+                                    struct mdl_plan **out,
+                                    struct ut_error *e);
+void mdl_plan_free(struct mdl_plan *p);
+int mdl_plan_batch(const struct mdl_plan *p);
+
+/* Runs one batch of exactly the plan's size. Errors: UT_EDEVICE. */
+UT_MUSTUSE enum ut_err mdl_plan_run(struct mdl_plan *p,
+                                    const struct mdl_io *io,
+                                    struct ut_error *e);
+
+void mdl_plan_profile(struct mdl_plan *p,
+                      void (*line)(void *arg, const char *name,
+                                   const char *detail, double us, double macs),
+                      void *arg);
+
+#endif

@@ -1,0 +1,42 @@
+#ifndef SERVER_APP_H
+#define SERVER_APP_H
+
+#include <uv.h>
+
+#include "server/batcher.h"
+#include "server/call.h"
+#include "server/config.h"
+#include "server/engine.h"
+#include "server/gallery.h"
+#include "server/mailbox.h"
+#include "server/pool.h"
+#include "server/store.h"
+
+struct mdl_detector;
+struct srv_auth;
+struct srv_http;
+struct srv_log;
+struct srv_metrics;
+struct srv_faces;
+
+/* The parts of one server, made in this order and unmade in the reverse. */
+struct srv_app {
+    struct srv_config *config;
+    struct srv_log *log;
+    struct srv_metrics *metrics;
+    uv_loop_t loop;
+    struct srv_mailbox *mailbox;
+    struct srv_store *store;     /* only on store_pool's thread */
+    struct srv_pool *store_pool; /* one thread */
+    struct srv_auth *auth;
+    struct srv_engine *engine;
+    struct mdl_detector *detector; /* NULL: crops only */
+    struct srv_gallery *gallery;
+    struct srv_batcher *batcher;
+    struct srv_pool *decode_pool;
+    struct srv_faces *faces;       /* server/faces.h: images to scored faces */
+    struct srv_http *http;
+    bool ready, draining;
+};
+
+#endif

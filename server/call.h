@@ -1,0 +1,35 @@
+#ifndef SERVER_CALL_H
+#define SERVER_CALL_H
+
+#include <protobuf-c/protobuf-c.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "api/error.h"
+#include "base/error.h"
+
+/* One call of one method, whatever carried it. Handlers (handle_*.c) know
+ * only this and the messages; transports (rest.c, later Connect and gRPC)
+ * make calls and turn replies into bytes. All on the loop. */
+
+struct srv_app;
+
+struct srv_call {
+    struct srv_app *app;
+    const ProtobufCMessage *request; /* borrowed from the transport; lives
+                                        until the reply */
+    char request_id[33];
+    char actor[32];      /* key id or "local" */
+    int64_t start_us;    /* first byte */
+    int64_t deadline_us; /* ut_clock_us() time */
+    bool cancelled;      /* set (atomically) by the transport when the client
+                            left; the call must still be ended */
+
+    /* The transport's. Exactly one of them ends the call, on the loop. */
+    void (*reply)(struct srv_call *c, const ProtobufCMessage *response);
+    void (*fail)(struct srv_call *c, const struct api_error *err);
+};
+
+typedef void (*srv_handler_fn)(struct srv_call *c);
+
+#endif

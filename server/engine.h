@@ -1,0 +1,57 @@
+#ifndef SERVER_ENGINE_H
+#define SERVER_ENGINE_H
+
+#include "model/backend.h"
+#include "model/model.h"
+
+/* The model as the server runs it: opened, optimised, and compiled for every
+ * batch size on every lane before the first request. */
+
+#define SRV_MAX_BATCH 32
+#define SRV_EMBEDDING_MAX 2048
+
+enum { SRV_TASK_FATIGUE = 1, SRV_TASK_RECOGNITION = 2 }; /* bits */
+
+/* What the network said of one crop. */
+struct srv_scores {
+    float probability;      /* fatigue */
+    float *embedding;       /* [dim], L2-normalised; the caller's memory */
+};
+
+struct srv_engine;
+
+struct srv_engine_config {
+    const char *model_path; /* NULL: made fresh from the embedded spec,
+                               trained: false */
+    const char *backend;    /* NULL: the best here */
+    enum mdl_precision precision;
+    int max_batch;          /* a power of two up to SRV_MAX_BATCH */
+    int n_lanes;            /* 0: one per core (CPU) or one (a GPU) */
+};
+
+/* Opens and compiles; seconds for a large model. Thread: any. */
+UT_MUSTUSE enum ut_err srv_engine_new(const struct srv_engine_config *c,
+                                      struct srv_engine **out,
+                                      struct ut_error *e);
+void srv_engine_free(struct srv_engine *en);
+
+const struct mdl_model *srv_engine_model(const struct srv_engine *en);
+const char *srv_engine_backend(const struct srv_engine *en);
+enum mdl_precision srv_engine_precision(const struct srv_engine *en);
+struct mdl_backend *srv_engine_device(const struct srv_engine *en);
+int srv_engine_lanes(const struct srv_engine *en);
+int srv_engine_dim(const struct srv_engine *en);   /* 0: no recognition */
+unsigned srv_engine_tasks(const struct srv_engine *en);
+
+/* Largest plan not above n. */
+int srv_engine_batch(const struct srv_engine *en, int n);
+
+/* Runs n crops (n a plan size) of u8 [112,112,3] on a lane; computes only
+ * the tasks asked. Allocates nothing. Thread: one per lane. */
+UT_MUSTUSE enum ut_err srv_engine_run(struct srv_engine *en, int lane,
+                                      const uint8_t *const *crops, int n,
+                                      unsigned tasks,
+                                      struct srv_scores *const *scores,
+                                      struct ut_error *e);
+
+#endif

@@ -1,0 +1,141 @@
+#ifndef SERVER_STORE_H
+#define SERVER_STORE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "server/gallery.h"
+
+/* What must not be lost: identities, faces, keys, the audit log. A table of
+ * functions, so that SQLite (server/store_sqlite.c) and later PostgreSQL
+ * serve alike. Every change is one transaction with its audit line and is
+ * durable when the call returns. Calls block: never on the loop; one thread
+ * at a time per handle (the store pool has one thread). */
+
+struct srv_pair {
+    char *key, *value;
+};
+
+struct srv_identity {
+    char id[SRV_ID_LEN];
+    char *name, *external_id, *consent_ref; /* owned; "" when absent */
+    struct srv_pair *metadata;              /* owned */
+    size_t n_metadata;
+    uint32_t face_count;
+    int64_t created_ms, updated_ms; /* Unix time */
+};
+
+struct srv_face {
+    char id[SRV_ID_LEN], identity_id[SRV_ID_LEN];
+    char model_version[17];
+    float box[4];
+    unsigned quality;  /* enum mdl_quality bits */
+    float *embedding;  /* owned; [dim] or NULL when not asked for */
+    int dim;
+    uint8_t *crop;     /* owned; PNG or NULL */
+    size_t crop_len;
+    bool has_crop;
+    int64_t created_ms;
+};
+
+struct srv_key {
+    char id[SRV_ID_LEN];
+    char *name; /* owned */
+    int role;   /* Tscaf__V1__Role */
+    uint8_t hash[32];
+    int64_t created_ms;
+};
+
+struct srv_audit {
+    uint64_t seq;
+    int64_t at_ms;
+    char *actor, *action, *subject, *detail; /* owned */
+};
+
+void srv_identity_fini(struct srv_identity *x);
+void srv_face_fini(struct srv_face *x);
+void srv_key_fini(struct srv_key *x);
+void srv_audit_fini(struct srv_audit *x);
+
+struct srv_store;
+
+/* Opens or creates DIR/tscaf.db; migrates its schema. Errors: UT_EIO,
+ * UT_EFORMAT (newer schema). */
+UT_MUSTUSE enum ut_err srv_store_open(const char *dir, struct srv_store **out,
+                                      struct ut_error *e);
+void srv_store_close(struct srv_store *s);
+
+/* All: UT_ENOTFOUND, UT_EEXISTS (external_id), UT_EIO. actor: key id or
+ * "local", for the audit line. */
+UT_MUSTUSE enum ut_err srv_store_identity_create(struct srv_store *s,
+                                                 const char *actor,
+                                                 struct srv_identity *x,
+                                                 struct ut_error *e);
+UT_MUSTUSE enum ut_err srv_store_identity_get(struct srv_store *s,
+                                              const char *id,
+                                              struct srv_identity *out,
+                                              struct ut_error *e);
+/* Writes all of x's fields over the stored ones; sets updated_ms. */
+UT_MUSTUSE enum ut_err srv_store_identity_update(struct srv_store *s,
+                                                 const char *actor,
+                                                 struct srv_identity *x,
+                                                 struct ut_error *e);
+/* Deletes its faces and crops too; *n_faces how many. */
+UT_MUSTUSE enum ut_err srv_store_identity_delete(struct srv_store *s,
+                                                 const char *actor,
+                                                 const char *id,
+                                                 uint32_t *n_faces,
+                                                 struct ut_error *e);
+/* Ids after cursor, in id order, at most limit; the caller fini's and frees
+ * the array. */
+UT_MUSTUSE enum ut_err srv_store_identity_list(struct srv_store *s,
+                                               const char *cursor,
+                                               const char *query,
+                                               uint32_t limit,
+                                               struct srv_identity **out,
+                                               size_t *n, struct ut_error *e);
+
+/* x->id and created_ms are set; crop and embedding are borrowed. */
+UT_MUSTUSE enum ut_err srv_store_face_add(struct srv_store *s,
+                                          const char *actor,
+                                          struct srv_face *x,
+                                          struct ut_error *e);
+UT_MUSTUSE enum ut_err srv_store_face_list(struct srv_store *s,
+                                           const char *identity_id,
+                                           struct srv_face **out, size_t *n,
+                                           struct ut_error *e);
+UT_MUSTUSE enum ut_err srv_store_face_crop(struct srv_store *s,
+                                           const char *identity_id,
+                                           const char *face_id, uint8_t **png,
+                                           size_t *len, struct ut_error *e);
+UT_MUSTUSE enum ut_err srv_store_face_delete(struct srv_store *s,
+                                             const char *actor,
+                                             const char *identity_id,
+                                             const char *face_id,
+                                             struct ut_error *e);
+/* Every face with embedding of that model version, for filling the gallery. */
+typedef enum ut_err (*srv_store_face_fn)(void *arg, const struct srv_face *f,
+                                         const char *identity_name,
+                                         struct ut_error *e);
+UT_MUSTUSE enum ut_err srv_store_faces_each(struct srv_store *s,
+                                            const char *model_version,
+                                            srv_store_face_fn fn, void *arg,
+                                            struct ut_error *e);
+
+UT_MUSTUSE enum ut_err srv_store_key_create(struct srv_store *s,
+                                            const char *actor,
+                                            struct srv_key *x,
+                                            struct ut_error *e);
+UT_MUSTUSE enum ut_err srv_store_key_list(struct srv_store *s,
+                                          struct srv_key **out, size_t *n,
+                                          struct ut_error *e);
+UT_MUSTUSE enum ut_err srv_store_key_delete(struct srv_store *s,
+                                            const char *actor, const char *id,
+                                            struct ut_error *e);
+/* Newest first, seq below before (0: from the newest). */
+UT_MUSTUSE enum ut_err srv_store_audit_list(struct srv_store *s,
+                                            uint64_t before, uint32_t limit,
+                                            struct srv_audit **out, size_t *n,
+                                            struct ut_error *e);
+
+#endif

@@ -1,0 +1,88 @@
+/* Assertions, allocation faults and data lookup for all tests. */
+#include "tests/support/unit.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+void assert_close(const float *got, const float *want, size_t n, double atol,
+                  double rtol, const char *what)
+{
+    double worst = 0;
+    size_t at = 0;
+
+    for (size_t i = 0; i < n; i++) {
+        double over = fabs((double)got[i] - want[i]) -
+                      (atol + rtol * fabs((double)want[i]));
+
+        if (isnan(got[i]) || isnan(want[i]))
+            fail_msg("%s: NaN at %zu (got %g, want %g)", what, i, got[i],
+                     want[i]);
+        if (over > worst) {
+            worst = over;
+            at = i;
+        }
+    }
+    if (worst > 0)
+        fail_msg("%s: worst at %zu of %zu: got %.8g, want %.8g", what, at, n,
+                 got[at], want[at]);
+}
+
+static _Thread_local long countdown = -1;
+static _Thread_local bool reached;
+
+void fault_arm(long nth)
+{
+    countdown = nth;
+    reached = false;
+}
+
+bool fault_disarm(void)
+{
+    countdown = -1;
+    return reached;
+}
+
+static bool denied(void)
+{
+    if (countdown < 0 || countdown-- > 0)
+        return false;
+    reached = true;
+    return true;
+}
+
+void *__real_malloc(size_t size);
+void *__real_calloc(size_t n, size_t size);
+void *__real_realloc(void *p, size_t size);
+void *__wrap_malloc(size_t size);
+void *__wrap_calloc(size_t n, size_t size);
+void *__wrap_realloc(void *p, size_t size);
+
+void *__wrap_malloc(size_t size)
+{
+    return denied() ? NULL : __real_malloc(size);
+}
+
+void *__wrap_calloc(size_t n, size_t size)
+{
+    return denied() ? NULL : __real_calloc(n, size);
+}
+
+void *__wrap_realloc(void *p, size_t size)
+{
+    return denied() ? NULL : __real_realloc(p, size);
+}
+
+const char *test_data(const char *name)
+{
+    const char *dir = getenv("TSCAF_TEST_DATA");
+
+    if (!dir)
+        dir = "../shared/data";
+    if (access(dir, R_OK) == 0)
+        return dir;
+    printf("SKIPPED %s: no test data at %s (set TSCAF_TEST_DATA)\n", name,
+           dir);
+    return NULL;
+}
