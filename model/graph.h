@@ -18,6 +18,7 @@
 
 #define MDL_NAME_LEN 96
 #define MDL_NODE_INPUTS 8
+#define MDL_MAX_OUTPUTS 64
 
 enum mdl_op {
     MDL_OP_IMAGE,     /* u8 [H,W,3] RGB -> f32 [3,H,W]; see struct mdl_node */
@@ -27,7 +28,7 @@ enum mdl_op {
     MDL_OP_ACT,       /* x, slope [C]? (PReLU)                               */
     MDL_OP_POOL,      /* x [C,H,W] -> [C]: mean over H and W                 */
     MDL_OP_ADD,       /* a, b of one shape                                   */
-    MDL_OP_SCALE,     /* x [C,H,W] times s: [C] per channel, [1,H,W] per
+    MDL_OP_SCALE,     /* x [C,H,W] times s: [C] per channel, or [1,H,W] per
                          place                                               */
     MDL_OP_L2NORM,    /* x [D] / max(|x|, 1e-12)                             */
     MDL_OP_UPSAMPLE,  /* x [C,h,w] -> [C,H,W], nearest                       */
@@ -72,10 +73,10 @@ struct mdl_node {
     int in[MDL_NODE_INPUTS]; /* values */
     int n_in;                /* ADD, CONCAT: how many; else highest role + 1 */
     int out;                 /* value  */
-    int module;              /* whose it is, for describe; see names below   */
+    int module;              /* whose it is: index in graph.modules          */
 
     /* CONV */
-    int kernel, stride, pad, groups;
+    int kernel, stride, pad, groups; /* UPSAMPLE: kernel = H, stride = W */
     /* CONV and LINEAR after fusion, and ACT:
      * out = act(conv(x) + bias) + shift[c] + residual. */
     enum mdl_act act;
@@ -93,7 +94,7 @@ struct mdl_graph {
     int n_values, cap_values;
     struct mdl_node *nodes; /* owned; every input precedes its use */
     int n_nodes, cap_nodes;
-    int outputs[64]; /* values; results are asked for by position */
+    int outputs[MDL_MAX_OUTPUTS]; /* values; results are asked for by position */
     int n_outputs;
     int input; /* value */
 
@@ -120,12 +121,13 @@ void mdl_graph_module(struct mdl_graph *g, const char *name);
 /* u8 [h, w, 3] RGB, rows packed. */
 int mdl_graph_input(struct mdl_graph *g, int h, int w);
 
-/* A named parameter or buffer, unbound. */
+/* A named parameter or buffer, unbound; one of that name that exists already
+ * is returned as it is. */
 int mdl_graph_param(struct mdl_graph *g, enum mdl_value_kind kind,
                     struct mdl_shape shape, const char *fmt, ...)
     __attribute__((format(printf, 4, 5)));
 
-/* A parameter over count floats that the graph takes over (malloc'ed). */
+/* A parameter over the malloc'ed *data, [shape], which the graph takes. */
 int mdl_graph_param_owned(struct mdl_graph *g, struct mdl_shape shape,
                           float **data, const char *fmt, ...)
     __attribute__((format(printf, 4, 5)));
@@ -158,6 +160,9 @@ int mdl_graph_find_output(const struct mdl_graph *g, const char *name);
 
 /* ---- Reading ---- */
 
+/* "convolution"... */
+const char *mdl_op_name(enum mdl_op op);
+
 /* Nodes that use value v as any input. */
 int mdl_graph_n_uses(const struct mdl_graph *g, int v);
 
@@ -170,6 +175,15 @@ int64_t mdl_node_macs(const struct mdl_graph *g, const struct mdl_node *n);
 void mdl_graph_needs(const struct mdl_graph *g, uint64_t *needs);
 
 /* ---- Rewriting (model/passes.c) ---- */
+
+/* Copies g flat; owned memory stays g's. */
+UT_MUSTUSE enum ut_err mdl_graph_copy(const struct mdl_graph *g,
+                                      struct mdl_graph *out,
+                                      struct ut_error *e);
+
+/* Appends a raw node whose inputs and attributes are set, for passes and
+ * backends' tests; infers its shape. Returns its value or -1. */
+int mdl_graph_append(struct mdl_graph *g, const struct mdl_node *n);
 
 /* Copies g for inference into *out: keeps the outputs in the bit set keep
  * (their positions are kept; the dropped ones become value -1), removes what

@@ -50,8 +50,8 @@ const struct mdl_st_tensor *mdl_st_find(const struct mdl_st *st,
 /* A metadata text, or NULL. */
 const char *mdl_st_meta(const struct mdl_st *st, const char *key);
 
-/* The i-th metadata pair; 0 past the last. */
-int mdl_st_meta_at(const struct mdl_st *st, size_t idx, const char **key,
+/* The i-th metadata pair; false past the last. */
+bool mdl_st_meta_at(const struct mdl_st *st, size_t idx, const char **key,
                    const char **value);
 
 /* All bytes of the file, for hashing. */
@@ -67,7 +67,7 @@ struct mdl_st_pair {
 };
 
 /* Writes a file by a temporary name beside path, fsync and rename, so that
- * path is never half-written. Data is aligned to 64 bytes.
+ * path is never half-written. The data begins at a multiple of 64 bytes.
  * Errors: UT_EIO (a full disk among them), UT_ENOMEM, UT_EINVAL (duplicate
  * name, len against shape). */
 UT_MUSTUSE enum ut_err mdl_st_write(const char *path,

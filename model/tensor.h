@@ -1,6 +1,7 @@
 #ifndef MODEL_TENSOR_H
 #define MODEL_TENSOR_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -40,7 +41,7 @@ UT_MUSTUSE enum ut_err mdl_shape_bytes(const struct mdl_shape *s,
                                        enum mdl_dtype t, size_t max,
                                        size_t *bytes, struct ut_error *e);
 
-int mdl_shape_equal(const struct mdl_shape *a, const struct mdl_shape *b);
+bool mdl_shape_equal(const struct mdl_shape *a, const struct mdl_shape *b);
 
 /* Writes "[64, 3, 3, 3]" into text and returns text. */
 const char *mdl_shape_text(const struct mdl_shape *s, char text[80]);
