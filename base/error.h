@@ -7,15 +7,15 @@
 
 enum ut_err {
     UT_OK = 0,
-    UT_EINVAL,   /* the caller, or the request, broke the contract     */
-    UT_EFORMAT,  /* the bytes are not what they claim to be            */
-    UT_ENOMEM,   /* memory could not be had                            */
-    UT_EIO,      /* file or socket                                     */
-    UT_EBUSY,    /* a limit is reached; trying later may work          */
-    UT_EDEVICE,  /* oneDNN, CUDA or cuDNN said no                      */
+    UT_EINVAL,    /* the caller, or the request, broke the contract     */
+    UT_EFORMAT,   /* the bytes are not what they claim to be            */
+    UT_ENOMEM,    /* memory could not be had                            */
+    UT_EIO,       /* file or socket                                     */
+    UT_EBUSY,     /* a limit is reached; trying later may work          */
+    UT_EDEVICE,   /* oneDNN, CUDA or cuDNN said no                      */
     UT_ENOTFOUND, /* the named thing does not exist                    */
-    UT_EEXISTS,  /* the thing exists already                           */
-    UT_ESTATE,   /* the system is not in the state this needs          */
+    UT_EEXISTS,   /* the thing exists already                           */
+    UT_ESTATE,    /* the system is not in the state this needs          */
 };
 
 struct ut_error {

@@ -22,10 +22,10 @@ const char *mdl_precision_name(enum mdl_precision p);
 
 /* One batch's work. Host memory throughout. */
 struct mdl_io {
-    const void *in;      /* [batch, shape of the graph's input]           */
-    float *const *out;   /* [n_outputs]; each [batch, shape], row-major
-                            (N,C,H,W), or NULL where it is not wanted: what
-                            only it needs is then not computed             */
+    const void *in;    /* [batch, shape of the graph's input]           */
+    float *const *out; /* [n_outputs]; each [batch, shape], row-major
+                          (N,C,H,W), or NULL where it is not wanted: what
+                          only it needs is then not computed             */
 };
 
 /* For implementers; callers use the functions below. */
@@ -44,19 +44,19 @@ struct mdl_backend_ops {
 
     /* g is optimised, outlives the plan, and stays unchanged. */
     enum ut_err (*compile)(void *ctx, void *lane, const struct mdl_graph *g,
-                           enum mdl_precision precision, int batch,
-                           void **plan, struct ut_error *e);
+                           enum mdl_precision precision, int batch, void **plan,
+                           struct ut_error *e);
     void (*plan_free)(void *ctx, void *plan);
 
     enum ut_err (*run)(void *ctx, void *plan, const struct mdl_io *io,
                        struct ut_error *e);
-    int (*supports)(void *ctx, enum mdl_precision precision);
+    bool (*supports)(void *ctx, enum mdl_precision precision);
 
     /* Optional (NULL: none): one line per step with its time in us over the
      * last run, for `tscaf-model bench --profile`. */
-    void (*profile)(void *plan, void (*line)(void *arg, const char *name,
-                                             const char *detail, double us,
-                                             double macs),
+    void (*profile)(void *plan,
+                    void (*line)(void *arg, const char *name,
+                                 const char *detail, double us, double macs),
                     void *arg);
 };
 
@@ -73,13 +73,12 @@ UT_MUSTUSE enum ut_err mdl_backend_open(const char *name, int device,
 /* After all its lanes and plans. Accepts NULL. */
 void mdl_backend_close(struct mdl_backend *b);
 const char *mdl_backend_name(const struct mdl_backend *b);
-int mdl_backend_supports(const struct mdl_backend *b, enum mdl_precision p);
+bool mdl_backend_supports(const struct mdl_backend *b, enum mdl_precision p);
 
 /* Thread: lanes may be made from any thread; a lane and its plans belong to
  * one thread at a time. */
 UT_MUSTUSE enum ut_err mdl_lane_new(struct mdl_backend *b,
-                                    struct mdl_lane **out,
-                                    struct ut_error *e);
+                                    struct mdl_lane **out, struct ut_error *e);
 void mdl_lane_free(struct mdl_lane *lane);
 
 /* Compiles an optimised graph, which must outlive the plan.
@@ -87,14 +86,12 @@ void mdl_lane_free(struct mdl_lane *lane);
 UT_MUSTUSE enum ut_err mdl_plan_new(struct mdl_lane *lane,
                                     const struct mdl_graph *g,
                                     enum mdl_precision precision, int batch,
-                                    struct mdl_plan **out,
-                                    struct ut_error *e);
+                                    struct mdl_plan **out, struct ut_error *e);
 void mdl_plan_free(struct mdl_plan *p);
 int mdl_plan_batch(const struct mdl_plan *p);
 
 /* Runs one batch of exactly the plan's size. Errors: UT_EDEVICE. */
-UT_MUSTUSE enum ut_err mdl_plan_run(struct mdl_plan *p,
-                                    const struct mdl_io *io,
+UT_MUSTUSE enum ut_err mdl_plan_run(struct mdl_plan *p, const struct mdl_io *io,
                                     struct ut_error *e);
 
 void mdl_plan_profile(struct mdl_plan *p,

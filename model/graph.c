@@ -106,8 +106,8 @@ int mdl_graph_param_owned(struct mdl_graph *g, struct mdl_shape shape,
     va_list args;
     int v;
 
-    if (g->error.code || !grow(g, (void **)&g->owned, g->n_owned,
-                               &g->cap_owned, sizeof(*g->owned)))
+    if (g->error.code || !grow(g, (void **)&g->owned, g->n_owned, &g->cap_owned,
+                               sizeof(*g->owned)))
         return -1;
     v = new_value(g, MDL_VALUE_PARAM, &shape);
     if (v < 0)
@@ -122,12 +122,12 @@ int mdl_graph_param_owned(struct mdl_graph *g, struct mdl_shape shape,
 }
 
 static const char *const op_names[] = {
-    [MDL_OP_IMAGE] = "image",       [MDL_OP_CONV] = "convolution",
-    [MDL_OP_LINEAR] = "linear",     [MDL_OP_BATCHNORM] = "batch_norm",
-    [MDL_OP_ACT] = "activation",    [MDL_OP_POOL] = "pool",
-    [MDL_OP_ADD] = "add",           [MDL_OP_SCALE] = "scale",
-    [MDL_OP_L2NORM] = "l2_norm",    [MDL_OP_UPSAMPLE] = "upsample",
-    [MDL_OP_CONCAT] = "concat",     [MDL_OP_SOFTMAX] = "softmax",
+    [MDL_OP_IMAGE] = "image",    [MDL_OP_CONV] = "convolution",
+    [MDL_OP_LINEAR] = "linear",  [MDL_OP_BATCHNORM] = "batch_norm",
+    [MDL_OP_ACT] = "activation", [MDL_OP_POOL] = "pool",
+    [MDL_OP_ADD] = "add",        [MDL_OP_SCALE] = "scale",
+    [MDL_OP_L2NORM] = "l2_norm", [MDL_OP_UPSAMPLE] = "upsample",
+    [MDL_OP_CONCAT] = "concat",  [MDL_OP_SOFTMAX] = "softmax",
 };
 
 const char *mdl_op_name(enum mdl_op op)
@@ -290,9 +290,8 @@ int mdl_graph_append(struct mdl_graph *g, const struct mdl_node *n)
         bad(g, &node, "there is no input");
         return -1;
     }
-    if (!infer(g, &node, &shape) ||
-        !grow(g, (void **)&g->nodes, g->n_nodes, &g->cap_nodes,
-              sizeof(*g->nodes)))
+    if (!infer(g, &node, &shape) || !grow(g, (void **)&g->nodes, g->n_nodes,
+                                          &g->cap_nodes, sizeof(*g->nodes)))
         return -1;
     v = new_value(g, MDL_VALUE_RESULT, &shape);
     if (v < 0)

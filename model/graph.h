@@ -27,7 +27,7 @@ enum mdl_op {
     MDL_OP_BATCHNORM, /* x [C,..], gamma?, beta?, mean, var [C]              */
     MDL_OP_ACT,       /* x, slope [C]? (PReLU)                               */
     MDL_OP_POOL,      /* x [C,H,W] -> [C]: mean over H and W                 */
-    MDL_OP_ADD,       /* a, b of one shape                                   */
+    MDL_OP_ADD,       /* one or more terms of one shape                      */
     MDL_OP_SCALE,     /* x [C,H,W] times s: [C] per channel, or [1,H,W] per
                          place                                               */
     MDL_OP_L2NORM,    /* x [D] / max(|x|, 1e-12)                             */
@@ -56,11 +56,11 @@ struct mdl_value {
     char name[MDL_NAME_LEN]; /* the file's for parameters; else the output's
                                 public name, or "" */
     enum mdl_value_kind kind;
-    enum mdl_dtype dtype;    /* U8 for image inputs, else F32 */
-    struct mdl_shape shape;  /* without the batch, unless PARAM or BUFFER */
-    const float *data;       /* PARAM, BUFFER once bound; else NULL */
-    int producer;            /* node, or -1 */
-    int output;              /* position among the outputs, or -1 */
+    enum mdl_dtype dtype;   /* U8 for image inputs, else F32 */
+    struct mdl_shape shape; /* without the batch, unless PARAM or BUFFER */
+    const float *data;      /* PARAM, BUFFER once bound; else NULL */
+    int producer;           /* node, or -1 */
+    int output;             /* position among the outputs, or -1 */
 };
 
 /* Roles of in[] by operation; an absent input is -1. */
@@ -94,7 +94,8 @@ struct mdl_graph {
     int n_values, cap_values;
     struct mdl_node *nodes; /* owned; every input precedes its use */
     int n_nodes, cap_nodes;
-    int outputs[MDL_MAX_OUTPUTS]; /* values; results are asked for by position */
+    int outputs[MDL_MAX_OUTPUTS]; /* values; results are asked for by position
+                                   */
     int n_outputs;
     int input; /* value */
 
@@ -193,8 +194,7 @@ int mdl_graph_append(struct mdl_graph *g, const struct mdl_node *n);
  * be bound. The copy owns its folded parameters and borrows the others.
  * Errors: UT_ENOMEM, UT_EINVAL for an unbound parameter. */
 UT_MUSTUSE enum ut_err mdl_graph_optimise(const struct mdl_graph *g,
-                                          uint64_t keep,
-                                          struct mdl_graph *out,
+                                          uint64_t keep, struct mdl_graph *out,
                                           struct ut_error *e);
 
 #endif

@@ -29,6 +29,16 @@ UT_MUSTUSE enum ut_err mdl_model_open(const char *path, struct mdl_model *out,
                                       struct ut_error *e);
 void mdl_model_close(struct mdl_model *m); /* zeroed memory is fine */
 
+/* A model that was never trained, in memory: built and initialised from seed,
+ * named "untrained", its version a function of spec and seed. */
+UT_MUSTUSE enum ut_err mdl_model_fresh(const struct mdl_spec *spec,
+                                       uint64_t seed, struct mdl_model *out,
+                                       struct ut_error *e);
+
+/* The built-in specs: "iresnet50" and "mobilenetv2" T-SCAF as JSON text, or
+ * NULL for another name. The same as model/specs. */
+const char *mdl_model_builtin_spec(const char *name);
+
 /* A calibrated threshold from the metadata, or fallback. */
 double mdl_model_threshold(const struct mdl_model *m, const char *leaf,
                            double fallback);
@@ -46,8 +56,8 @@ UT_MUSTUSE enum ut_err mdl_model_build(const struct mdl_spec *spec,
  * message. Tensors that are not aligned float32 are converted into *floats,
  * which the caller frees after the graph. */
 UT_MUSTUSE enum ut_err mdl_model_bind(struct mdl_graph *g,
-                                      const struct mdl_st *file,
-                                      float **floats, struct ut_error *e);
+                                      const struct mdl_st *file, float **floats,
+                                      struct ut_error *e);
 
 /* Fills all parameters with fresh values (He for convolutions and linears,
  * 1 and 0 for BatchNorm, 0.25 for PReLU), a function of seed and name alone.

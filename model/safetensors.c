@@ -14,9 +14,9 @@
 struct mdl_st {
     const uint8_t *bytes; /* the whole file          */
     size_t len;
-    bool mapped;          /* unmap at close          */
-    json_t *header;       /* owns all names and metadata */
-    json_t *meta;         /* in header, or NULL      */
+    bool mapped;                   /* unmap at close          */
+    json_t *header;                /* owns all names and metadata */
+    json_t *meta;                  /* in header, or NULL      */
     struct mdl_st_tensor *tensors; /* owned; in header order */
     size_t n_tensors;
 };
@@ -53,7 +53,8 @@ static enum ut_err read_tensor(const char *file, const char *name,
                        "or has more",
                        file, name);
     if (!dtype_parse(json_string_value(dtype), &t->dtype))
-        return ut_fail(e, UT_EFORMAT, "%s: tensor \"%s\" has dtype \"%s\", "
+        return ut_fail(e, UT_EFORMAT,
+                       "%s: tensor \"%s\" has dtype \"%s\", "
                        "which is not supported",
                        file, name, json_string_value(dtype));
     if (json_array_size(shape) > MDL_MAX_DIMS)
@@ -77,8 +78,8 @@ static enum ut_err read_tensor(const char *file, const char *name,
     if (!json_is_integer(json_array_get(offsets, 0)) ||
         !json_is_integer(json_array_get(offsets, 1)))
         return ut_fail(e, UT_EFORMAT,
-                       "%s: tensor \"%s\": data_offsets are not integers",
-                       file, name);
+                       "%s: tensor \"%s\": data_offsets are not integers", file,
+                       name);
     begin = json_integer_value(json_array_get(offsets, 0));
     end = json_integer_value(json_array_get(offsets, 1));
     if (begin < 0 || end < begin || (uint64_t)end > data_len)
@@ -123,9 +124,8 @@ static enum ut_err check_overlaps(const char *file, const struct mdl_st *st,
     for (size_t i = 1; i < st->n_tensors && !rc; i++)
         if ((const uint8_t *)order[i - 1]->data + order[i - 1]->len >
             (const uint8_t *)order[i]->data)
-            rc = ut_fail(e, UT_EFORMAT,
-                         "%s: tensors \"%s\" and \"%s\" overlap", file,
-                         order[i - 1]->name, order[i]->name);
+            rc = ut_fail(e, UT_EFORMAT, "%s: tensors \"%s\" and \"%s\" overlap",
+                         file, order[i - 1]->name, order[i]->name);
     free(order);
     return rc;
 }
@@ -142,10 +142,12 @@ static enum ut_err read_meta(const char *file, struct mdl_st *st,
     if (!json_is_object(st->meta))
         return ut_fail(e, UT_EFORMAT, "%s: __metadata__ is not an object",
                        file);
-    json_object_foreach (st->meta, key, value)
-        if (!json_is_string(value))
-            return ut_fail(e, UT_EFORMAT, "%s: metadata \"%s\" is not a text",
-                           file, key);
+    json_object_foreach(
+        st->meta, key,
+        value) if (!json_is_string(value)) return ut_fail(e, UT_EFORMAT,
+                                                          "%s: metadata \"%s\" "
+                                                          "is not a text",
+                                                          file, key);
     return UT_OK;
 }
 
@@ -179,15 +181,17 @@ static enum ut_err read_header(const char *file, struct mdl_st *st,
     if (rc)
         return rc;
     if (json_object_size(st->header) > MDL_ST_MAX_TENSORS)
-        return ut_fail(e, UT_EFORMAT, "%s: %zu tensors are over the limit of "
+        return ut_fail(e, UT_EFORMAT,
+                       "%s: %zu tensors are over the limit of "
                        "%d",
                        file, json_object_size(st->header), MDL_ST_MAX_TENSORS);
-    st->tensors = calloc(json_object_size(st->header) + 1,
-                         sizeof(*st->tensors));
+    st->tensors =
+        calloc(json_object_size(st->header) + 1, sizeof(*st->tensors));
     if (!st->tensors)
         return ut_fail(e, UT_ENOMEM, "%s: no memory for the header", file);
     data = st->bytes + 8 + head;
-    json_object_foreach (st->header, name, value) {
+    json_object_foreach(st->header, name, value)
+    {
         if (value == st->meta)
             continue;
         rc = read_tensor(file, name, value, data, st->len - 8 - (size_t)head,
@@ -291,11 +295,11 @@ bool mdl_st_meta_at(const struct mdl_st *st, size_t idx, const char **key,
 {
     json_t *v;
 
-    json_object_foreach (st->meta, *key, v)
-        if (idx-- == 0) {
-            *value = json_string_value(v);
-            return true;
-        }
+    json_object_foreach(st->meta, *key, v) if (idx-- == 0)
+    {
+        *value = json_string_value(v);
+        return true;
+    }
     return false;
 }
 

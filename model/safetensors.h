@@ -52,7 +52,7 @@ const char *mdl_st_meta(const struct mdl_st *st, const char *key);
 
 /* The i-th metadata pair; false past the last. */
 bool mdl_st_meta_at(const struct mdl_st *st, size_t idx, const char **key,
-                   const char **value);
+                    const char **value);
 
 /* All bytes of the file, for hashing. */
 const void *mdl_st_bytes(const struct mdl_st *st, size_t *len);

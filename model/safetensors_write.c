@@ -85,7 +85,8 @@ static enum ut_err check(const char *path, const struct mdl_st_tensor *tensors,
                            path, t->name);
         for (size_t k = 0; k < i; k++)
             if (!strcmp(t->name, tensors[k].name))
-                return ut_fail(e, UT_EINVAL, "%s: two tensors are called "
+                return ut_fail(e, UT_EINVAL,
+                               "%s: two tensors are called "
                                "\"%s\"",
                                path, t->name);
     }

@@ -22,9 +22,9 @@
 #define MDL_SPEC_NAME_LEN 48
 
 enum mdl_module {
-    MDL_MODULE_IRESNET,     /* roots                               */
+    MDL_MODULE_IRESNET, /* roots                               */
     MDL_MODULE_MOBILENETV2,
-    MDL_MODULE_LASE,        /* branches: x + LANet(x) + SENet(x)   */
+    MDL_MODULE_LASE, /* branches: x + LANet(x) + SENet(x)   */
     MDL_MODULE_LA,
     MDL_MODULE_SE,
     MDL_MODULE_NONE,
@@ -40,13 +40,13 @@ struct mdl_spec_node {
     char name[MDL_SPEC_NAME_LEN]; /* [a-z0-9_]+, unique in the file   */
     int parent;                   /* index in nodes, -1 for a root    */
     enum mdl_module module;
-    int n_stages;                 /* iresnet                          */
+    int n_stages; /* iresnet                          */
     int layers[MDL_SPEC_MAX_STAGES];
     int widths[MDL_SPEC_MAX_STAGES];
-    double width;                 /* mobilenetv2's multiplier         */
-    int la_r, se_r;               /* lase, la, se: 2 and 16 by default */
+    double width;   /* mobilenetv2's multiplier         */
+    int la_r, se_r; /* lase, la, se: 2 and 16 by default */
     enum mdl_head head;
-    int dim;                      /* embedding head: 512 by default   */
+    int dim; /* embedding head: 512 by default   */
 };
 
 struct mdl_spec {
@@ -59,8 +59,7 @@ struct mdl_spec {
  * stand for their layers and widths. Errors: UT_EFORMAT naming the node and
  * member, unknown members included. Thread: any. */
 UT_MUSTUSE enum ut_err mdl_spec_parse(const char *json, size_t len,
-                                      struct mdl_spec *out,
-                                      struct ut_error *e);
+                                      struct mdl_spec *out, struct ut_error *e);
 
 /* Writes it as compact JSON; the caller frees *json. */
 UT_MUSTUSE enum ut_err mdl_spec_write(const struct mdl_spec *spec, char **json,

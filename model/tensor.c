@@ -47,8 +47,7 @@ enum ut_err mdl_shape_bytes(const struct mdl_shape *s, enum mdl_dtype t,
     }
     for (int i = 0; i < s->n_dims && !empty; i++)
         if (__builtin_mul_overflow(n, (size_t)s->dim[i], &n) || n > max)
-            return ut_fail(e, UT_EINVAL, "the shape needs over %zu bytes",
-                           max);
+            return ut_fail(e, UT_EINVAL, "the shape needs over %zu bytes", max);
     *bytes = empty ? 0 : n;
     return UT_OK;
 }

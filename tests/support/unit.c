@@ -82,7 +82,6 @@ const char *test_data(const char *name)
         dir = "../shared/data";
     if (access(dir, R_OK) == 0)
         return dir;
-    printf("SKIPPED %s: no test data at %s (set TSCAF_TEST_DATA)\n", name,
-           dir);
+    printf("SKIPPED %s: no test data at %s (set TSCAF_TEST_DATA)\n", name, dir);
     return NULL;
 }

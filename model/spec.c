@@ -1,0 +1,353 @@
+/* The tree specification, from JSON and back. */
+#include "model/spec.h"
+
+#include <jansson.h>
+#include <stdlib.h>
+#include <string.h>
+
+static const char *const modules[] = {
+    [MDL_MODULE_IRESNET] = "iresnet", [MDL_MODULE_MOBILENETV2] = "mobilenetv2",
+    [MDL_MODULE_LASE] = "lase",       [MDL_MODULE_LA] = "la",
+    [MDL_MODULE_SE] = "se",           [MDL_MODULE_NONE] = "none",
+};
+
+static const char *const heads[] = {
+    [MDL_HEAD_NONE] = "none",
+    [MDL_HEAD_BINARY] = "binary",
+    [MDL_HEAD_EMBEDDING] = "embedding",
+};
+
+/* Names for usual depths. Source: InsightFace iresnet.py's factories. */
+static const struct {
+    const char *name;
+    int layers[4];
+} depths[] = {
+    {"iresnet18", {2, 2, 2, 2}},
+    {"iresnet34", {3, 4, 6, 3}},
+    {"iresnet50", {3, 4, 14, 3}},
+    {"iresnet100", {3, 13, 30, 3}},
+};
+
+#define MAX_BLOCKS 128 /* per stage     */
+#define MAX_WIDTH 4096 /* channels      */
+#define MAX_INPUT_PX 1024
+#define MAX_DIM 2048 /* of embeddings */
+
+const char *mdl_module_name(enum mdl_module m)
+{
+    return modules[m];
+}
+
+static bool is_root(enum mdl_module m)
+{
+    return m == MDL_MODULE_IRESNET || m == MDL_MODULE_MOBILENETV2;
+}
+
+/* An integer member in [low, high] into *out; absent leaves it. */
+static enum ut_err get_int(const json_t *j, const char *node, const char *key,
+                           int low, int high, int *out, struct ut_error *e)
+{
+    const json_t *v = json_object_get(j, key);
+
+    if (!v)
+        return UT_OK;
+    if (!json_is_integer(v) || json_integer_value(v) < low ||
+        json_integer_value(v) > high)
+        return ut_fail(e, UT_EFORMAT,
+                       "spec: node \"%s\": \"%s\" is not a whole number from "
+                       "%d to %d",
+                       node, key, low, high);
+    *out = (int)json_integer_value(v);
+    return UT_OK;
+}
+
+static enum ut_err get_ints(const json_t *j, const char *node, const char *key,
+                            int high, int *out, int *n, struct ut_error *e)
+{
+    const json_t *list = json_object_get(j, key);
+    size_t count = json_array_size(list);
+
+    if (count < 1 || count > MDL_SPEC_MAX_STAGES)
+        return ut_fail(e, UT_EFORMAT,
+                       "spec: node \"%s\": \"%s\" wants a list of 1 to %d "
+                       "numbers",
+                       node, key, MDL_SPEC_MAX_STAGES);
+    for (size_t i = 0; i < count; i++) {
+        json_int_t v = json_integer_value(json_array_get(list, i));
+
+        if (v < 1 || v > high)
+            return ut_fail(e, UT_EFORMAT,
+                           "spec: node \"%s\": \"%s\"[%zu] is not from 1 to %d",
+                           node, key, i, high);
+        out[i] = (int)v;
+    }
+    *n = (int)count;
+    return UT_OK;
+}
+
+static enum ut_err check_members(const json_t *j, const char *where,
+                                 const char *allowed, struct ut_error *e)
+{
+    const char *key;
+    json_t *value;
+    char word[64];
+
+    json_object_foreach((json_t *)(uintptr_t)j, key, value)
+    {
+        snprintf(word, sizeof(word), " %s ", key);
+        if (!strstr(allowed, word))
+            return ut_fail(e, UT_EFORMAT,
+                           "spec: %s has an unknown member \"%s\"; known are%s",
+                           where, key, allowed);
+    }
+    return UT_OK;
+}
+
+static enum ut_err read_name(const json_t *j, const struct mdl_spec *spec,
+                             struct mdl_spec_node *n, struct ut_error *e)
+{
+    const char *name = json_string_value(json_object_get(j, "name"));
+    size_t len = name ? strlen(name) : 0;
+
+    if (!len || len >= sizeof(n->name) ||
+        strspn(name, "abcdefghijklmnopqrstuvwxyz0123456789_") != len)
+        return ut_fail(e, UT_EFORMAT,
+                       "spec: a node's name is not 1 to %d of a-z, 0-9, _",
+                       MDL_SPEC_NAME_LEN - 1);
+    if (mdl_spec_find(spec, name) >= 0)
+        return ut_fail(e, UT_EFORMAT, "spec: two nodes are called \"%s\"",
+                       name);
+    memcpy(n->name, name, len + 1);
+    return UT_OK;
+}
+
+static enum ut_err read_iresnet(const json_t *j, const char *module,
+                                struct mdl_spec_node *n, struct ut_error *e)
+{
+    static const int widths[4] = {64, 128, 256, 512};
+    enum ut_err rc;
+    int n_widths;
+
+    n->module = MDL_MODULE_IRESNET;
+    for (size_t i = 0; i < sizeof(depths) / sizeof(depths[0]); i++)
+        if (!strcmp(module, depths[i].name)) {
+            n->n_stages = 4;
+            memcpy(n->layers, depths[i].layers, sizeof(depths[i].layers));
+            memcpy(n->widths, widths, sizeof(widths));
+        }
+    if (n->n_stages && !json_object_get(j, "layers") &&
+        !json_object_get(j, "widths"))
+        return UT_OK;
+    if (!n->n_stages || json_object_get(j, "layers")) {
+        rc = get_ints(j, n->name, "layers", MAX_BLOCKS, n->layers, &n->n_stages,
+                      e);
+        if (rc)
+            return rc;
+    }
+    n_widths = n->n_stages;
+    if (!n->widths[0] || json_object_get(j, "widths")) {
+        rc = get_ints(j, n->name, "widths", MAX_WIDTH, n->widths, &n_widths, e);
+        if (rc)
+            return rc;
+    }
+    if (n_widths != n->n_stages)
+        return ut_fail(e, UT_EFORMAT,
+                       "spec: node \"%s\" has %d layers but %d widths", n->name,
+                       n->n_stages, n_widths);
+    return UT_OK;
+}
+
+static enum ut_err read_module(const json_t *j, struct mdl_spec_node *n,
+                               struct ut_error *e)
+{
+    const char *module = json_string_value(json_object_get(j, "module"));
+    const json_t *width = json_object_get(j, "width");
+
+    if (module && !strncmp(module, "iresnet", 7)) {
+        bool known = !module[7];
+
+        for (size_t i = 0; i < sizeof(depths) / sizeof(depths[0]); i++)
+            known = known || !strcmp(module, depths[i].name);
+        if (known)
+            return read_iresnet(j, module, n, e);
+    }
+    for (int i = MDL_MODULE_MOBILENETV2; module && i <= MDL_MODULE_NONE; i++) {
+        if (strcmp(module, modules[i]))
+            continue;
+        n->module = (enum mdl_module)i;
+        n->width = 1.0;
+        if (width) {
+            n->width = json_number_value(width);
+            if (!(n->width >= 0.05 && n->width <= 8))
+                return ut_fail(e, UT_EFORMAT,
+                               "spec: node \"%s\": \"width\" is not from 0.05 "
+                               "to 8",
+                               n->name);
+        }
+        return UT_OK;
+    }
+    return ut_fail(e, UT_EFORMAT,
+                   "spec: node \"%s\" has module \"%s\"; known are iresnet, "
+                   "iresnet18, 34, 50, 100, mobilenetv2, lase, la, se, none",
+                   n->name, module ? module : "");
+}
+
+static enum ut_err read_head(const json_t *j, struct mdl_spec_node *n,
+                             struct ut_error *e)
+{
+    const json_t *head = json_object_get(j, "head");
+    bool parent = json_array_size(json_object_get(j, "children")) > 0;
+
+    n->head = MDL_HEAD_NONE;
+    for (int i = MDL_HEAD_BINARY; head && i <= MDL_HEAD_EMBEDDING; i++)
+        if (json_is_string(head) && !strcmp(json_string_value(head), heads[i]))
+            n->head = (enum mdl_head)i;
+    if (head && !n->head)
+        return ut_fail(e, UT_EFORMAT,
+                       "spec: node \"%s\": \"head\" is neither binary nor "
+                       "embedding",
+                       n->name);
+    if (parent && n->head)
+        return ut_fail(e, UT_EFORMAT,
+                       "spec: node \"%s\" has children and a head", n->name);
+    if (!parent && !n->head)
+        return ut_fail(e, UT_EFORMAT,
+                       "spec: leaf \"%s\" has no head (binary or embedding)",
+                       n->name);
+    n->dim = 512;
+    return get_int(j, n->name, "dim", 1, MAX_DIM, &n->dim, e);
+}
+
+static enum ut_err read_node(const json_t *j, int parent, int depth,
+                             struct mdl_spec *spec, struct ut_error *e)
+{
+    struct mdl_spec_node n = {.parent = parent, .la_r = 2, .se_r = 16};
+    int me = spec->n_nodes;
+    enum ut_err rc;
+
+    if (!json_is_object(j))
+        return ut_fail(e, UT_EFORMAT, "spec: a node is not an object");
+    if (depth >= MDL_SPEC_MAX_DEPTH || me >= MDL_SPEC_MAX_NODES)
+        return ut_fail(e, UT_EFORMAT, "spec: over %d levels or %d nodes",
+                       MDL_SPEC_MAX_DEPTH, MDL_SPEC_MAX_NODES);
+    rc = read_name(j, spec, &n, e);
+    if (!rc)
+        rc = check_members(j, n.name,
+                           " name module layers widths width la_r se_r head "
+                           "dim children ",
+                           e);
+    if (!rc)
+        rc = read_module(j, &n, e);
+    if (!rc && is_root(n.module) != (parent < 0))
+        rc = ut_fail(e, UT_EFORMAT,
+                     "spec: node \"%s\": %s can%s be the root of a tree",
+                     n.name, modules[n.module], parent < 0 ? "not" : " only");
+    if (!rc)
+        rc = get_int(j, n.name, "la_r", 1, MAX_WIDTH, &n.la_r, e);
+    if (!rc)
+        rc = get_int(j, n.name, "se_r", 1, MAX_WIDTH, &n.se_r, e);
+    if (!rc)
+        rc = read_head(j, &n, e);
+    if (rc)
+        return rc;
+    spec->nodes[spec->n_nodes++] = n;
+    for (size_t i = 0;
+         !rc && i < json_array_size(json_object_get(j, "children")); i++)
+        rc = read_node(json_array_get(json_object_get(j, "children"), i), me,
+                       depth + 1, spec, e);
+    return rc;
+}
+
+enum ut_err mdl_spec_parse(const char *json, size_t len, struct mdl_spec *out,
+                           struct ut_error *e)
+{
+    struct mdl_spec *spec = calloc(1, sizeof(*spec));
+    json_error_t why;
+    json_t *j = json_loadb(json, len, JSON_REJECT_DUPLICATES, &why), *trees;
+    enum ut_err rc = UT_OK;
+
+    if (!spec) {
+        rc = ut_fail(e, UT_ENOMEM, "spec: no memory");
+        goto out;
+    }
+    if (!json_is_object(j)) {
+        rc = ut_fail(e, UT_EFORMAT, "spec: no JSON object: %s at line %d",
+                     j ? "another type" : why.text, j ? 1 : why.line);
+        goto out;
+    }
+    spec->input = 112;
+    rc = check_members(j, "the top", " input trees ", e);
+    if (!rc)
+        rc = get_int(j, "the top", "input", 16, MAX_INPUT_PX, &spec->input, e);
+    trees = json_object_get(j, "trees");
+    if (!rc && json_array_size(trees) == 0)
+        rc = ut_fail(e, UT_EFORMAT, "spec: \"trees\" is no list of trees");
+    for (size_t i = 0; !rc && i < json_array_size(trees); i++)
+        rc = read_node(json_array_get(trees, i), -1, 0, spec, e);
+    if (!rc)
+        *out = *spec;
+out:
+    json_decref(j);
+    free(spec);
+    return rc;
+}
+
+static json_t *int_list(const int *v, int n)
+{
+    json_t *list = json_array();
+
+    for (int i = 0; i < n; i++)
+        json_array_append_new(list, json_integer(v[i]));
+    return list;
+}
+
+static json_t *node_json(const struct mdl_spec *spec, int idx)
+{
+    const struct mdl_spec_node *n = &spec->nodes[idx];
+    json_t *j = json_object(), *children = json_array();
+
+    json_object_set_new(j, "name", json_string(n->name));
+    json_object_set_new(j, "module", json_string(modules[n->module]));
+    if (n->module == MDL_MODULE_IRESNET) {
+        json_object_set_new(j, "layers", int_list(n->layers, n->n_stages));
+        json_object_set_new(j, "widths", int_list(n->widths, n->n_stages));
+    } else if (n->module == MDL_MODULE_MOBILENETV2) {
+        json_object_set_new(j, "width", json_real(n->width));
+    } else {
+        json_object_set_new(j, "la_r", json_integer(n->la_r));
+        json_object_set_new(j, "se_r", json_integer(n->se_r));
+    }
+    if (n->head)
+        json_object_set_new(j, "head", json_string(heads[n->head]));
+    if (n->head == MDL_HEAD_EMBEDDING)
+        json_object_set_new(j, "dim", json_integer(n->dim));
+    for (int i = idx + 1; i < spec->n_nodes; i++)
+        if (spec->nodes[i].parent == idx)
+            json_array_append_new(children, node_json(spec, i));
+    if (json_array_size(children))
+        json_object_set(j, "children", children);
+    json_decref(children);
+    return j;
+}
+
+enum ut_err mdl_spec_write(const struct mdl_spec *spec, char **json,
+                           struct ut_error *e)
+{
+    json_t *trees = json_array(), *top;
+
+    for (int i = 0; i < spec->n_nodes; i++)
+        if (spec->nodes[i].parent < 0)
+            json_array_append_new(trees, node_json(spec, i));
+    top = json_pack("{s:i, s:o}", "input", spec->input, "trees", trees);
+    *json = top ? json_dumps(top, JSON_COMPACT) : NULL;
+    json_decref(top);
+    return *json ? UT_OK : ut_fail(e, UT_ENOMEM, "spec: no memory to write it");
+}
+
+int mdl_spec_find(const struct mdl_spec *spec, const char *name)
+{
+    for (int i = 0; i < spec->n_nodes; i++)
+        if (!strcmp(spec->nodes[i].name, name))
+            return i;
+    return -1;
+}

@@ -1,0 +1,23 @@
+#ifndef MODEL_TOOL_CMD_H
+#define MODEL_TOOL_CMD_H
+
+#include "model/model.h"
+
+/* The commands of tscaf-model. Each takes argv from its own name on, prints
+ * to stdout, complains on stderr, and returns the exit code: 0 done, 1
+ * failed, 2 wrong usage. */
+int cmd_describe(int argc, char **argv);
+int cmd_init(int argc, char **argv);
+int cmd_run(int argc, char **argv);
+int cmd_import(int argc, char **argv);
+int cmd_bench(int argc, char **argv);
+int cmd_sample(int argc, char **argv);
+
+/* Prints "tscaf-model: MESSAGE" to stderr and returns 1. */
+int cmd_fail(const struct ut_error *e);
+
+/* Reads a spec from a JSON file, or the built-in of that name. */
+UT_MUSTUSE enum ut_err cmd_read_spec(const char *path, struct mdl_spec *out,
+                                     struct ut_error *e);
+
+#endif

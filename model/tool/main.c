@@ -1,0 +1,80 @@
+/* tscaf-model: the offline tool. Dispatches to cmd_*.c. */
+#include <sodium.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/buf.h"
+#include "model/tool/cmd.h"
+
+static const struct {
+    const char *name;
+    int (*run)(int argc, char **argv);
+    const char *help;
+} commands[] = {
+    {"describe", cmd_describe, "sizes of a model file or spec, by module"},
+    {"init", cmd_init, "make an untrained model file from a spec"},
+    {"run", cmd_run, "images through the network, all outputs to a file"},
+    {"import", cmd_import, "take over InsightFace or torchvision weights"},
+    {"bench", cmd_bench, "time the network or the gallery search"},
+    {"sample", cmd_sample, "draw a sample face"},
+};
+
+#define N_COMMANDS (sizeof(commands) / sizeof(commands[0]))
+
+int cmd_fail(const struct ut_error *e)
+{
+    fprintf(stderr, "tscaf-model: %s\n", e->msg);
+    return 1;
+}
+
+enum ut_err cmd_read_spec(const char *path, struct mdl_spec *out,
+                          struct ut_error *e)
+{
+    const char *builtin = mdl_model_builtin_spec(path);
+    char chunk[4096];
+    struct ut_buf text;
+    enum ut_err rc = UT_OK;
+    FILE *f;
+    size_t n;
+
+    if (builtin)
+        return mdl_spec_parse(builtin, strlen(builtin), out, e);
+    f = fopen(path, "rb");
+    if (!f)
+        return ut_fail(e, UT_EIO, "%s: cannot be opened: %m", path);
+    ut_buf_init(&text, 1 << 20);
+    while (!rc && (n = fread(chunk, 1, sizeof(chunk), f)) > 0)
+        rc = ut_buf_add(&text, chunk, n, e);
+    if (!rc)
+        rc = mdl_spec_parse(text.data ? text.data : "", text.len, out, e);
+    ut_buf_fini(&text);
+    fclose(f);
+    return rc;
+}
+
+static int usage(FILE *to)
+{
+    fprintf(to, "usage: tscaf-model COMMAND ...\n\n");
+    for (size_t i = 0; i < N_COMMANDS; i++)
+        fprintf(to, "  %-10s %s\n", commands[i].name, commands[i].help);
+    fprintf(to, "\ntscaf-model COMMAND --help tells more.\n");
+    return to == stdout ? 0 : 2;
+}
+
+int main(int argc, char **argv)
+{
+    if (sodium_init() < 0) {
+        fprintf(stderr, "tscaf-model: libsodium cannot be initialised\n");
+        return 1;
+    }
+    if (argc < 2)
+        return usage(stderr);
+    if (!strcmp(argv[1], "--help") || !strcmp(argv[1], "-h"))
+        return usage(stdout);
+    for (size_t i = 0; i < N_COMMANDS; i++)
+        if (!strcmp(argv[1], commands[i].name))
+            return commands[i].run(argc - 1, argv + 1);
+    fprintf(stderr, "tscaf-model: there is no command \"%s\"\n", argv[1]);
+    return usage(stderr);
+}
