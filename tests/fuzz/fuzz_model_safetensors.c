@@ -1,0 +1,32 @@
+/* Any bytes as a safetensors file and, if they have one, their spec. */
+#include <string.h>
+
+#include "model/model.h"
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len);
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
+{
+    static struct mdl_spec spec;
+    struct ut_error e;
+    struct mdl_st *st;
+    const char *text;
+
+    if (mdl_st_open_memory("fuzz", data, len, &st, &e)) {
+        /* The same bytes as a spec: the header checks would keep most out. */
+        (void)!mdl_spec_parse((const char *)data, len, &spec, &e);
+        return 0;
+    }
+    for (size_t i = 0; i < mdl_st_count(st); i++) {
+        const struct mdl_st_tensor *t = mdl_st_at(st, i);
+        volatile uint8_t sum = 0;
+
+        for (size_t k = 0; k < t->len; k++)
+            sum = (uint8_t)(sum + ((const uint8_t *)t->data)[k]);
+    }
+    text = mdl_st_meta(st, "spec");
+    if (text)
+        (void)!mdl_spec_parse(text, strlen(text), &spec, &e);
+    mdl_st_close(st);
+    return 0;
+}
