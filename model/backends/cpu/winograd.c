@@ -14,7 +14,7 @@
 #define POINTS 16           /* of a 4x4 tile                               */
 #define ROWS 6              /* tiles per kernel call: 6 x 4 accumulators   */
 #define COLS 64             /* outputs per kernel call                     */
-#define V_BYTES (384 << 10) /* of the 1 MiB second-level cache             */
+#define V_BYTES (256 << 10) /* of the 1 MiB second-level cache             */
 
 #define TARGET                                                                 \
     __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")))
@@ -91,11 +91,21 @@ static int block_tiles(const struct mdl_wino *c)
     return fit < 2 * ROWS ? 2 * ROWS : fit;
 }
 
+/* From one point's matrix to the next: a cache line more than it fills, as
+ * multiples of 4 KiB would put all sixteen into one set of the cache. */
+static size_t v_step(const struct mdl_wino *c)
+{
+    return (size_t)block_tiles(c) * (size_t)c->channels + 32;
+}
+
+static size_t m_step(const struct mdl_wino *c)
+{
+    return (size_t)block_tiles(c) * COLS + 16;
+}
+
 size_t mdl_wino_scratch(const struct mdl_wino *c)
 {
-    size_t tiles = (size_t)block_tiles(c);
-
-    return POINTS * tiles * ((size_t)c->channels * 2 + COLS * sizeof(float));
+    return POINTS * (v_step(c) * sizeof(uint16_t) + m_step(c) * sizeof(float));
 }
 
 /* One tile's place. */
@@ -281,29 +291,28 @@ TARGET void mdl_wino_run(const struct mdl_wino *c, int batch, const uint16_t *x,
 {
     int tiles = (c->width + 1) / 2 * ((c->height + 1) / 2) * batch;
     int block = block_tiles(c), pairs = c->channels / 2;
-    size_t channels = (size_t)c->channels;
-    size_t v_step = (size_t)block * channels, m_step = (size_t)block * COLS;
+    size_t channels = (size_t)c->channels, vs = v_step(c), ms = m_step(c);
     uint16_t *v = scratch;
-    float *m = (float *)(v + POINTS * v_step);
+    float *m = (float *)(v + POINTS * vs);
 
     for (int first = 0; first < tiles; first += block) {
         int n = tiles - first < block ? tiles - first : block;
         const uint16_t *u = c->weights;
 
         for (int i = 0; i < n; i++)
-            transform_input(c, x, first + i, v + (size_t)i * channels, v_step);
+            transform_input(c, x, first + i, v + (size_t)i * channels, vs);
         for (int o = 0; o < c->outputs; o += COLS) {
             for (int p = 0; p < POINTS; p++, u += (size_t)pairs * 2 * COLS)
                 /* Rows past n hold an earlier block's numbers, or whatever
                  * the scratch held; what they yield is never read. */
                 for (int i = 0; i < n; i += ROWS)
-                    multiply(v + (size_t)p * v_step + (size_t)i * channels,
+                    multiply(v + (size_t)p * vs + (size_t)i * channels,
                              channels, u, pairs,
-                             m + (size_t)p * m_step + (size_t)i * COLS);
+                             m + (size_t)p * ms + (size_t)i * COLS);
             for (int i = 0; i < n; i++)
                 for (int k = 0; k < COLS; k += 16)
                     put_tile(c, tile_at(c, first + i), o + k,
-                             m + (size_t)i * COLS + k, m_step, residual, y);
+                             m + (size_t)i * COLS + k, ms, residual, y);
         }
     }
 }
