@@ -1,0 +1,69 @@
+#ifndef SERVER_CONFIG_H
+#define SERVER_CONFIG_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+
+#include "base/error.h"
+#include "model/backend.h"
+#include "server/log.h"
+
+/* How the server is set. One table (config.c) names every option once:
+ * --max-batch on the command line, TSCAF_MAX_BATCH in the environment,
+ * "max_batch = 8" in a file. The command line goes before the environment,
+ * which goes before the file, which goes before the default. */
+
+struct srv_config {
+    /* Network. */
+    char *listen; /* owned, as are all texts: "127.0.0.1:8080", "[::]:80" */
+    char host[64];
+    int port; /* 0: any free one */
+    int max_connections;
+    int64_t max_body_bytes;
+    int64_t header_timeout_ms;  /* a request's header, once it may begin   */
+    int64_t idle_timeout_ms;    /* a connection between two requests       */
+    int64_t request_timeout_ms; /* a request's body, and its answer's way  */
+    int64_t default_deadline_ms;
+    int64_t drain_timeout_ms;
+
+    /* State. */
+    char *data; /* folder */
+    bool store_crops;
+    int64_t gallery_max_faces;
+
+    /* The model. */
+    char *model, *detector, *backend; /* NULL: not given */
+    enum mdl_precision precision;
+    int max_batch;
+
+    /* Work. */
+    int64_t batch_delay_us;
+    int64_t max_queue;       /* faces */
+    int64_t max_queue_bytes; /* of request bodies */
+    int decode_threads;
+
+    enum srv_log_level log_level;
+
+    /* Only on the command line (config: environment too). */
+    char *config;     /* file */
+    char *create_key; /* "ROLE:NAME" */
+    bool help, version;
+};
+
+/* Reads everything. Errors: UT_EINVAL (the message names the option where it
+ * was given, the value and what is allowed), UT_EIO (the file), UT_ENOMEM.
+ * environ: NULL-ended, may be NULL. Thread: before others exist. */
+UT_MUSTUSE enum ut_err srv_config_read(int argc, char *const *argv,
+                                       char *const *env, struct srv_config *out,
+                                       struct ut_error *e);
+void srv_config_fini(struct srv_config *c); /* zeroed memory is fine */
+
+/* True if nobody outside this machine can reach the address. */
+bool srv_config_loopback(const struct srv_config *c);
+
+/* The table, for --help. */
+void srv_config_help(FILE *f);
+
+#endif

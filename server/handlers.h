@@ -1,0 +1,36 @@
+#ifndef SERVER_HANDLERS_H
+#define SERVER_HANDLERS_H
+
+#include "server/call.h"
+
+/* Every method's handler, whatever transport carries the call. Each is
+ * started on the loop, must not block it, and ends the call exactly once, on
+ * the loop, by c->reply or c->fail. c->request is the method's request
+ * message of api/tscaf.proto. */
+
+/* handle_monitor.c */
+void srv_handle_analyze(struct srv_call *c);
+void srv_handle_verify(struct srv_call *c);
+void srv_handle_search(struct srv_call *c);
+
+/* handle_identities.c */
+void srv_handle_create_identity(struct srv_call *c);
+void srv_handle_list_identities(struct srv_call *c);
+void srv_handle_get_identity(struct srv_call *c);
+void srv_handle_update_identity(struct srv_call *c);
+void srv_handle_delete_identity(struct srv_call *c);
+void srv_handle_enroll_face(struct srv_call *c);
+void srv_handle_list_faces(struct srv_call *c);
+void srv_handle_delete_face(struct srv_call *c);
+void srv_handle_get_face_crop(struct srv_call *c);
+
+/* handle_models.c */
+void srv_handle_list_models(struct srv_call *c);
+
+/* handle_admin.c */
+void srv_handle_create_key(struct srv_call *c);
+void srv_handle_list_keys(struct srv_call *c);
+void srv_handle_delete_key(struct srv_call *c);
+void srv_handle_list_audit(struct srv_call *c);
+
+#endif
