@@ -1,6 +1,7 @@
 #ifndef API_MULTIPART_H
 #define API_MULTIPART_H
 
+#include <stdbool.h>
 #include <stddef.h>
 
 #include "api/error.h"
@@ -10,13 +11,13 @@
 #define API_MULTIPART_MAX_PARTS 64
 
 struct api_part {
-    const char *name;     /* view, not NUL-ended */
+    const char *name; /* view, not NUL-ended */
     size_t name_len;
     const char *filename; /* view or NULL */
     size_t filename_len;
-    const char *type;     /* view or NULL: Content-Type */
+    const char *type; /* view or NULL: Content-Type */
     size_t type_len;
-    const char *data;     /* view */
+    const char *data; /* view */
     size_t data_len;
 };
 

@@ -1,0 +1,124 @@
+/* Error codes, their names and statuses, and their JSON. */
+#include "api/error.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "api/escape.h"
+#include "base/buf.h"
+
+static const struct {
+    const char *name;
+    int http;
+} codes[] = {
+    [API_CANCELED] = {"canceled", 499},
+    [API_UNKNOWN] = {"unknown", 500},
+    [API_INVALID_ARGUMENT] = {"invalid_argument", 400},
+    [API_DEADLINE_EXCEEDED] = {"deadline_exceeded", 504},
+    [API_NOT_FOUND] = {"not_found", 404},
+    [API_ALREADY_EXISTS] = {"already_exists", 409},
+    [API_PERMISSION_DENIED] = {"permission_denied", 403},
+    [API_RESOURCE_EXHAUSTED] = {"resource_exhausted", 429},
+    [API_FAILED_PRECONDITION] = {"failed_precondition", 400},
+    [API_ABORTED] = {"aborted", 409},
+    [API_OUT_OF_RANGE] = {"out_of_range", 400},
+    [API_UNIMPLEMENTED] = {"unimplemented", 501},
+    [API_INTERNAL] = {"internal", 500},
+    [API_UNAVAILABLE] = {"unavailable", 503},
+    [API_DATA_LOSS] = {"data_loss", 500},
+    [API_UNAUTHENTICATED] = {"unauthenticated", 401},
+};
+
+const char *api_code_name(enum api_code code)
+{
+    return codes[code].name;
+}
+
+int api_code_http(enum api_code code)
+{
+    return codes[code].http;
+}
+
+void api_fail(struct api_error *err, enum api_code code, const char *fmt, ...)
+{
+    va_list args;
+
+    *err = (struct api_error){.code = code};
+    va_start(args, fmt);
+    vsnprintf(err->message, sizeof(err->message), fmt, args);
+    va_end(args);
+}
+
+void api_fail_from(struct api_error *err, const struct ut_error *e)
+{
+    enum api_code code = API_INTERNAL;
+
+    switch (e->code) {
+    case UT_OK:
+    case UT_ENOMEM:
+    case UT_EIO:
+    case UT_EDEVICE:
+        break;
+    case UT_EINVAL:
+    case UT_EFORMAT:
+        code = API_INVALID_ARGUMENT;
+        break;
+    case UT_EBUSY:
+        code = API_UNAVAILABLE;
+        break;
+    case UT_ENOTFOUND:
+        code = API_NOT_FOUND;
+        break;
+    case UT_EEXISTS:
+        code = API_ALREADY_EXISTS;
+        break;
+    case UT_ESTATE:
+        code = API_FAILED_PRECONDITION;
+        break;
+    }
+    api_fail(err, code, "%s", e->msg);
+    if (code == API_UNAVAILABLE)
+        err->retry_after_s = 1;
+}
+
+enum ut_err api_error_json(const struct api_error *err, char **json,
+                           struct ut_error *e)
+{
+    struct ut_buf b;
+    enum ut_err rc;
+    size_t len;
+
+    ut_buf_init(&b, 1 << 16);
+    rc = ut_buf_addf(&b, e,
+                     "{\"code\":\"%s\",\"message\":", api_code_name(err->code));
+    if (!rc)
+        rc = api_escape(&b, err->message, e);
+    if (!rc)
+        rc = ut_buf_addf(&b, e, ",\"details\":[");
+    if (!rc && (err->field[0] || err->reason[0] || err->value[0] ||
+                err->identity_id[0])) {
+        rc = ut_buf_addf(&b, e, "{\"field\":");
+        if (!rc)
+            rc = api_escape(&b, err->field, e);
+        if (!rc)
+            rc = ut_buf_addf(&b, e, ",\"reason\":");
+        if (!rc)
+            rc = api_escape(&b, err->reason, e);
+        if (!rc)
+            rc = ut_buf_addf(&b, e, ",\"value\":");
+        if (!rc)
+            rc = api_escape(&b, err->value, e);
+        if (!rc && err->identity_id[0])
+            rc = ut_buf_addf(&b, e,
+                             ",\"identity_id\":\"%s\",\"similarity\":%.4f",
+                             err->identity_id, (double)err->similarity);
+        if (!rc)
+            rc = ut_buf_addf(&b, e, "}");
+    }
+    if (!rc)
+        rc = ut_buf_addf(&b, e, "]}");
+    *json = rc ? NULL : ut_buf_take(&b, &len);
+    ut_buf_fini(&b);
+    return rc;
+}
