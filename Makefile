@@ -101,15 +101,24 @@ $B/tests/%: $B/tests/%.o $(SUPPORT) $$(call ar,$$(call test_deps,$$@))
 	$(CC) $(LDFLAGS) $(WRAP) -o $@ $^ $(call libs,$(call test_deps,$@)) -lcmocka -lcurl -lsodium -lm -lpthread
 $(call obj,$(shell find tests -name '*.c' 2>/dev/null)): CPPFLAGS += $(shell $(PKG) --cflags libprotobuf-c jansson)
 
+.PHONY: tests threaded test-threaded fuzzers
+tests: $(TESTS)
 test: all $(TESTS) ## build and run every test; all run, any failure fails
-	@scripts/run-tests $(B) $(TESTS)
-asan tsan: ## the tests under ASan and UBSan, or under TSan
-	@$(MAKE) VARIANT=$@ test
+	@scripts/run-tests $(TESTS)
+# What more than one thread touches: TSan's share of the tests.
+THREADED := $(filter %/test_server_batcher %/test_server_pool %/test_server_gallery \
+              %/test_server_http %/test_server_faces %/test_server_metrics %/test_model_lanes,$(TESTS))
+threaded: $(THREADED)
+test-threaded: all $(THREADED)
+	@scripts/run-tests $(THREADED)
+asan: ## the tests under ASan and UBSan
+	@$(MAKE) VARIANT=asan test
+tsan: ## the threaded tests under TSan
+	@$(MAKE) VARIANT=tsan test-threaded
+fuzzers: $(FUZZERS)
 fuzz: ## run every fuzzer for FUZZ_SECONDS (60) each
 	@$(MAKE) VARIANT=fuzz fuzzers
-	@scripts/run-fuzzers build/fuzz $(or $(FUZZ_SECONDS),60)
-.PHONY: fuzzers
-fuzzers: $(FUZZERS)
+	@scripts/run-fuzzers $(or $(FUZZ_SECONDS),60) $(patsubst $B/%,build/fuzz/%,$(FUZZERS))
 bench: all $(BENCHES) ## build and run the benchmarks
 	@for b in $(BENCHES); do ./$$b || exit 1; done
 lint: ## formatting, include directions, static analysis, OpenAPI
