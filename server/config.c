@@ -1,6 +1,7 @@
 /* The options, once. */
 #include "server/config.h"
 
+#include <arpa/inet.h>
 #include <errno.h>
 #include <limits.h>
 #include <stdlib.h>
@@ -280,8 +281,8 @@ static const struct option *find(const char *name, size_t len)
     return NULL;
 }
 
-/* "--max-batch 8", "--max-batch=8", and switches without a value. Only those
- * whose kind of place is `first` (the file's name must be known early). */
+/* "--max-batch 8", "--max-batch=8", and switches without a value.
+ * only_config: the file's name must be known before the rest is read. */
 static enum ut_err read_flags(int argc, char *const *argv, bool only_config,
                               struct srv_config *c, struct ut_error *e)
 {
@@ -441,8 +442,15 @@ void srv_config_fini(struct srv_config *c)
 
 bool srv_config_loopback(const struct srv_config *c)
 {
-    return strncmp(c->host, "127.", 4) == 0 || strcmp(c->host, "::1") == 0 ||
-           strcmp(c->host, "localhost") == 0;
+    struct in6_addr in6;
+    struct in_addr in4;
+
+    /* "127.example.org" is a name, not an address. */
+    if (inet_pton(AF_INET, c->host, &in4) == 1)
+        return ntohl(in4.s_addr) >> 24 == 127;
+    if (inet_pton(AF_INET6, c->host, &in6) == 1)
+        return IN6_IS_ADDR_LOOPBACK(&in6);
+    return strcmp(c->host, "localhost") == 0;
 }
 
 void srv_config_help(FILE *f)

@@ -1,0 +1,113 @@
+#ifndef SERVER_HTTP_H
+#define SERVER_HTTP_H
+
+#include <stdbool.h>
+#include <uv.h>
+
+#include "api/error.h"
+#include "server/log.h"
+#include "server/metrics.h"
+
+/* HTTP/1.1 on the loop, knowing nothing of routes: it reads requests within
+ * limits and sends answers. http.c alone knows the HTTP library.
+ *
+ * A request that breaks a limit or HTTP's framing is answered here, and its
+ * connection closed. Thread: the loop, everything. */
+
+#define SRV_HTTP_MAX_HEADER_BYTES (16 * 1024) /* request line and fields */
+#define SRV_HTTP_DRAIN_BYTES                                                   \
+    (64 * 1024)                       /* of a refused request's body, read     \
+                                         so that the connection lives on */
+#define SRV_HTTP_SPARE_CONNECTIONS 64 /* past the limit, to say 503 on */
+#define SRV_HTTP_MAX_FIELDS 4         /* of an answer, beyond the usual */
+#define SRV_HTTP_REQUEST_ID_LEN 33
+
+struct srv_http;
+
+/* One request and its answer. The strings live until done(). */
+struct srv_http_exchange {
+    struct srv_http *http;
+    const char *method, *path; /* path: decoded, without the query */
+    const char *content_type;  /* NULL: none was sent */
+    const char *body;          /* complete in handle() */
+    size_t body_len;
+    bool has_body; /* one was announced, even of no bytes (chunked) */
+    char request_id[SRV_HTTP_REQUEST_ID_LEN]; /* the client's or ours */
+    const char *peer;                         /* its address */
+    bool loopback;                            /* it is on this machine */
+    int64_t start_us;
+    bool cancelled; /* the client left */
+    int status;     /* answered so; 0: cut off before */
+    size_t sent;    /* bytes of the answer's body */
+    void *user;     /* the hooks' own; NULL at first */
+};
+
+struct srv_http_field {
+    const char *name, *value;
+};
+
+struct srv_http_answer {
+    int status;
+    const char *type; /* Content-Type; NULL when there is no body */
+    char *body;       /* taken, freed by free(); may be NULL */
+    size_t len;
+    struct srv_http_field fields[SRV_HTTP_MAX_FIELDS];
+    int n_fields;
+    bool close; /* end the connection after it */
+};
+
+/* What is served. Hooks answer by srv_http_answer or srv_http_fail. */
+struct srv_http_hooks {
+    /* The header is in. May answer at once; then the body is not kept. */
+    void (*begin)(void *arg, struct srv_http_exchange *x);
+    /* The body too. Must be answered exactly once, now or later. */
+    void (*handle)(void *arg, struct srv_http_exchange *x);
+    /* The client left while its answer was being made: answer all the same
+     * (it goes nowhere). */
+    void (*left)(void *arg, struct srv_http_exchange *x);
+    /* It is over: x->user can go. Called for every exchange, once. */
+    void (*done)(void *arg, struct srv_http_exchange *x);
+    void *arg;
+};
+
+struct srv_http_config {
+    const char *host; /* borrowed for srv_http_new */
+    int port;         /* 0: any free one */
+    int max_connections;
+    int64_t max_body_bytes, max_total_bytes; /* of one body, of all */
+    int64_t header_timeout_ms, idle_timeout_ms, request_timeout_ms;
+    struct srv_http_hooks hooks;
+    struct srv_log *log;         /* may be NULL */
+    struct srv_metrics *metrics; /* may be NULL */
+};
+
+/* Listens. Errors: UT_EIO naming the address, UT_ENOMEM. */
+UT_MUSTUSE enum ut_err srv_http_new(uv_loop_t *loop,
+                                    const struct srv_http_config *c,
+                                    struct srv_http **out, struct ut_error *e);
+
+/* Once every call has ended. Cuts what connections are left; the loop must
+ * run on until its handles have closed. Accepts NULL. */
+void srv_http_free(struct srv_http *h);
+
+int srv_http_port(const struct srv_http *h);
+size_t srv_http_calls(const struct srv_http *h); /* handed to handle() */
+
+/* Takes no more connections, ends those at rest, answers the others' requests
+ * and closes them; then calls drained (once, on the loop). */
+void srv_http_drain(struct srv_http *h, void (*drained)(void *arg), void *arg);
+
+/* Answers x. *a is consumed. */
+void srv_http_answer(struct srv_http_exchange *x, struct srv_http_answer *a);
+/* Answers x with the one error shape. */
+void srv_http_fail(struct srv_http_exchange *x, const struct api_error *err);
+
+/* A request's field, or NULL; names are compared without case. */
+const char *srv_http_field(const struct srv_http_exchange *x, const char *name);
+/* Every name=value of the query, decoded, in order, until fn says false.
+ * value is "" where there was none. */
+void srv_http_query(const struct srv_http_exchange *x,
+                    bool (*fn)(void *arg, const char *name, const char *value),
+                    void *arg);
+
+#endif

@@ -1,0 +1,72 @@
+/* Health, readiness and metrics: answered at once, from memory. */
+#include "server/ops.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#define MAX_METRICS_BYTES (1024 * 1024)
+
+static void say(struct srv_http_exchange *x, const char *json)
+{
+    struct srv_http_answer a = {.status = 200, .type = "application/json"};
+    struct api_error err;
+
+    a.body = strdup(json);
+    if (!a.body) {
+        api_fail(&err, API_INTERNAL, "no memory");
+        srv_http_fail(x, &err);
+        return;
+    }
+    a.len = strlen(json);
+    srv_http_answer(x, &a);
+}
+
+void srv_ops_health(struct srv_app *app, struct srv_http_exchange *x)
+{
+    (void)app;
+    say(x, "{\"status\":\"ok\"}");
+}
+
+void srv_ops_ready(struct srv_app *app, struct srv_http_exchange *x)
+{
+    struct api_error err;
+
+    if (app->ready && !app->draining) {
+        say(x, "{\"status\":\"ready\"}");
+        return;
+    }
+    api_fail(&err, API_UNAVAILABLE, "the server is %s",
+             app->draining ? "draining" : "starting");
+    err.retry_after_s = 1;
+    srv_http_fail(x, &err);
+}
+
+void srv_ops_metrics(struct srv_app *app, struct srv_http_exchange *x)
+{
+    struct srv_metrics *m = app->metrics;
+    struct srv_http_answer a = {.status = 200,
+                                .type = "text/plain; version=0.0.4"};
+    struct ut_error e;
+    struct ut_buf b;
+
+    srv_metrics_set(m, SRV_GAUGE_READY, app->ready && !app->draining);
+    if (app->ready) {
+        srv_metrics_set(m, SRV_GAUGE_QUEUE,
+                        (int64_t)srv_batcher_queued(app->batcher));
+        srv_metrics_set(m, SRV_GAUGE_DECODE,
+                        (int64_t)srv_pool_queued(app->decode_pool));
+        srv_metrics_set(m, SRV_GAUGE_GALLERY,
+                        (int64_t)srv_gallery_faces(app->gallery));
+    }
+    ut_buf_init(&b, MAX_METRICS_BYTES);
+    if (srv_metrics_write(m, &b, &e)) {
+        struct api_error err;
+
+        api_fail_from(&err, &e);
+        ut_buf_fini(&b);
+        srv_http_fail(x, &err);
+        return;
+    }
+    a.body = ut_buf_take(&b, &a.len);
+    srv_http_answer(x, &a);
+}

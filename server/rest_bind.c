@@ -1,0 +1,361 @@
+/* Path, query and body into the fields of one message, by its descriptor:
+ * no route has parsing code of its own. */
+#include "server/rest.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+
+#include "api/json.h"
+#include "api/multipart.h"
+#include "api/tscaf.pb-c.h"
+
+#define JSON "application/json"
+#define IMAGES "image/jpeg, image/png, multipart/form-data, " JSON
+
+bool srv_rest_match(const char *pattern, const char *path,
+                    struct srv_rest_params *p)
+{
+    p->n = 0;
+    while (*pattern && *path) {
+        size_t n, len;
+
+        if (*pattern != '{') {
+            if (*pattern++ != *path++)
+                return false;
+            continue;
+        }
+        n = strcspn(pattern, "}");
+        len = strcspn(path, "/");
+        if (!len || len >= sizeof(p->at[0].value) ||
+            p->n == SRV_REST_MAX_PARAMS)
+            return false;
+        snprintf(p->at[p->n].name, sizeof(p->at[0].name), "%.*s", (int)n - 1,
+                 pattern + 1);
+        snprintf(p->at[p->n].value, sizeof(p->at[0].value), "%.*s", (int)len,
+                 path);
+        p->n++;
+        pattern += n + 1;
+        path += len;
+    }
+    return !*pattern && !*path;
+}
+
+static const ProtobufCFieldDescriptor *
+field(const ProtobufCMessageDescriptor *d, const char *name)
+{
+    return protobuf_c_message_descriptor_get_field_by_name(d, name);
+}
+
+static bool is_image(const ProtobufCFieldDescriptor *f)
+{
+    return f && f->type == PROTOBUF_C_TYPE_MESSAGE &&
+           f->descriptor == &tscaf__v1__image__descriptor;
+}
+
+/* Where a picture without a name goes; NULL: nowhere. */
+static const ProtobufCFieldDescriptor *
+main_image(const ProtobufCMessageDescriptor *d)
+{
+    const ProtobufCFieldDescriptor *f = field(d, "images");
+
+    if (!is_image(f))
+        f = field(d, "image");
+    return is_image(f) ? f : NULL;
+}
+
+static bool has_type(const char *content_type, const char *want)
+{
+    size_t n = strlen(want);
+
+    return strncasecmp(content_type, want, n) == 0 &&
+           content_type[n + strspn(content_type + n, " \t")] ==
+               (strchr(content_type, ';') ? ';' : '\0');
+}
+
+const char *srv_rest_media(const struct srv_route *route)
+{
+    if (!route->request || (strcmp(route->method, "POST") != 0 &&
+                            strcmp(route->method, "PATCH") != 0))
+        return NULL;
+    return main_image(route->request) ? IMAGES : JSON;
+}
+
+bool srv_rest_takes(const struct srv_route *route, const char *content_type)
+{
+    const char *media = srv_rest_media(route);
+
+    if (!media || !content_type)
+        return false;
+    if (has_type(content_type, JSON))
+        return true;
+    return strcmp(media, JSON) != 0 &&
+           (has_type(content_type, "image/jpeg") ||
+            has_type(content_type, "image/png") ||
+            has_type(content_type, "multipart/form-data"));
+}
+
+static enum ut_err no_memory(struct api_error *err)
+{
+    api_fail(err, API_INTERNAL, "no memory for the request");
+    return UT_ENOMEM;
+}
+
+static enum ut_err wrong(struct api_error *err, const char *name)
+{
+    snprintf(err->field, sizeof(err->field), "%s", name);
+    return UT_EINVAL;
+}
+
+/* ---- Pictures ---- */
+
+static void *at(const ProtobufCMessage *msg, unsigned offset)
+{
+    return (char *)(uintptr_t)msg + offset;
+}
+
+/* Puts a view of the body into an image field. */
+static enum ut_err add_image(ProtobufCMessage *msg,
+                             const ProtobufCFieldDescriptor *f,
+                             const char *data, size_t len,
+                             struct api_error *err)
+{
+    Tscaf__V1__Image *image;
+
+    if (f->label != PROTOBUF_C_LABEL_REPEATED && *(void **)at(msg, f->offset)) {
+        api_fail(err, API_INVALID_ARGUMENT, "%s: one picture, not several",
+                 f->name);
+        return wrong(err, f->name);
+    }
+    image = malloc(sizeof(*image));
+    if (!image)
+        return no_memory(err);
+    tscaf__v1__image__init(image);
+    image->data.data = (uint8_t *)(uintptr_t)data;
+    image->data.len = len;
+    if (f->label == PROTOBUF_C_LABEL_REPEATED) {
+        size_t *n = at(msg, f->quantifier_offset);
+        void ***list = at(msg, f->offset);
+        void **more = realloc(*list, (*n + 1) * sizeof(*more));
+
+        if (!more) {
+            free(image);
+            return no_memory(err);
+        }
+        more[(*n)++] = image;
+        *list = more;
+    } else {
+        *(void **)at(msg, f->offset) = image;
+    }
+    return UT_OK;
+}
+
+static void return_view(const struct srv_http_exchange *x,
+                        Tscaf__V1__Image *image)
+{
+    const char *data = image ? (const char *)image->data.data : NULL;
+
+    if (data && data >= x->body && data <= x->body + x->body_len)
+        image->data = (ProtobufCBinaryData){0};
+}
+
+void srv_rest_unbind(const struct srv_http_exchange *x, ProtobufCMessage *msg)
+{
+    if (!msg)
+        return;
+    for (unsigned i = 0; x->body && i < msg->descriptor->n_fields; i++) {
+        const ProtobufCFieldDescriptor *f = &msg->descriptor->fields[i];
+
+        if (!is_image(f))
+            continue;
+        if (f->label != PROTOBUF_C_LABEL_REPEATED) {
+            return_view(x, *(void **)at(msg, f->offset));
+            continue;
+        }
+        for (size_t k = 0; k < *(size_t *)at(msg, f->quantifier_offset); k++)
+            return_view(x, (*(Tscaf__V1__Image ***)at(msg, f->offset))[k]);
+    }
+    protobuf_c_message_free_unpacked(msg, NULL);
+}
+
+/* ---- Multipart ---- */
+
+/* A view as a C string, cut to fit. */
+static const char *text_of(char *out, size_t size, const char *s, size_t len)
+{
+    snprintf(out, size, "%.*s", (int)(len < size ? len : size - 1), s);
+    return out;
+}
+
+/* A picture's part: to the image field of its name, or where pictures go
+ * when there is but one such field. */
+static enum ut_err add_file(ProtobufCMessage *msg, const char *name,
+                            const struct api_part *part, struct api_error *err)
+{
+    const ProtobufCFieldDescriptor *f = field(msg->descriptor, name);
+
+    if (!is_image(f) && !is_image(field(msg->descriptor, "other")))
+        f = main_image(msg->descriptor);
+    if (!is_image(f)) {
+        api_fail(err, API_INVALID_ARGUMENT,
+                 "no picture is called \"%.60s\"; known: image, other", name);
+        return wrong(err, name);
+    }
+    return add_image(msg, f, part->data, part->data_len, err);
+}
+
+static enum ut_err add_text(ProtobufCMessage *msg, const char *name,
+                            const struct api_part *part, struct api_error *err)
+{
+    char *text = malloc(part->data_len + 1);
+    enum ut_err rc;
+
+    if (!text)
+        return no_memory(err);
+    memcpy(text, part->data, part->data_len);
+    text[part->data_len] = '\0';
+    if (memchr(text, '\0', part->data_len)) {
+        api_fail(err, API_INVALID_ARGUMENT, "%.60s: has a NUL in it", name);
+        rc = wrong(err, name);
+    } else {
+        rc = api_json_set(msg, name, text, err);
+    }
+    free(text);
+    return rc;
+}
+
+static enum ut_err bind_multipart(const struct srv_http_exchange *x,
+                                  ProtobufCMessage *msg, struct api_error *err)
+{
+    struct api_part parts[API_MULTIPART_MAX_PARTS];
+    enum ut_err rc;
+    int n = 0;
+
+    rc = api_multipart_parse(x->content_type, x->body ? x->body : "",
+                             x->body_len, parts, &n, err);
+    for (int i = 0; !rc && i < n; i++) {
+        char name[64];
+
+        text_of(name, sizeof(name), parts[i].name, parts[i].name_len);
+        if (parts[i].filename || is_image(field(msg->descriptor, name)))
+            rc = add_file(msg, name, &parts[i], err);
+        else
+            rc = add_text(msg, name, &parts[i], err);
+    }
+    return rc;
+}
+
+/* ---- Query and path ---- */
+
+struct query {
+    ProtobufCMessage *msg;
+    const struct srv_rest_params *params;
+    struct api_error *err;
+    enum ut_err rc;
+};
+
+static bool in_path(const struct srv_rest_params *p, const char *name)
+{
+    for (int i = 0; i < p->n; i++)
+        if (strcmp(p->at[i].name, name) == 0)
+            return true;
+    return false;
+}
+
+static bool in_query(const ProtobufCFieldDescriptor *f,
+                     const struct srv_rest_params *p)
+{
+    return f && f->type != PROTOBUF_C_TYPE_MESSAGE &&
+           f->type != PROTOBUF_C_TYPE_BYTES && !in_path(p, f->name);
+}
+
+static bool on_query(void *arg, const char *name, const char *value)
+{
+    struct query *q = arg;
+    const ProtobufCMessageDescriptor *d = q->msg->descriptor;
+    size_t len = 0;
+
+    if (in_query(field(d, name), q->params)) {
+        q->rc = api_json_set(q->msg, name, value, q->err);
+        return !q->rc;
+    }
+    api_fail(q->err, API_INVALID_ARGUMENT, "no query parameter \"%.60s\" here",
+             name);
+    snprintf(q->err->reason, sizeof(q->err->reason), "EXPECTED");
+    for (unsigned i = 0; i < d->n_fields; i++)
+        if (in_query(&d->fields[i], q->params) && len < sizeof(q->err->value))
+            len += (size_t)snprintf(q->err->value + len,
+                                    sizeof(q->err->value) - len, "%s%s",
+                                    len ? ", " : "", d->fields[i].name);
+    if (!len)
+        snprintf(q->err->value, sizeof(q->err->value), "no query at all");
+    q->rc = wrong(q->err, name);
+    return false;
+}
+
+/* A body may repeat what the path says, but not contradict it. */
+static enum ut_err bind_path(ProtobufCMessage *msg,
+                             const struct srv_rest_params *p,
+                             struct api_error *err)
+{
+    enum ut_err rc = UT_OK;
+
+    for (int i = 0; !rc && i < p->n; i++) {
+        const char *name = p->at[i].name, *value = p->at[i].value;
+        const ProtobufCFieldDescriptor *f = field(msg->descriptor, name);
+        const char *said = f && f->type == PROTOBUF_C_TYPE_STRING
+                               ? *(char **)at(msg, f->offset)
+                               : NULL;
+
+        if (said && *said && strcmp(said, value) != 0) {
+            api_fail(err, API_INVALID_ARGUMENT,
+                     "%s is \"%.60s\" in the body and \"%.60s\" in the path",
+                     name, said, value);
+            return wrong(err, name);
+        }
+        rc = api_json_set(msg, name, value, err);
+    }
+    return rc;
+}
+
+static enum ut_err bind_body(const struct srv_route *route,
+                             const struct srv_http_exchange *x,
+                             ProtobufCMessage **msg, struct api_error *err)
+{
+    bool json =
+        !x->body_len || !x->content_type || has_type(x->content_type, JSON);
+    enum ut_err rc = api_json_read(route->request, json ? x->body : NULL,
+                                   json ? x->body_len : 0, msg, err);
+
+    if (rc || json)
+        return rc;
+    if (has_type(x->content_type, "multipart/form-data"))
+        return bind_multipart(x, *msg, err);
+    return add_image(*msg, main_image(route->request), x->body, x->body_len,
+                     err);
+}
+
+enum ut_err srv_rest_bind(const struct srv_route *route,
+                          const struct srv_http_exchange *x,
+                          const struct srv_rest_params *p,
+                          ProtobufCMessage **out, struct api_error *err)
+{
+    struct query q = {.params = p, .err = err};
+    enum ut_err rc;
+
+    *out = NULL;
+    rc = bind_body(route, x, &q.msg, err);
+    if (!rc)
+        rc = bind_path(q.msg, p, err);
+    if (!rc) {
+        srv_http_query(x, on_query, &q);
+        rc = q.rc;
+    }
+    if (rc) {
+        srv_rest_unbind(x, q.msg);
+        return rc;
+    }
+    *out = q.msg;
+    return UT_OK;
+}
