@@ -15,27 +15,28 @@
  * they cost compute. */
 
 struct srv_item {
-    struct srv_item *next;  /* the batcher's                              */
-    unsigned tasks;         /* SRV_TASK_ bits                             */
+    struct srv_item *next; /* the batcher's                              */
+    unsigned tasks;        /* SRV_TASK_ bits                             */
     bool bulk;
-    int64_t deadline_us;    /* ut_clock_us() time                         */
-    const bool *cancelled;  /* set atomically by the loop (client left);
-                               NULL: never                                */
-    const uint8_t *crop;    /* u8 [112,112,3], lives until done           */
-    int top_k;              /* gallery matches wanted; 0: do not search   */
+    int64_t deadline_us;   /* ut_clock_us() time                         */
+    const bool *cancelled; /* set atomically by the loop (client left);
+                              NULL: never                                */
+    const uint8_t *crop;   /* u8 [112,112,3], lives until done           */
+    int top_k;             /* gallery matches wanted; 0: do not search   */
 
-    struct srv_scores scores;     /* out; embedding set by the caller */
-    struct srv_match *matches;    /* out [top_k]; the caller's memory */
-    int n_matches;                /* out */
-    int batch_size;               /* out */
+    struct srv_scores scores;  /* out; embedding set by the caller */
+    struct srv_match *matches; /* out [top_k]; the caller's memory */
+    int n_matches;             /* out */
+    int batch_size;            /* out */
     int64_t queue_us, compute_us, match_us; /* out */
-    enum ut_err rc;               /* out: UT_OK, UT_EDEVICE; UT_EBUSY with
-                                     expired set */
-    bool expired, dropped;        /* out: past its deadline; cancelled */
+    enum ut_err rc;        /* out: UT_OK, UT_EDEVICE; UT_EBUSY with
+                              expired set */
+    bool expired, dropped; /* out: past its deadline; cancelled */
 
     /* Called on an executor's thread, the item is the caller's again. Must
      * be quick: post to a mailbox. */
     void (*done)(struct srv_item *it);
+    void *owner; /* the caller's */
 };
 
 struct srv_batcher_config {
@@ -46,12 +47,10 @@ struct srv_batcher_config {
 struct srv_batcher;
 struct srv_metrics;
 
-UT_MUSTUSE enum ut_err srv_batcher_new(struct srv_engine *en,
-                                       struct srv_gallery *gallery,
-                                       struct srv_metrics *metrics,
-                                       const struct srv_batcher_config *c,
-                                       struct srv_batcher **out,
-                                       struct ut_error *e);
+UT_MUSTUSE enum ut_err
+srv_batcher_new(struct srv_engine *en, struct srv_gallery *gallery,
+                struct srv_metrics *metrics, const struct srv_batcher_config *c,
+                struct srv_batcher **out, struct ut_error *e);
 
 /* Runs what is queued, then ends the executors. Accepts NULL. */
 void srv_batcher_free(struct srv_batcher *b);

@@ -1,0 +1,274 @@
+/* The serving engine: a model, its optimised graph, and a plan for every
+ * power of two on every lane. */
+#include "server/engine.h"
+
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define MAX_LANES 256
+#define N_SIZES 6 /* 1, 2, 4, 8, 16, 32 */
+#define FRESH_SEED 1
+
+struct lane {
+    struct srv_engine *engine;
+    struct mdl_lane *lane;
+    struct mdl_plan *plans[N_SIZES];
+    uint8_t *in;        /* [max_batch, crop]                    */
+    float *probability; /* [max_batch]                          */
+    float *embedding;   /* [max_batch, dim]                     */
+    enum ut_err rc;     /* of compiling                         */
+    struct ut_error error;
+};
+
+struct srv_engine {
+    struct mdl_model model;
+    struct mdl_graph graph; /* optimised */
+    struct mdl_backend *backend;
+    enum mdl_precision precision;
+    int max_batch, n_lanes, dim;
+    int fatigue, recognition; /* output positions, -1: none */
+    size_t crop_len;
+    struct lane *lanes;
+};
+
+/* The first leaf of that head. */
+static int leaf_output(const struct mdl_model *m, enum mdl_head head,
+                       const char *suffix)
+{
+    char name[MDL_NAME_LEN];
+
+    for (int i = 0; i < m->spec.n_nodes; i++) {
+        if (m->spec.nodes[i].head != head)
+            continue;
+        snprintf(name, sizeof(name), "%s.%s", m->spec.nodes[i].name, suffix);
+        return mdl_graph_find_output(&m->graph, name);
+    }
+    return -1;
+}
+
+static enum ut_err open_model(struct srv_engine *en, const char *path,
+                              struct ut_error *e)
+{
+    const char *text = mdl_model_builtin_spec("mobilenetv2");
+    struct mdl_spec *spec;
+    enum ut_err rc;
+
+    if (path)
+        return mdl_model_open(path, &en->model, e);
+    spec = malloc(sizeof(*spec));
+    if (!spec)
+        return ut_fail(e, UT_ENOMEM, "no memory for the built-in spec");
+    rc = mdl_spec_parse(text, strlen(text), spec, e);
+    if (!rc)
+        rc = mdl_model_fresh(spec, FRESH_SEED, &en->model, e);
+    free(spec);
+    return rc;
+}
+
+static enum ut_err choose_outputs(struct srv_engine *en, struct ut_error *e)
+{
+    uint64_t keep = 0;
+
+    en->fatigue = leaf_output(&en->model, MDL_HEAD_BINARY, "probability");
+    en->recognition =
+        leaf_output(&en->model, MDL_HEAD_EMBEDDING, "embedding.normalized");
+    if (en->model.spec.input != 112)
+        return ut_fail(e, UT_EINVAL,
+                       "model %s takes %d px faces; the server aligns to 112",
+                       en->model.name, en->model.spec.input);
+    if (en->fatigue >= 0)
+        keep |= 1ull << en->fatigue;
+    if (en->recognition >= 0) {
+        int v = en->model.graph.outputs[en->recognition];
+
+        keep |= 1ull << en->recognition;
+        en->dim = (int)en->model.graph.values[v].shape.dim[0];
+    }
+    if (!keep)
+        return ut_fail(e, UT_EINVAL, "model %s has neither leaf",
+                       en->model.name);
+    return mdl_graph_optimise(&en->model.graph, keep, &en->graph, e);
+}
+
+/* Compiles one lane's plans, on a thread of its own. */
+static void *compile_lane(void *arg)
+{
+    struct lane *l = arg;
+    struct srv_engine *en = l->engine;
+    size_t n = (size_t)en->max_batch;
+
+    l->in = malloc(n * en->crop_len);
+    l->probability = malloc(n * sizeof(float));
+    l->embedding = malloc((n * (size_t)en->dim + 1) * sizeof(float));
+    if (!l->in || !l->probability || !l->embedding) {
+        l->rc = ut_fail(&l->error, UT_ENOMEM, "no memory for a lane");
+        return NULL;
+    }
+    l->rc = mdl_lane_new(en->backend, &l->lane, &l->error);
+    for (int i = 0; i < N_SIZES && 1 << i <= en->max_batch && !l->rc; i++)
+        l->rc = mdl_plan_new(l->lane, &en->graph, en->precision, 1 << i,
+                             &l->plans[i], &l->error);
+    return NULL;
+}
+
+static enum ut_err compile_all(struct srv_engine *en, struct ut_error *e)
+{
+    pthread_t threads[MAX_LANES];
+    bool started[MAX_LANES] = {false};
+
+    for (int i = 0; i < en->n_lanes; i++) {
+        en->lanes[i].engine = en;
+        started[i] =
+            !pthread_create(&threads[i], NULL, compile_lane, &en->lanes[i]);
+        if (!started[i])
+            compile_lane(&en->lanes[i]);
+    }
+    for (int i = 0; i < en->n_lanes; i++)
+        if (started[i])
+            pthread_join(threads[i], NULL);
+    for (int i = 0; i < en->n_lanes; i++)
+        if (en->lanes[i].rc)
+            return ut_fail(e, en->lanes[i].rc, "%s", en->lanes[i].error.msg);
+    return UT_OK;
+}
+
+enum ut_err srv_engine_new(const struct srv_engine_config *c,
+                           struct srv_engine **out, struct ut_error *e)
+{
+    struct srv_engine *en;
+    enum ut_err rc;
+
+    *out = NULL;
+    if (c->max_batch < 1 || c->max_batch > SRV_MAX_BATCH ||
+        c->max_batch & (c->max_batch - 1))
+        return ut_fail(e, UT_EINVAL,
+                       "a largest batch of %d is no power of two up to %d",
+                       c->max_batch, SRV_MAX_BATCH);
+    en = calloc(1, sizeof(*en));
+    if (!en)
+        return ut_fail(e, UT_ENOMEM, "no memory for the engine");
+    mdl_graph_init(&en->graph);
+    mdl_graph_init(&en->model.graph);
+    en->precision = c->precision;
+    en->max_batch = c->max_batch;
+    en->n_lanes = c->n_lanes ? c->n_lanes : (int)sysconf(_SC_NPROCESSORS_ONLN);
+    if (en->n_lanes > MAX_LANES)
+        en->n_lanes = MAX_LANES;
+    rc = open_model(en, c->model_path, e);
+    if (!rc)
+        rc = choose_outputs(en, e);
+    if (!rc)
+        rc = mdl_backend_open(c->backend, 0, &en->backend, e);
+    if (!rc) {
+        en->crop_len =
+            mdl_shape_count(&en->graph.values[en->graph.input].shape);
+        en->lanes = calloc((size_t)en->n_lanes, sizeof(*en->lanes));
+        rc = en->lanes
+                 ? compile_all(en, e)
+                 : ut_fail(e, UT_ENOMEM, "no memory for %d lanes", en->n_lanes);
+    }
+    if (!rc) {
+        *out = en;
+        en = NULL;
+    }
+    srv_engine_free(en);
+    return rc;
+}
+
+void srv_engine_free(struct srv_engine *en)
+{
+    if (!en)
+        return;
+    for (int i = 0; en->lanes && i < en->n_lanes; i++) {
+        struct lane *l = &en->lanes[i];
+
+        for (int k = 0; k < N_SIZES; k++)
+            mdl_plan_free(l->plans[k]);
+        mdl_lane_free(l->lane);
+        free(l->in);
+        free(l->probability);
+        free(l->embedding);
+    }
+    free(en->lanes);
+    mdl_backend_close(en->backend);
+    mdl_graph_fini(&en->graph);
+    mdl_model_close(&en->model);
+    free(en);
+}
+
+const struct mdl_model *srv_engine_model(const struct srv_engine *en)
+{
+    return &en->model;
+}
+
+const char *srv_engine_backend(const struct srv_engine *en)
+{
+    return mdl_backend_name(en->backend);
+}
+
+enum mdl_precision srv_engine_precision(const struct srv_engine *en)
+{
+    return en->precision;
+}
+
+struct mdl_backend *srv_engine_device(const struct srv_engine *en)
+{
+    return en->backend;
+}
+
+int srv_engine_lanes(const struct srv_engine *en)
+{
+    return en->n_lanes;
+}
+
+int srv_engine_dim(const struct srv_engine *en)
+{
+    return en->dim;
+}
+
+unsigned srv_engine_tasks(const struct srv_engine *en)
+{
+    return (en->fatigue >= 0 ? SRV_TASK_FATIGUE : 0u) |
+           (en->recognition >= 0 ? SRV_TASK_RECOGNITION : 0u);
+}
+
+int srv_engine_batch(const struct srv_engine *en, int n)
+{
+    int size = 1;
+
+    while (size * 2 <= n && size * 2 <= en->max_batch)
+        size *= 2;
+    return size;
+}
+
+enum ut_err srv_engine_run(struct srv_engine *en, int lane,
+                           const uint8_t *const *crops, int n, unsigned tasks,
+                           struct srv_scores *const *scores, struct ut_error *e)
+{
+    struct lane *l = &en->lanes[lane];
+    float *out[MDL_MAX_OUTPUTS] = {0};
+    struct mdl_io io = {l->in, out};
+    bool fatigue = tasks & SRV_TASK_FATIGUE && en->fatigue >= 0;
+    bool recognition = tasks & SRV_TASK_RECOGNITION && en->recognition >= 0;
+    enum ut_err rc;
+
+    for (int i = 0; i < n; i++)
+        memcpy(l->in + (size_t)i * en->crop_len, crops[i], en->crop_len);
+    if (fatigue)
+        out[en->fatigue] = l->probability;
+    if (recognition)
+        out[en->recognition] = l->embedding;
+    rc = mdl_plan_run(l->plans[__builtin_ctz((unsigned)n)], &io, e);
+    for (int i = 0; i < n && !rc; i++) {
+        if (fatigue)
+            scores[i]->probability = l->probability[i];
+        if (recognition)
+            memcpy(scores[i]->embedding,
+                   l->embedding + (size_t)i * (size_t)en->dim,
+                   (size_t)en->dim * sizeof(float));
+    }
+    return rc;
+}

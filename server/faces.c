@@ -1,0 +1,372 @@
+/* The way from encoded pictures to scored faces.
+ *
+ *   loop: start, one pool task per frame
+ *   decode pool: decode, find, align, judge
+ *   the frame that ends last: all faces to the batcher at once
+ *   executor that ends last: post to the mailbox
+ *   loop: done()
+ */
+#include "server/faces.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "server/app.h"
+#include "server/metrics.h"
+
+#define CROP_LEN ((size_t)MDL_FACE_SIDE_PX * MDL_FACE_SIDE_PX * 3)
+#define DETECT_SIDE_PX MDL_DETECT_SIDE_PX
+/* Frames are decoded at twice the side that detection sees, so that crops keep
+ * their detail. */
+#define DECODE_SIDE_PX (2 * DETECT_SIDE_PX)
+
+struct srv_faces {
+    struct srv_app *app;
+    struct mdl_finder **finders; /* [decode threads], made by their threads */
+    int n_finders;
+    int64_t bytes; /* of pictures under way; the loop's */
+};
+
+struct frame_task {
+    struct srv_faces_job *job;
+    int idx;
+};
+
+enum ut_err srv_faces_new(struct srv_app *app, struct srv_faces **out,
+                          struct ut_error *e)
+{
+    struct srv_faces *f = calloc(1, sizeof(*f));
+
+    *out = NULL;
+    if (!f)
+        return ut_fail(e, UT_ENOMEM, "no memory for the face pipeline");
+    f->app = app;
+    f->n_finders = app->config->decode_threads;
+    f->finders = calloc((size_t)f->n_finders, sizeof(struct mdl_finder *));
+    if (!f->finders) {
+        free(f);
+        return ut_fail(e, UT_ENOMEM, "no memory for %d finders",
+                       app->config->decode_threads);
+    }
+    *out = f;
+    return UT_OK;
+}
+
+void srv_faces_free(struct srv_faces *f)
+{
+    if (!f)
+        return;
+    for (int i = 0; i < f->n_finders; i++)
+        mdl_finder_free(f->finders[i]);
+    free(f->finders);
+    free(f);
+}
+
+void srv_faces_job_fini(struct srv_faces_job *job)
+{
+    for (int i = 0; i < job->n_frames; i++) {
+        struct srv_faces_frame *frame = &job->frames[i];
+
+        for (int k = 0; k < frame->n_faces; k++) {
+            free(frame->faces[k].crop);
+            free(frame->faces[k].item.scores.embedding);
+            free(frame->faces[k].item.matches);
+        }
+        free(frame->faces);
+        frame->faces = NULL;
+        frame->n_faces = 0;
+    }
+}
+
+/* Keeps the first error; several frames may fail at once. */
+static void set_error(struct srv_faces_job *job, const struct api_error *err)
+{
+    int none = 0;
+
+    if (__atomic_compare_exchange_n(&job->failed, &none, 1, false,
+                                    __ATOMIC_RELAXED, __ATOMIC_RELAXED))
+        job->err = *err;
+}
+
+static void fail_frame(struct srv_faces_job *job, int idx,
+                       const struct ut_error *e)
+{
+    struct api_error err;
+
+    api_fail_from(&err, e);
+    if (err.code == API_INVALID_ARGUMENT) {
+        if (job->n_frames == 1 && !strcmp(job->field, "image"))
+            snprintf(err.field, sizeof(err.field), "image.data");
+        else
+            snprintf(err.field, sizeof(err.field), "%s[%d].data", job->field,
+                     idx);
+        snprintf(err.reason, sizeof(err.reason), "BAD_IMAGE");
+    }
+    set_error(job, &err);
+}
+
+static void deliver(struct srv_mail *m)
+{
+    struct srv_faces_job *job =
+        (struct srv_faces_job *)((char *)m -
+                                 offsetof(struct srv_faces_job, mail));
+
+    for (int i = 0; i < job->n_frames; i++)
+        job->app->faces->bytes -= (int64_t)job->frames[i].len;
+    srv_metrics_set(job->app->metrics, SRV_GAUGE_DECODE,
+                    (int64_t)srv_pool_queued(job->app->decode_pool));
+    job->done(job, job->failed ? &job->err : NULL);
+}
+
+static bool last_of(struct srv_faces_job *job)
+{
+    return __atomic_sub_fetch(&job->pending, 1, __ATOMIC_ACQ_REL) == 0;
+}
+
+/* An executor is through with one face. */
+static void on_item(struct srv_item *it)
+{
+    struct srv_faces_job *job = it->owner;
+    struct api_error err;
+
+    if (it->rc) {
+        if (it->expired) {
+            api_fail(&err, API_DEADLINE_EXCEEDED,
+                     "the deadline passed while the request was queued");
+        } else if (it->dropped) {
+            api_fail(&err, API_CANCELED, "the client left");
+        } else {
+            api_fail(&err, API_UNAVAILABLE, "the device failed this batch");
+            err.retry_after_s = 1;
+        }
+        set_error(job, &err);
+    }
+    if (last_of(job))
+        srv_mailbox_post(job->app->mailbox, &job->mail);
+}
+
+/* All frames are through: their faces go to the batcher together. */
+static void push_faces(struct srv_faces_job *job)
+{
+    struct srv_item *items[SRV_MAX_IMAGES * SRV_MAX_FACES];
+    struct api_error err;
+    struct ut_error e;
+    int n = 0;
+
+    for (int i = 0; i < job->n_frames && !job->failed; i++)
+        for (int k = 0; k < job->frames[i].n_faces; k++)
+            items[n++] = &job->frames[i].faces[k].item;
+    if (n && job->tasks) {
+        job->pending = n;
+        if (!srv_batcher_push(job->app->batcher, items, n, &e))
+            return;
+        api_fail_from(&err, &e);
+        set_error(job, &err);
+    }
+    srv_mailbox_post(job->app->mailbox, &job->mail);
+}
+
+static enum ut_err finder_of(struct srv_faces *f, int worker,
+                             struct mdl_finder **out, struct ut_error *e)
+{
+    enum ut_err rc = UT_OK;
+
+    if (!f->finders[worker])
+        rc = mdl_finder_new(f->app->detector, srv_engine_device(f->app->engine),
+                            &f->finders[worker], e);
+    *out = f->finders[worker];
+    return rc;
+}
+
+/* Room for what the executors will write of one face. */
+static enum ut_err prepare(struct srv_faces_job *job, struct srv_faces_face *x,
+                           struct ut_error *e)
+{
+    int dim = srv_engine_dim(job->app->engine);
+
+    x->crop = malloc(CROP_LEN);
+    if (!x->crop)
+        return ut_fail(e, UT_ENOMEM, "no memory for a face");
+    x->item = (struct srv_item){
+        .tasks = job->tasks,
+        .bulk = job->bulk,
+        .deadline_us = job->deadline_us,
+        .cancelled = job->cancelled,
+        .crop = x->crop,
+        .top_k = job->tasks & SRV_TASK_RECOGNITION ? job->top_k : 0,
+        .done = on_item,
+        .owner = job,
+    };
+    if (job->tasks & SRV_TASK_RECOGNITION) {
+        x->item.scores.embedding = malloc((size_t)dim * sizeof(float));
+        if (!x->item.scores.embedding)
+            return ut_fail(e, UT_ENOMEM, "no memory for an embedding");
+    }
+    if (x->item.top_k) {
+        x->item.matches =
+            calloc((size_t)x->item.top_k, sizeof(*x->item.matches));
+        if (!x->item.matches)
+            return ut_fail(e, UT_ENOMEM, "no memory for %d matches",
+                           x->item.top_k);
+    }
+    return UT_OK;
+}
+
+static int by_area(const void *a, const void *b)
+{
+    const struct mdl_face *x = a, *y = b;
+    float p = x->w * x->h, q = y->w * y->h;
+
+    return p > q ? -1 : p < q;
+}
+
+static enum ut_err take_crop(struct srv_faces_job *job,
+                             struct srv_faces_frame *frame,
+                             const struct mdl_image *im, struct ut_error *e)
+{
+    struct srv_faces_face *x = calloc(1, sizeof(*x));
+    enum ut_err rc;
+
+    if (!x)
+        return ut_fail(e, UT_ENOMEM, "no memory for a face");
+    frame->faces = x;
+    frame->n_faces = 1;
+    rc = prepare(job, x, e);
+    if (!rc)
+        rc = mdl_face_crop(im, x->crop, e);
+    if (rc)
+        return rc;
+    x->face.w = (float)im->full_width;
+    x->face.h = (float)im->full_height;
+    x->quality = mdl_face_quality(x->crop, NULL);
+    return UT_OK;
+}
+
+static enum ut_err find_faces(struct srv_faces_job *job,
+                              struct srv_faces_frame *frame,
+                              const struct mdl_image *im, int worker,
+                              struct ut_error *e)
+{
+    struct mdl_face found[MDL_FACE_MAX];
+    struct mdl_finder *finder;
+    enum ut_err rc = finder_of(job->app->faces, worker, &finder, e);
+    int n = 0;
+
+    if (!rc)
+        rc = mdl_finder_run(finder, im, DETECT_SIDE_PX, job->min_score,
+                            MDL_FACE_MAX, found, &n, e);
+    if (rc || !n)
+        return rc;
+    qsort(found, (size_t)n, sizeof(found[0]), by_area);
+    if (n > job->max_faces)
+        n = job->max_faces;
+    frame->faces = calloc((size_t)n, sizeof(*frame->faces));
+    if (!frame->faces)
+        return ut_fail(e, UT_ENOMEM, "no memory for %d faces", n);
+    for (int i = 0; i < n && !rc; i++) {
+        struct srv_faces_face *x = &frame->faces[frame->n_faces++];
+
+        x->face = found[i];
+        rc = prepare(job, x, e);
+        if (!rc)
+            rc = mdl_face_align(im, &x->face, x->crop, e);
+        if (!rc)
+            x->quality = mdl_face_quality(x->crop, &x->face);
+    }
+    return rc;
+}
+
+static void on_frame(void *arg, int worker)
+{
+    struct frame_task *t = arg;
+    struct srv_faces_job *job = t->job;
+    struct srv_faces_frame *frame = &job->frames[t->idx];
+    struct srv_metrics *metrics = job->app->metrics;
+    int64_t start = ut_clock_us(), decoded = start, end;
+    struct mdl_image im = {0};
+    struct ut_error e;
+    enum ut_err rc = UT_OK;
+
+    /* A client that left, or a job that failed already, costs no decoding. */
+    if (!__atomic_load_n(&job->failed, __ATOMIC_RELAXED) &&
+        !(job->cancelled &&
+          __atomic_load_n(job->cancelled, __ATOMIC_RELAXED))) {
+        rc = mdl_image_decode(frame->bytes, frame->len,
+                              job->crop_input ? 0 : DECODE_SIDE_PX, &im, &e);
+        decoded = ut_clock_us();
+        if (!rc) {
+            frame->width = im.full_width;
+            frame->height = im.full_height;
+            rc = job->crop_input ? take_crop(job, frame, &im, &e)
+                                 : find_faces(job, frame, &im, worker, &e);
+        }
+        mdl_image_fini(&im);
+        if (rc)
+            fail_frame(job, t->idx, &e);
+        end = ut_clock_us();
+        __atomic_add_fetch(&job->decode_us, decoded - start, __ATOMIC_RELAXED);
+        __atomic_add_fetch(&job->detect_us, end - decoded, __ATOMIC_RELAXED);
+        srv_metrics_observe(metrics, SRV_METRIC_DECODE,
+                            (double)(decoded - start) / 1e6);
+        srv_metrics_observe(metrics, SRV_METRIC_DETECT,
+                            (double)(end - decoded) / 1e6);
+    }
+    free(t);
+    if (last_of(job))
+        push_faces(job);
+}
+
+enum ut_err srv_faces_start(struct srv_faces_job *job, struct ut_error *e)
+{
+    struct srv_faces *f = job->app->faces;
+    int64_t bytes = 0;
+    int started = 0;
+
+    if (!job->crop_input && !job->app->detector)
+        return ut_fail(e, UT_ESTATE,
+                       "this server has no face detector: send aligned faces "
+                       "with input=crop, or start it with --detector FILE, a "
+                       "RetinaFace MobileNet 0.25 as safetensors");
+    for (int i = 0; i < job->n_frames; i++)
+        bytes += (int64_t)job->frames[i].len;
+    if (f->bytes + bytes > job->app->config->max_queue_bytes) {
+        srv_metrics_count(job->app->metrics, SRV_REJECT_BYTES);
+        return ut_fail(e, UT_EBUSY,
+                       "pictures of %lld bytes are under way; %lld more are "
+                       "over the limit of %lld",
+                       (long long)f->bytes, (long long)bytes,
+                       (long long)job->app->config->max_queue_bytes);
+    }
+    f->bytes += bytes;
+    job->mail.fn = deliver;
+    job->failed = 0;
+    job->pending = job->n_frames;
+    for (int i = 0; i < job->n_frames; i++) {
+        struct frame_task *t = malloc(sizeof(*t));
+        enum ut_err rc;
+
+        if (t)
+            *t = (struct frame_task){job, i};
+        rc = t ? srv_pool_push(job->app->decode_pool, on_frame, t, e)
+               : ut_fail(e, UT_ENOMEM, "no memory for a frame");
+        if (!rc) {
+            started++;
+            continue;
+        }
+        free(t);
+        srv_metrics_count(job->app->metrics, SRV_REJECT_QUEUE_FULL);
+        if (!started) {
+            f->bytes -= bytes;
+            return rc;
+        }
+        /* Frames under way must end before the job does. */
+        fail_frame(job, i, e);
+        if (__atomic_sub_fetch(&job->pending, job->n_frames - i,
+                               __ATOMIC_ACQ_REL) == 0)
+            srv_mailbox_post(job->app->mailbox, &job->mail);
+        break;
+    }
+    return UT_OK;
+}
