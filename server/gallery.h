@@ -43,7 +43,8 @@ void srv_gallery_remove_identity(struct srv_gallery *g,
 
 /* The top_k nearest identities (best face of each) for each of n queries
  * [n, dim]; matches [n][top_k], counts [n]. scratch is the caller's, see
- * srv_gallery_scratch_new; nothing is allocated. Thread: any, one scratch per
+ * srv_gallery_scratch_new; it grows with the gallery alone. Without memory
+ * nothing is found. Thread: any, one scratch per
  * thread. */
 struct srv_gallery_scratch;
 UT_MUSTUSE enum ut_err
