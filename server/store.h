@@ -6,9 +6,9 @@
 
 #include "server/gallery.h"
 
-/* What must not be lost: identities, faces, keys, the audit log. A table of
- * functions, so that SQLite (server/store_sqlite.c) and later PostgreSQL
- * serve alike. Every change is one transaction with its audit line and is
+/* What must not be lost: identities, faces, keys, the audit log. One set of
+ * calls that SQLite (server/store_sqlite.c) and later PostgreSQL
+ * answer alike. Every change is one transaction with its audit line and is
  * durable when the call returns. Calls block: never on the loop; one thread
  * at a time per handle (the store pool has one thread). */
 

@@ -1,0 +1,754 @@
+/* The store over SQLite: WAL, every commit synced, foreign keys, deleted
+ * pages overwritten. */
+#include <errno.h>
+#include <sodium.h>
+#include <sqlite3.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "base/clock.h"
+#include "server/store.h"
+
+#define SCHEMA_VERSION 1
+
+static const char schema[] =
+    "CREATE TABLE identity (id TEXT PRIMARY KEY, name TEXT NOT NULL,"
+    " external_id TEXT UNIQUE, consent_ref TEXT NOT NULL,"
+    " created_ms INTEGER NOT NULL, updated_ms INTEGER NOT NULL)"
+    " WITHOUT ROWID;"
+    "CREATE TABLE metadata (identity_id TEXT NOT NULL REFERENCES identity"
+    " ON DELETE CASCADE, key TEXT NOT NULL, value TEXT NOT NULL,"
+    " PRIMARY KEY (identity_id, key)) WITHOUT ROWID;"
+    "CREATE TABLE face (seq INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE,"
+    " identity_id TEXT NOT NULL REFERENCES identity ON DELETE CASCADE,"
+    " model_version TEXT NOT NULL, x REAL, y REAL, w REAL, h REAL,"
+    " quality INTEGER NOT NULL, embedding BLOB NOT NULL, crop BLOB,"
+    " created_ms INTEGER NOT NULL);"
+    "CREATE INDEX face_identity ON face (identity_id);"
+    "CREATE TABLE api_key (seq INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE,"
+    " name TEXT NOT NULL, role INTEGER NOT NULL, hash BLOB NOT NULL,"
+    " created_ms INTEGER NOT NULL);"
+    "CREATE TABLE audit (seq INTEGER PRIMARY KEY AUTOINCREMENT,"
+    " at_ms INTEGER NOT NULL, actor TEXT NOT NULL, action TEXT NOT NULL,"
+    " subject TEXT NOT NULL, detail TEXT NOT NULL);"
+    "CREATE TRIGGER audit_no_update BEFORE UPDATE ON audit BEGIN"
+    " SELECT RAISE(ABORT, 'the audit log is append-only'); END;"
+    "CREATE TRIGGER audit_no_delete BEFORE DELETE ON audit BEGIN"
+    " SELECT RAISE(ABORT, 'the audit log is append-only'); END;"
+    "PRAGMA user_version = 1;";
+
+struct srv_store {
+    sqlite3 *db;
+    char path[512];
+};
+
+/* ---- statements ---- */
+
+static enum ut_err fail(const struct srv_store *s, struct ut_error *e)
+{
+    int code = sqlite3_errcode(s->db);
+
+    return ut_fail(e, code == SQLITE_NOMEM ? UT_ENOMEM : UT_EIO, "%s: %s",
+                   s->path, sqlite3_errmsg(s->db));
+}
+
+static enum ut_err exec(struct srv_store *s, const char *sql,
+                        struct ut_error *e)
+{
+    return sqlite3_exec(s->db, sql, NULL, NULL, NULL) ? fail(s, e) : UT_OK;
+}
+
+/* A statement with text arguments bound from 1 on; NULL after an error. */
+static sqlite3_stmt *prepare(struct srv_store *s, const char *sql, int n,
+                             const char *const *texts, struct ut_error *e)
+{
+    sqlite3_stmt *st;
+
+    if (sqlite3_prepare_v2(s->db, sql, -1, &st, NULL)) {
+        fail(s, e);
+        return NULL;
+    }
+    for (int i = 0; i < n; i++)
+        if (texts[i])
+            sqlite3_bind_text(st, i + 1, texts[i], -1, SQLITE_TRANSIENT);
+    return st;
+}
+
+/* Steps a statement without rows and finalises it. */
+static enum ut_err finish(struct srv_store *s, sqlite3_stmt *st,
+                          struct ut_error *e)
+{
+    enum ut_err rc = UT_OK;
+    int code;
+
+    if (!st)
+        return e->code;
+    code = sqlite3_step(st);
+    if (code != SQLITE_DONE && code != SQLITE_ROW)
+        rc = sqlite3_extended_errcode(s->db) == SQLITE_CONSTRAINT_UNIQUE
+                 ? ut_fail(e, UT_EEXISTS, "it exists already")
+                 : fail(s, e);
+    sqlite3_finalize(st);
+    return rc;
+}
+
+static enum ut_err run(struct srv_store *s, const char *sql, int n,
+                       const char *const *texts, struct ut_error *e)
+{
+    return finish(s, prepare(s, sql, n, texts, e), e);
+}
+
+static char *text_at(sqlite3_stmt *st, int column)
+{
+    const char *text = (const char *)sqlite3_column_text(st, column);
+
+    return strdup(text ? text : "");
+}
+
+static void new_id(const char *prefix, char id[SRV_ID_LEN])
+{
+    uint8_t bytes[12];
+    int at = snprintf(id, SRV_ID_LEN, "%s", prefix);
+
+    randombytes_buf(bytes, sizeof(bytes));
+    for (size_t i = 0; i < sizeof(bytes); i++)
+        at += snprintf(id + at, SRV_ID_LEN - (size_t)at, "%02x", bytes[i]);
+}
+
+/* ---- transactions: the change and its audit line, or neither ---- */
+
+static enum ut_err begin(struct srv_store *s, struct ut_error *e)
+{
+    return exec(s, "BEGIN IMMEDIATE", e);
+}
+
+/* Ends the transaction; rc is how it went so far. */
+static enum ut_err end(struct srv_store *s, enum ut_err rc, const char *actor,
+                       const char *action, const char *subject,
+                       const char *detail, struct ut_error *e)
+{
+    const char *texts[] = {actor, action, subject, detail};
+    sqlite3_stmt *st;
+
+    if (!rc) {
+        st = prepare(s,
+                     "INSERT INTO audit (actor, action, subject, detail, at_ms)"
+                     " VALUES (?, ?, ?, ?, ?)",
+                     4, texts, e);
+        if (st)
+            sqlite3_bind_int64(st, 5, ut_clock_unix_ms());
+        rc = finish(s, st, e);
+    }
+    if (!rc)
+        rc = exec(s, "COMMIT", e);
+    if (rc)
+        sqlite3_exec(s->db, "ROLLBACK", NULL, NULL, NULL);
+    return rc;
+}
+
+/* ---- opening ---- */
+
+static enum ut_err migrate(struct srv_store *s, struct ut_error *e)
+{
+    sqlite3_stmt *st = prepare(s, "PRAGMA user_version", 0, NULL, e);
+    int version;
+    enum ut_err rc;
+
+    if (!st)
+        return e->code;
+    version = sqlite3_step(st) == SQLITE_ROW ? sqlite3_column_int(st, 0) : -1;
+    sqlite3_finalize(st);
+    if (version < 0)
+        return fail(s, e);
+    if (version > SCHEMA_VERSION)
+        return ut_fail(e, UT_EFORMAT, "%s has schema %d; this program knows %d",
+                       s->path, version, SCHEMA_VERSION);
+    if (version == SCHEMA_VERSION)
+        return UT_OK;
+    rc = begin(s, e);
+    if (!rc)
+        rc = exec(s, schema, e);
+    if (!rc)
+        rc = exec(s, "COMMIT", e);
+    return rc;
+}
+
+enum ut_err srv_store_open(const char *dir, struct srv_store **out,
+                           struct ut_error *e)
+{
+    struct srv_store *s = calloc(1, sizeof(*s));
+    enum ut_err rc;
+
+    *out = NULL;
+    if (!s)
+        return ut_fail(e, UT_ENOMEM, "no memory for the store");
+    if (mkdir(dir, 0700) && errno != EEXIST) {
+        rc = ut_fail(e, UT_EIO, "%s: cannot be made: %m", dir);
+        goto out;
+    }
+    snprintf(s->path, sizeof(s->path), "%s/tscaf.db", dir);
+    if (sqlite3_open(s->path, &s->db)) {
+        rc = fail(s, e);
+        goto out;
+    }
+    sqlite3_extended_result_codes(s->db, 1);
+    sqlite3_busy_timeout(s->db, 5000);
+    rc = exec(s,
+              "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;"
+              "PRAGMA foreign_keys = ON; PRAGMA secure_delete = ON;",
+              e);
+    if (!rc)
+        rc = migrate(s, e);
+    if (!rc) {
+        *out = s;
+        s = NULL;
+    }
+out:
+    srv_store_close(s);
+    return rc;
+}
+
+void srv_store_close(struct srv_store *s)
+{
+    if (!s)
+        return;
+    sqlite3_close(s->db);
+    free(s);
+}
+
+/* ---- identities ---- */
+
+void srv_identity_fini(struct srv_identity *x)
+{
+    free(x->name);
+    free(x->external_id);
+    free(x->consent_ref);
+    for (size_t i = 0; i < x->n_metadata; i++) {
+        free(x->metadata[i].key);
+        free(x->metadata[i].value);
+    }
+    free(x->metadata);
+    memset(x, 0, sizeof(*x));
+}
+
+static enum ut_err write_metadata(struct srv_store *s,
+                                  const struct srv_identity *x,
+                                  struct ut_error *e)
+{
+    const char *id[] = {x->id};
+    enum ut_err rc =
+        run(s, "DELETE FROM metadata WHERE identity_id = ?", 1, id, e);
+
+    for (size_t i = 0; i < x->n_metadata && !rc; i++) {
+        const char *texts[] = {x->id, x->metadata[i].key, x->metadata[i].value};
+
+        rc = run(s, "INSERT INTO metadata VALUES (?, ?, ?)", 3, texts, e);
+    }
+    return rc;
+}
+
+static enum ut_err explain(enum ut_err rc, const struct srv_identity *x,
+                           struct ut_error *e)
+{
+    return rc == UT_EEXISTS
+               ? ut_fail(e, rc,
+                         "external_id \"%.100s\" belongs to another "
+                         "identity",
+                         x->external_id)
+               : rc;
+}
+
+enum ut_err srv_store_identity_create(struct srv_store *s, const char *actor,
+                                      struct srv_identity *x,
+                                      struct ut_error *e)
+{
+    const char *external = x->external_id[0] ? x->external_id : NULL;
+    const char *texts[] = {x->id, x->name, external, x->consent_ref};
+    sqlite3_stmt *st;
+    enum ut_err rc;
+
+    new_id("id_", x->id);
+    x->created_ms = x->updated_ms = ut_clock_unix_ms();
+    rc = begin(s, e);
+    if (rc)
+        return rc;
+    st = prepare(s, "INSERT INTO identity VALUES (?, ?, ?, ?, ?5, ?5)", 4,
+                 texts, e);
+    if (st)
+        sqlite3_bind_int64(st, 5, x->created_ms);
+    rc = explain(finish(s, st, e), x, e);
+    if (!rc)
+        rc = write_metadata(s, x, e);
+    return end(s, rc, actor, "identity.create", x->id, "{}", e);
+}
+
+enum ut_err srv_store_identity_update(struct srv_store *s, const char *actor,
+                                      struct srv_identity *x,
+                                      struct ut_error *e)
+{
+    const char *external = x->external_id[0] ? x->external_id : NULL;
+    const char *texts[] = {x->name, external, x->consent_ref, x->id};
+    sqlite3_stmt *st;
+    enum ut_err rc;
+
+    x->updated_ms = ut_clock_unix_ms();
+    rc = begin(s, e);
+    if (rc)
+        return rc;
+    st = prepare(s,
+                 "UPDATE identity SET name = ?, external_id = ?,"
+                 " consent_ref = ?, updated_ms = ?5 WHERE id = ?4",
+                 4, texts, e);
+    if (st)
+        sqlite3_bind_int64(st, 5, x->updated_ms);
+    rc = explain(finish(s, st, e), x, e);
+    if (!rc && !sqlite3_changes(s->db))
+        rc = ut_fail(e, UT_ENOTFOUND, "there is no identity \"%s\"", x->id);
+    if (!rc)
+        rc = write_metadata(s, x, e);
+    return end(s, rc, actor, "identity.update", x->id, "{}", e);
+}
+
+#define IDENTITY_COLUMNS                                                       \
+    "id, name, external_id, consent_ref, created_ms, updated_ms,"              \
+    " (SELECT count(*) FROM face WHERE identity_id = identity.id)"
+
+static enum ut_err read_metadata(struct srv_store *s, struct srv_identity *x,
+                                 struct ut_error *e)
+{
+    const char *id[] = {x->id};
+    sqlite3_stmt *st = prepare(
+        s, "SELECT key, value FROM metadata WHERE identity_id = ? ORDER BY key",
+        1, id, e);
+    struct srv_pair *more;
+    int code;
+
+    if (!st)
+        return e->code;
+    while ((code = sqlite3_step(st)) == SQLITE_ROW) {
+        more = realloc(x->metadata, (x->n_metadata + 1) * sizeof(*more));
+        if (!more)
+            break;
+        x->metadata = more;
+        more[x->n_metadata].key = text_at(st, 0);
+        more[x->n_metadata++].value = text_at(st, 1);
+    }
+    sqlite3_finalize(st);
+    return code == SQLITE_DONE ? UT_OK : fail(s, e);
+}
+
+static enum ut_err read_identity(struct srv_store *s, sqlite3_stmt *st,
+                                 struct srv_identity *x, struct ut_error *e)
+{
+    *x = (struct srv_identity){
+        .name = text_at(st, 1),
+        .external_id = text_at(st, 2),
+        .consent_ref = text_at(st, 3),
+        .created_ms = sqlite3_column_int64(st, 4),
+        .updated_ms = sqlite3_column_int64(st, 5),
+        .face_count = (uint32_t)sqlite3_column_int(st, 6),
+    };
+    snprintf(x->id, sizeof(x->id), "%s",
+             (const char *)sqlite3_column_text(st, 0));
+    if (!x->name || !x->external_id || !x->consent_ref)
+        return ut_fail(e, UT_ENOMEM, "no memory for an identity");
+    return read_metadata(s, x, e);
+}
+
+enum ut_err srv_store_identity_get(struct srv_store *s, const char *id,
+                                   struct srv_identity *out, struct ut_error *e)
+{
+    sqlite3_stmt *st = prepare(
+        s, "SELECT " IDENTITY_COLUMNS " FROM identity WHERE id = ?", 1, &id, e);
+    enum ut_err rc;
+    int code;
+
+    memset(out, 0, sizeof(*out));
+    if (!st)
+        return e->code;
+    code = sqlite3_step(st);
+    if (code == SQLITE_ROW)
+        rc = read_identity(s, st, out, e);
+    else if (code == SQLITE_DONE)
+        rc = ut_fail(e, UT_ENOTFOUND, "there is no identity \"%.64s\"", id);
+    else
+        rc = fail(s, e);
+    sqlite3_finalize(st);
+    if (rc)
+        srv_identity_fini(out);
+    return rc;
+}
+
+enum ut_err srv_store_identity_list(struct srv_store *s, const char *cursor,
+                                    const char *query, uint32_t limit,
+                                    struct srv_identity **out, size_t *n,
+                                    struct ut_error *e)
+{
+    const char *texts[] = {cursor, query};
+    sqlite3_stmt *st = prepare(
+        s,
+        "SELECT " IDENTITY_COLUMNS " FROM identity WHERE id > ?1 AND (?2 = ''"
+        " OR instr(lower(name), lower(?2)) OR"
+        " instr(lower(ifnull(external_id, '')), lower(?2)))"
+        " ORDER BY id LIMIT ?3",
+        2, texts, e);
+    enum ut_err rc = UT_OK;
+    int code = SQLITE_DONE;
+
+    *n = 0;
+    *out = calloc((size_t)limit + 1, sizeof(**out));
+    if (!st || !*out) {
+        sqlite3_finalize(st);
+        free(*out);
+        *out = NULL;
+        return st ? ut_fail(e, UT_ENOMEM, "no memory for a list") : e->code;
+    }
+    sqlite3_bind_int64(st, 3, limit);
+    while (!rc && (code = sqlite3_step(st)) == SQLITE_ROW)
+        rc = read_identity(s, st, &(*out)[(*n)++], e);
+    if (!rc && code != SQLITE_DONE)
+        rc = fail(s, e);
+    sqlite3_finalize(st);
+    if (rc) {
+        while (*n)
+            srv_identity_fini(&(*out)[--*n]);
+        free(*out);
+        *out = NULL;
+    }
+    return rc;
+}
+
+enum ut_err srv_store_identity_delete(struct srv_store *s, const char *actor,
+                                      const char *id, uint32_t *n_faces,
+                                      struct ut_error *e)
+{
+    struct srv_identity x;
+    char detail[64];
+    enum ut_err rc = begin(s, e);
+
+    if (rc)
+        return rc;
+    rc = srv_store_identity_get(s, id, &x, e);
+    if (!rc) {
+        *n_faces = x.face_count;
+        srv_identity_fini(&x);
+        snprintf(detail, sizeof(detail), "{\"faces\":%u}", *n_faces);
+        rc = run(s, "DELETE FROM identity WHERE id = ?", 1, &id, e);
+    }
+    return end(s, rc, actor, "identity.delete", id, detail, e);
+}
+
+/* ---- faces ---- */
+
+void srv_face_fini(struct srv_face *x)
+{
+    free(x->embedding);
+    free(x->crop);
+    memset(x, 0, sizeof(*x));
+}
+
+enum ut_err srv_store_face_add(struct srv_store *s, const char *actor,
+                               struct srv_face *x, struct ut_error *e)
+{
+    const char *texts[] = {x->id, x->identity_id, x->model_version};
+    struct srv_identity owner;
+    sqlite3_stmt *st;
+    enum ut_err rc = begin(s, e);
+
+    if (rc)
+        return rc;
+    new_id("face_", x->id);
+    x->created_ms = ut_clock_unix_ms();
+    rc = srv_store_identity_get(s, x->identity_id, &owner, e);
+    if (!rc) {
+        srv_identity_fini(&owner);
+        st = prepare(s,
+                     "INSERT INTO face (id, identity_id, model_version, x, y,"
+                     " w, h, quality, embedding, crop, created_ms)"
+                     " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                     3, texts, e);
+        if (st) {
+            for (int i = 0; i < 4; i++)
+                sqlite3_bind_double(st, 4 + i, (double)x->box[i]);
+            sqlite3_bind_int64(st, 8, x->quality);
+            sqlite3_bind_blob(st, 9, x->embedding, x->dim * 4,
+                              SQLITE_TRANSIENT);
+            if (x->crop)
+                sqlite3_bind_blob(st, 10, x->crop, (int)x->crop_len,
+                                  SQLITE_TRANSIENT);
+            sqlite3_bind_int64(st, 11, x->created_ms);
+        }
+        rc = finish(s, st, e);
+    }
+    return end(s, rc, actor, "face.enroll", x->id, "{}", e);
+}
+
+static void read_face(sqlite3_stmt *st, struct srv_face *x)
+{
+    memset(x, 0, sizeof(*x));
+    snprintf(x->id, sizeof(x->id), "%s",
+             (const char *)sqlite3_column_text(st, 0));
+    snprintf(x->identity_id, sizeof(x->identity_id), "%s",
+             (const char *)sqlite3_column_text(st, 1));
+    snprintf(x->model_version, sizeof(x->model_version), "%s",
+             (const char *)sqlite3_column_text(st, 2));
+    for (int i = 0; i < 4; i++)
+        x->box[i] = (float)sqlite3_column_double(st, 3 + i);
+    x->quality = (unsigned)sqlite3_column_int64(st, 7);
+    x->has_crop = sqlite3_column_int(st, 8);
+    x->created_ms = sqlite3_column_int64(st, 9);
+}
+
+#define FACE_COLUMNS                                                           \
+    "face.id, identity_id, model_version, x, y, w, h, quality,"                \
+    " crop IS NOT NULL, face.created_ms"
+
+enum ut_err srv_store_face_list(struct srv_store *s, const char *identity_id,
+                                struct srv_face **out, size_t *n,
+                                struct ut_error *e)
+{
+    sqlite3_stmt *st =
+        prepare(s,
+                "SELECT " FACE_COLUMNS " FROM face WHERE identity_id = ?"
+                " ORDER BY seq",
+                1, &identity_id, e);
+    struct srv_face *more;
+    int code;
+
+    *out = NULL;
+    *n = 0;
+    if (!st)
+        return e->code;
+    while ((code = sqlite3_step(st)) == SQLITE_ROW) {
+        more = realloc(*out, (*n + 1) * sizeof(**out));
+        if (!more)
+            break;
+        *out = more;
+        read_face(st, &more[(*n)++]);
+    }
+    sqlite3_finalize(st);
+    if (code == SQLITE_DONE)
+        return UT_OK;
+    free(*out);
+    *out = NULL;
+    return code == SQLITE_ROW ? ut_fail(e, UT_ENOMEM, "no memory for a list")
+                              : fail(s, e);
+}
+
+static enum ut_err no_face(const char *face_id, struct ut_error *e)
+{
+    return ut_fail(e, UT_ENOTFOUND, "there is no face \"%.64s\"", face_id);
+}
+
+enum ut_err srv_store_face_crop(struct srv_store *s, const char *identity_id,
+                                const char *face_id, uint8_t **png, size_t *len,
+                                struct ut_error *e)
+{
+    const char *texts[] = {identity_id, face_id};
+    sqlite3_stmt *st =
+        prepare(s, "SELECT crop FROM face WHERE identity_id = ? AND id = ?", 2,
+                texts, e);
+    enum ut_err rc = UT_OK;
+    int code;
+
+    *png = NULL;
+    if (!st)
+        return e->code;
+    code = sqlite3_step(st);
+    if (code == SQLITE_DONE) {
+        rc = no_face(face_id, e);
+    } else if (code != SQLITE_ROW) {
+        rc = fail(s, e);
+    } else if (sqlite3_column_type(st, 0) == SQLITE_NULL) {
+        rc = ut_fail(e, UT_ENOTFOUND, "face \"%.64s\" has no stored crop",
+                     face_id);
+    } else {
+        *len = (size_t)sqlite3_column_bytes(st, 0);
+        *png = malloc(*len + 1);
+        if (*png)
+            memcpy(*png, sqlite3_column_blob(st, 0), *len);
+        else
+            rc = ut_fail(e, UT_ENOMEM, "no memory for a crop");
+    }
+    sqlite3_finalize(st);
+    return rc;
+}
+
+enum ut_err srv_store_face_delete(struct srv_store *s, const char *actor,
+                                  const char *identity_id, const char *face_id,
+                                  struct ut_error *e)
+{
+    const char *texts[] = {identity_id, face_id};
+    enum ut_err rc = begin(s, e);
+
+    if (rc)
+        return rc;
+    rc = run(s, "DELETE FROM face WHERE identity_id = ? AND id = ?", 2, texts,
+             e);
+    if (!rc && !sqlite3_changes(s->db))
+        rc = no_face(face_id, e);
+    return end(s, rc, actor, "face.delete", face_id, "{}", e);
+}
+
+enum ut_err srv_store_faces_each(struct srv_store *s, const char *model_version,
+                                 srv_store_face_fn fn, void *arg,
+                                 struct ut_error *e)
+{
+    sqlite3_stmt *st = prepare(
+        s,
+        "SELECT " FACE_COLUMNS ", embedding, identity.name FROM face"
+        " JOIN identity ON identity.id = identity_id WHERE model_version = ?"
+        " ORDER BY seq",
+        1, &model_version, e);
+    enum ut_err rc = UT_OK;
+    int code = SQLITE_DONE;
+
+    if (!st)
+        return e->code;
+    while (!rc && (code = sqlite3_step(st)) == SQLITE_ROW) {
+        struct srv_face x;
+
+        read_face(st, &x);
+        x.dim = sqlite3_column_bytes(st, 10) / 4;
+        x.embedding = (float *)(uintptr_t)sqlite3_column_blob(st, 10);
+        rc = fn(arg, &x, (const char *)sqlite3_column_text(st, 11), e);
+    }
+    if (!rc && code != SQLITE_DONE)
+        rc = fail(s, e);
+    sqlite3_finalize(st);
+    return rc;
+}
+
+/* ---- keys ---- */
+
+void srv_key_fini(struct srv_key *x)
+{
+    free(x->name);
+    memset(x, 0, sizeof(*x));
+}
+
+enum ut_err srv_store_key_create(struct srv_store *s, const char *actor,
+                                 struct srv_key *x, struct ut_error *e)
+{
+    const char *texts[] = {x->id, x->name};
+    sqlite3_stmt *st;
+    enum ut_err rc = begin(s, e);
+
+    if (rc)
+        return rc;
+    new_id("key_", x->id);
+    x->created_ms = ut_clock_unix_ms();
+    st = prepare(s,
+                 "INSERT INTO api_key (id, name, role, hash, created_ms)"
+                 " VALUES (?, ?, ?, ?, ?)",
+                 2, texts, e);
+    if (st) {
+        sqlite3_bind_int(st, 3, x->role);
+        sqlite3_bind_blob(st, 4, x->hash, sizeof(x->hash), SQLITE_TRANSIENT);
+        sqlite3_bind_int64(st, 5, x->created_ms);
+    }
+    rc = finish(s, st, e);
+    return end(s, rc, actor, "key.create", x->id, "{}", e);
+}
+
+enum ut_err srv_store_key_list(struct srv_store *s, struct srv_key **out,
+                               size_t *n, struct ut_error *e)
+{
+    sqlite3_stmt *st = prepare(
+        s, "SELECT id, name, role, hash, created_ms FROM api_key ORDER BY seq",
+        0, NULL, e);
+    struct srv_key *more;
+    int code;
+
+    *out = NULL;
+    *n = 0;
+    if (!st)
+        return e->code;
+    while ((code = sqlite3_step(st)) == SQLITE_ROW) {
+        struct srv_key x = {.name = text_at(st, 1),
+                            .role = sqlite3_column_int(st, 2),
+                            .created_ms = sqlite3_column_int64(st, 4)};
+
+        more = realloc(*out, (*n + 1) * sizeof(**out));
+        if (!more || !x.name || sqlite3_column_bytes(st, 3) != 32) {
+            free(x.name);
+            break;
+        }
+        snprintf(x.id, sizeof(x.id), "%s",
+                 (const char *)sqlite3_column_text(st, 0));
+        memcpy(x.hash, sqlite3_column_blob(st, 3), sizeof(x.hash));
+        *out = more;
+        more[(*n)++] = x;
+    }
+    sqlite3_finalize(st);
+    if (code == SQLITE_DONE)
+        return UT_OK;
+    while (*n)
+        srv_key_fini(&(*out)[--*n]);
+    free(*out);
+    *out = NULL;
+    return ut_fail(e, UT_EIO, "%s: the keys cannot be read", s->path);
+}
+
+enum ut_err srv_store_key_delete(struct srv_store *s, const char *actor,
+                                 const char *id, struct ut_error *e)
+{
+    enum ut_err rc = begin(s, e);
+
+    if (rc)
+        return rc;
+    rc = run(s, "DELETE FROM api_key WHERE id = ?", 1, &id, e);
+    if (!rc && !sqlite3_changes(s->db))
+        rc = ut_fail(e, UT_ENOTFOUND, "there is no key \"%.64s\"", id);
+    return end(s, rc, actor, "key.delete", id, "{}", e);
+}
+
+/* ---- the audit log ---- */
+
+void srv_audit_fini(struct srv_audit *x)
+{
+    free(x->actor);
+    free(x->action);
+    free(x->subject);
+    free(x->detail);
+    memset(x, 0, sizeof(*x));
+}
+
+enum ut_err srv_store_audit_list(struct srv_store *s, uint64_t before,
+                                 uint32_t limit, struct srv_audit **out,
+                                 size_t *n, struct ut_error *e)
+{
+    sqlite3_stmt *st =
+        prepare(s,
+                "SELECT seq, at_ms, actor, action, subject, detail FROM audit"
+                " WHERE ?1 = 0 OR seq < ?1 ORDER BY seq DESC LIMIT ?2",
+                0, NULL, e);
+    int code = SQLITE_NOMEM;
+
+    *n = 0;
+    *out = st ? calloc((size_t)limit + 1, sizeof(**out)) : NULL;
+    if (!st)
+        return e->code;
+    sqlite3_bind_int64(st, 1, (int64_t)before);
+    sqlite3_bind_int64(st, 2, limit);
+    while (*out && (code = sqlite3_step(st)) == SQLITE_ROW) {
+        struct srv_audit *x = &(*out)[(*n)++];
+
+        x->seq = (uint64_t)sqlite3_column_int64(st, 0);
+        x->at_ms = sqlite3_column_int64(st, 1);
+        x->actor = text_at(st, 2);
+        x->action = text_at(st, 3);
+        x->subject = text_at(st, 4);
+        x->detail = text_at(st, 5);
+    }
+    sqlite3_finalize(st);
+    if (code == SQLITE_DONE)
+        return UT_OK;
+    while (*n)
+        srv_audit_fini(&(*out)[--*n]);
+    free(*out);
+    *out = NULL;
+    return fail(s, e);
+}
