@@ -13,7 +13,7 @@ void srv_handle_analyze(struct srv_call *c);
 void srv_handle_verify(struct srv_call *c);
 void srv_handle_search(struct srv_call *c);
 
-/* handle_identities.c */
+/* handle_identities.c; faces in handle_faces.c */
 void srv_handle_create_identity(struct srv_call *c);
 void srv_handle_list_identities(struct srv_call *c);
 void srv_handle_get_identity(struct srv_call *c);
