@@ -27,6 +27,7 @@
 #include "server/http_socket.h"
 
 #define SWEEP_MS 100
+#define LOOK_SWEEPS 10 /* between two looks for lost ends */
 #define FIRST_BODY_BYTES (16 * 1024)
 /* The library's memory for a request's header, its read buffer and the
  * answer's header; past it the library itself answers 431. */
@@ -80,6 +81,7 @@ struct srv_http {
     bool need_run, draining;
     struct conn *conns;
     int n_conns, port;
+    unsigned n_sweeps;
     size_t n_calls;
     int64_t body_bytes;
     void (*drained)(void *arg);
@@ -660,34 +662,45 @@ static void cut(struct conn *c)
     shutdown(c->fd, SHUT_RDWR);
 }
 
-static bool at_rest(const struct conn *c)
+/* What the socket says of a connection that has nothing to be read: -1 it is
+ * open, 0 its client left, 1 there is something. */
+static int peek(const struct conn *c)
 {
     char byte;
+    ssize_t n = recv(c->fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT);
 
-    return c->phase == RESTING &&
-           recv(c->fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) < 0;
+    return n > 0 ? 1 : n == 0 || (errno != EAGAIN && errno != EINTR) ? 0 : -1;
+}
+
+static void sweep_one(struct conn *c, int64_t now, bool look)
+{
+    const struct srv_http_config *g = &c->h->c;
+    int64_t ms = c->phase == RESTING ? g->idle_timeout_ms + g->header_timeout_ms
+                 : c->phase == HEADER ? g->header_timeout_ms
+                                      : g->request_timeout_ms;
+    bool rest = c->h->draining && c->phase == RESTING;
+
+    if (c->cut || c->phase == WORKING)
+        return;
+    /* The library loses an end that comes together with data (its epoll is
+     * edge-triggered, and a short read clears the edge). */
+    if ((rest && peek(c) < 0) ||
+        (look && c->phase != ANSWERING && peek(c) == 0)) {
+        c->cut = true;
+        shutdown(c->fd, SHUT_RDWR); /* a new edge */
+    } else if (now - c->since_us > ms * 1000) {
+        cut(c);
+    }
 }
 
 static void on_sweep(uv_timer_t *t)
 {
     struct srv_http *h = t->data;
     int64_t now = ut_clock_us();
+    bool look = h->n_sweeps++ % LOOK_SWEEPS == 0;
 
-    for (struct conn *c = h->conns; c; c = c->next) {
-        int64_t ms = c->phase == RESTING
-                         ? h->c.idle_timeout_ms + h->c.header_timeout_ms
-                     : c->phase == HEADER ? h->c.header_timeout_ms
-                                          : h->c.request_timeout_ms;
-
-        if (c->cut || c->phase == WORKING)
-            continue;
-        if (h->draining && at_rest(c)) {
-            c->cut = true;
-            shutdown(c->fd, SHUT_RDWR);
-        } else if (now - c->since_us > ms * 1000) {
-            cut(c);
-        }
-    }
+    for (struct conn *c = h->conns; c; c = c->next)
+        sweep_one(c, now, look);
     if (h->draining)
         run(h);
 }
