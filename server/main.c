@@ -1,0 +1,386 @@
+/* tscafd: makes the parts, serves, drains.
+ *
+ * The store is opened first, since its keys decide where we may listen. Then
+ * we listen, so that /readyz can say "starting" while the store's thread
+ * opens the model and fills the gallery, which takes seconds. On SIGTERM or
+ * SIGINT no connection is taken any more, everything accepted is answered,
+ * and the process ends; a second signal ends it at once. */
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include "model/vision/face.h"
+#include "server/app.h"
+#include "server/auth.h"
+#include "server/faces.h"
+#include "server/http.h"
+#include "server/log.h"
+#include "server/metrics.h"
+#include "server/rest.h"
+
+#define VERSION "0.1.0"
+#define MAX_STORE_JOBS 4096
+
+extern char **environ;
+
+struct server {
+    struct srv_app app;
+    struct srv_config config;
+    struct srv_rest *rest;
+    uv_signal_t term, intr;
+    uv_timer_t limit; /* of draining */
+    struct srv_mail started;
+    struct ut_error start_error;
+    size_t n_unusable; /* faces of a wrong size in the store */
+    int n_signals, exit_code;
+};
+
+static int complain(const struct ut_error *e)
+{
+    fprintf(stderr, "tscafd: %s\n", e->msg);
+    return e->code == UT_EINVAL ? 2 : 1;
+}
+
+/* ---- Starting, on the store's thread ---- */
+
+static enum ut_err add_face(void *arg, const struct srv_face *f,
+                            const char *identity_name, struct ut_error *e)
+{
+    struct server *s = arg;
+
+    if (f->dim != srv_engine_dim(s->app.engine)) {
+        s->n_unusable++;
+        return UT_OK;
+    }
+    return srv_gallery_add(s->app.gallery, f->identity_id, identity_name, f->id,
+                           f->embedding, e);
+}
+
+static enum ut_err open_models(struct server *s, struct ut_error *e)
+{
+    struct srv_app *app = &s->app;
+    const struct srv_engine_config engine = {
+        .model_path = s->config.model,
+        .backend = s->config.backend,
+        .precision = s->config.precision,
+        .max_batch = s->config.max_batch,
+    };
+    enum ut_err rc = srv_engine_new(&engine, &app->engine, e);
+
+    if (!rc && s->config.detector)
+        rc = mdl_detector_open(s->config.detector, &app->detector, e);
+    if (!rc)
+        rc = srv_gallery_new(srv_engine_dim(app->engine),
+                             (size_t)s->config.gallery_max_faces, &app->gallery,
+                             e);
+    if (!rc)
+        rc = srv_store_faces_each(
+            app->store, srv_engine_model(app->engine)->version, add_face, s, e);
+    return rc;
+}
+
+static void start_job(void *arg, int worker)
+{
+    struct server *s = arg;
+    struct srv_mailbox *mailbox = s->app.mailbox;
+
+    (void)worker;
+    s->start_error.code = open_models(s, &s->start_error);
+    srv_mailbox_post(mailbox, &s->started);
+}
+
+/* ---- Stopping, on the loop ---- */
+
+/* Every connection is closed and every call ended. */
+static void stop(void *arg)
+{
+    struct server *s = arg;
+    struct srv_app *app = &s->app;
+
+    app->ready = false;
+    srv_log_line(app->log, SRV_LOG_INFO, NULL, "stopped");
+    srv_http_free(app->http);
+    srv_pool_free(app->decode_pool);
+    srv_batcher_free(app->batcher);
+    srv_faces_free(app->faces);
+    srv_pool_free(app->store_pool);
+    srv_mailbox_free(app->mailbox);
+    uv_close((uv_handle_t *)&s->term, NULL);
+    uv_close((uv_handle_t *)&s->intr, NULL);
+    uv_close((uv_handle_t *)&s->limit, NULL);
+}
+
+static void on_limit(uv_timer_t *t)
+{
+    struct server *s = t->data;
+
+    srv_log_line(s->app.log, SRV_LOG_WARN, NULL,
+                 "%zu calls were not answered within --drain-timeout-ms %lld",
+                 srv_http_calls(s->app.http),
+                 (long long)s->config.drain_timeout_ms);
+    /* What is still at work holds our memory; what was acknowledged is in the
+     * store. */
+    _exit(s->exit_code);
+}
+
+static void drain(struct server *s)
+{
+    s->app.draining = true;
+    uv_timer_start(&s->limit, on_limit, (uint64_t)s->config.drain_timeout_ms,
+                   0);
+    srv_http_drain(s->app.http, stop, s);
+}
+
+static void on_signal(uv_signal_t *sig, int signum)
+{
+    struct server *s = sig->data;
+
+    if (s->n_signals++)
+        _exit(128 + signum);
+    srv_log_line(s->app.log, SRV_LOG_INFO, NULL, "%s: draining",
+                 strsignal(signum));
+    if (!s->app.draining)
+        drain(s);
+}
+
+/* ---- Started, on the loop ---- */
+
+static enum ut_err start_work(struct server *s, struct ut_error *e)
+{
+    struct srv_app *app = &s->app;
+    const struct srv_batcher_config batcher = {
+        .max_items = (size_t)s->config.max_queue,
+        .delay_us = s->config.batch_delay_us,
+    };
+    enum ut_err rc = srv_batcher_new(app->engine, app->gallery, app->metrics,
+                                     &batcher, &app->batcher, e);
+
+    if (!rc)
+        rc = srv_pool_new("decode", s->config.decode_threads,
+                          (size_t)s->config.max_queue, &app->decode_pool, e);
+    return rc ? rc : srv_faces_new(app, &app->faces, e);
+}
+
+static void on_started(struct srv_mail *m)
+{
+    struct server *s =
+        (struct server *)(void *)((char *)m - offsetof(struct server, started));
+    struct srv_app *app = &s->app;
+    struct ut_error *e = &s->start_error;
+    const struct mdl_model *model;
+
+    if (app->draining)
+        return; /* nobody waits for it any more */
+    if (!e->code)
+        e->code = start_work(s, e);
+    if (e->code) {
+        srv_log_line(app->log, SRV_LOG_ERROR, NULL, "cannot start: %s", e->msg);
+        s->exit_code = 1;
+        drain(s);
+        return;
+    }
+    model = srv_engine_model(app->engine);
+    if (!model->trained)
+        srv_log_line(app->log, SRV_LOG_WARN, NULL,
+                     "model %s was never trained (trained: false): its answers "
+                     "mean nothing",
+                     model->name);
+    if (!app->detector)
+        srv_log_line(app->log, SRV_LOG_WARN, NULL,
+                     "no --detector: only crops can be analysed");
+    if (s->n_unusable)
+        srv_log_line(app->log, SRV_LOG_WARN, NULL,
+                     "%zu stored faces do not fit the model", s->n_unusable);
+    app->ready = true;
+    srv_log_line(app->log, SRV_LOG_INFO, NULL,
+                 "ready: model %s %s, backend %s, %s, %d lanes, %zu faces in "
+                 "the gallery",
+                 model->name, model->version, srv_engine_backend(app->engine),
+                 mdl_precision_name(srv_engine_precision(app->engine)),
+                 srv_engine_lanes(app->engine),
+                 srv_gallery_faces(app->gallery));
+}
+
+/* ---- Making the parts ---- */
+
+static enum ut_err open_store(struct server *s, struct ut_error *e)
+{
+    struct srv_app *app = &s->app;
+    enum ut_err rc = srv_store_open(s->config.data, &app->store, e);
+
+    if (!rc)
+        rc = srv_auth_new(&app->auth, e);
+    if (!rc)
+        rc = srv_auth_load(app->auth, app->store, e);
+    if (!rc && !srv_config_loopback(&s->config) && !srv_auth_keys(app->auth))
+        rc = ut_fail(e, UT_ESTATE,
+                     "--listen %s reaches beyond this machine and there is no "
+                     "API key yet: make one by tscafd --data %s --create-key "
+                     "admin:NAME",
+                     s->config.listen, s->config.data);
+    return rc;
+}
+
+static enum ut_err listen_http(struct server *s, struct ut_error *e)
+{
+    struct srv_app *app = &s->app;
+    struct srv_http_config http = {
+        .host = s->config.host,
+        .port = s->config.port,
+        .max_connections = s->config.max_connections,
+        .max_body_bytes = s->config.max_body_bytes,
+        .max_total_bytes = s->config.max_queue_bytes,
+        .header_timeout_ms = s->config.header_timeout_ms,
+        .idle_timeout_ms = s->config.idle_timeout_ms,
+        .request_timeout_ms = s->config.request_timeout_ms,
+        .log = app->log,
+    };
+    enum ut_err rc = srv_rest_new(app, srv_routes, srv_n_routes, &s->rest, e);
+
+    if (!rc)
+        rc = srv_metrics_new(srv_rest_names(s->rest), srv_n_routes,
+                             &app->metrics, e);
+    if (rc)
+        return rc;
+    http.hooks = srv_rest_hooks(s->rest);
+    http.metrics = app->metrics;
+    return srv_http_new(&app->loop, &http, &app->http, e);
+}
+
+static void watch_signals(struct server *s)
+{
+    uv_signal_init(&s->app.loop, &s->term);
+    uv_signal_init(&s->app.loop, &s->intr);
+    uv_timer_init(&s->app.loop, &s->limit);
+    s->term.data = s->intr.data = s->limit.data = s;
+    uv_signal_start(&s->term, on_signal, SIGTERM);
+    uv_signal_start(&s->intr, on_signal, SIGINT);
+}
+
+static void unmake(struct server *s)
+{
+    struct srv_app *app = &s->app;
+
+    srv_gallery_free(app->gallery);
+    mdl_detector_close(app->detector);
+    srv_engine_free(app->engine);
+    srv_auth_free(app->auth);
+    srv_store_close(app->store);
+    srv_metrics_free(app->metrics);
+    srv_rest_free(s->rest);
+    srv_log_free(app->log);
+    srv_config_fini(&s->config);
+}
+
+static int serve(struct server *s)
+{
+    struct srv_app *app = &s->app;
+    struct ut_error e;
+    enum ut_err rc;
+
+    uv_loop_init(&app->loop);
+    rc = srv_mailbox_new(&app->loop, &app->mailbox, &e);
+    if (!rc)
+        rc = open_store(s, &e);
+    if (!rc)
+        rc = srv_pool_new("store", 1, MAX_STORE_JOBS, &app->store_pool, &e);
+    if (!rc)
+        rc = listen_http(s, &e);
+    if (rc) { /* before anything runs: the process's end tidies up */
+        complain(&e);
+        return 1;
+    }
+    watch_signals(s);
+    srv_log_line(app->log, SRV_LOG_INFO, NULL,
+                 "tscafd " VERSION " listens on %s port %d", s->config.host,
+                 srv_http_port(app->http));
+    s->started.fn = on_started;
+    rc = srv_pool_push(app->store_pool, start_job, s, &e);
+    if (rc)
+        return complain(&e);
+    uv_run(&app->loop, UV_RUN_DEFAULT);
+    uv_loop_close(&app->loop);
+    unmake(s);
+    return s->exit_code;
+}
+
+/* ---- The command line ---- */
+
+/* "ROLE:NAME": the first key has to come from somewhere. */
+static int create_key(const struct srv_config *c)
+{
+    char secret[SRV_AUTH_SECRET_LEN], role[16];
+    const char *name = strchr(c->create_key, ':');
+    struct srv_store *store = NULL;
+    struct srv_key key = {0};
+    struct ut_error e;
+    enum ut_err rc = UT_OK;
+
+    snprintf(role, sizeof(role), "%.*s", (int)(name ? name - c->create_key : 0),
+             c->create_key);
+    key.role = (int)srv_auth_role(role);
+    if (!key.role || !name[1])
+        rc = ut_fail(&e, UT_EINVAL,
+                     "--create-key: \"%s\" is not analyze:NAME, enroll:NAME "
+                     "or admin:NAME",
+                     c->create_key);
+    if (!rc) {
+        key.name = strdup(name + 1);
+        rc = key.name ? srv_store_open(c->data, &store, &e)
+                      : ut_fail(&e, UT_ENOMEM, "no memory for a key");
+    }
+    if (!rc) {
+        srv_auth_secret(secret, key.hash);
+        rc = srv_store_key_create(store, "local", &key, &e);
+    }
+    if (!rc)
+        printf("%s\n", secret);
+    srv_key_fini(&key);
+    srv_store_close(store);
+    return rc ? complain(&e) : 0;
+}
+
+static void raise_limits(void)
+{
+    struct rlimit files;
+
+    signal(SIGPIPE, SIG_IGN);
+    if (getrlimit(RLIMIT_NOFILE, &files) == 0) {
+        files.rlim_cur = files.rlim_max;
+        setrlimit(RLIMIT_NOFILE, &files);
+    }
+}
+
+int main(int argc, char **argv)
+{
+    static struct server server;
+    struct srv_config *c = &server.config;
+    struct ut_error e;
+    int code;
+
+    if (srv_config_read(argc, argv, environ, c, &e))
+        return complain(&e);
+    if (c->help || c->version) {
+        if (c->help)
+            srv_config_help(stdout);
+        else
+            printf("tscafd " VERSION "\n");
+        srv_config_fini(c);
+        return 0;
+    }
+    if (c->create_key) {
+        code = create_key(c);
+        srv_config_fini(c);
+        return code;
+    }
+    if (!c->decode_threads)
+        c->decode_threads = (int)sysconf(_SC_NPROCESSORS_ONLN);
+    raise_limits();
+    server.app.config = c;
+    if (srv_log_new(STDERR_FILENO, c->log_level, &server.app.log, &e))
+        return complain(&e);
+    return serve(&server);
+}
