@@ -1,0 +1,308 @@
+/* tscaf-model bench: time the network, configurations interleaved. */
+#include <getopt.h>
+#include <pthread.h>
+#include <sched.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "model/backend.h"
+#include "model/tool/cmd.h"
+
+static const char help[] =
+    "usage: tscaf-model bench [--backend NAME] [--precision P,...] "
+    "[--batch N,...]\n"
+    "                         [--threads N] [--reps N] [--profile] MODEL|SPEC\n"
+    "\n"
+    "Runs N pinned single-threaded lanes at once, each with batches of its "
+    "own,\n"
+    "and prints the median time of a face over the repetitions. The\n"
+    "configurations take turns, so that a noisy machine is noisy to all.\n";
+
+#define MAX_CONFIGS 32
+#define MAX_THREADS 64
+#define MAX_REPS 1000
+
+struct bench;
+
+struct worker {
+    struct bench *b;
+    int idx;
+    pthread_t thread;
+    struct mdl_lane *lane;
+    struct mdl_plan *plans[MAX_CONFIGS];
+    enum ut_err rc;
+    struct ut_error error;
+};
+
+struct config {
+    enum mdl_precision precision;
+    int batch;
+    double ms[MAX_REPS]; /* per face, all lanes together */
+};
+
+struct bench {
+    const char *backend;
+    int n_threads, reps;
+    bool profile;
+    struct config configs[MAX_CONFIGS];
+    int n_configs, now; /* now: the one being run; -1: end */
+    struct mdl_graph graph;
+    struct mdl_backend *device;
+    struct worker workers[MAX_THREADS];
+    pthread_barrier_t start, end;
+    double macs;
+};
+
+static enum ut_err prepare(struct worker *w)
+{
+    struct bench *b = w->b;
+    cpu_set_t one;
+    enum ut_err rc = mdl_lane_new(b->device, &w->lane, &w->error);
+
+    CPU_ZERO(&one);
+    CPU_SET(w->idx, &one);
+    pthread_setaffinity_np(pthread_self(), sizeof(one), &one);
+    for (int i = 0; i < b->n_configs && !rc; i++)
+        rc = mdl_plan_new(w->lane, &b->graph, b->configs[i].precision,
+                          b->configs[i].batch, &w->plans[i], &w->error);
+    return rc;
+}
+
+static void *work(void *arg)
+{
+    struct worker *w = arg;
+    struct bench *b = w->b;
+    const struct mdl_graph *g = &b->graph;
+    size_t image = mdl_shape_count(&g->values[g->input].shape);
+    uint8_t *in = malloc(64 * image);
+    float *out[MDL_MAX_OUTPUTS] = {0};
+    struct mdl_io io = {in, out};
+
+    for (int i = 0; i < g->n_outputs; i++)
+        if (g->outputs[i] >= 0)
+            out[i] = malloc(64 * sizeof(float) *
+                            mdl_shape_count(&g->values[g->outputs[i]].shape));
+    for (size_t i = 0; in && i < 64 * image; i++)
+        in[i] = (uint8_t)(i * 31 >> 2);
+    w->rc = in ? prepare(w) : ut_fail(&w->error, UT_ENOMEM, "no memory");
+    for (;;) {
+        pthread_barrier_wait(&b->start);
+        if (b->now < 0)
+            break;
+        if (!w->rc)
+            w->rc = mdl_plan_run(w->plans[b->now], &io, &w->error);
+        pthread_barrier_wait(&b->end);
+    }
+    free(in);
+    for (int i = 0; i < g->n_outputs; i++)
+        free(out[i]);
+    return NULL;
+}
+
+static int by_value(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+
+    return x < y ? -1 : x > y;
+}
+
+static void profile_line(void *arg, const char *name, const char *detail,
+                         double us, double macs)
+{
+    (void)arg;
+    printf("    %-16s %-40s %9.0f us %7.1f GFLOP/s\n", name, detail, us,
+           us > 0 ? 2 * macs / us / 1e3 : 0);
+}
+
+static void report(struct bench *b)
+{
+    printf("%-10s %6s %12s %12s %12s\n", "precision", "batch", "ms/face",
+           "faces/s", "GFLOP/s");
+    for (int i = 0; i < b->n_configs; i++) {
+        struct config *c = &b->configs[i];
+        double ms;
+
+        qsort(c->ms, (size_t)b->reps, sizeof(c->ms[0]), by_value);
+        ms = c->ms[b->reps / 2];
+        printf("%-10s %6d %12.3f %12.1f %12.1f\n",
+               mdl_precision_name(c->precision), c->batch, ms, 1000 / ms,
+               2 * b->macs / ms / 1e6);
+        if (b->profile)
+            mdl_plan_profile(b->workers[0].plans[i], profile_line, NULL);
+    }
+}
+
+static enum ut_err run_all(struct bench *b, struct ut_error *e)
+{
+    enum ut_err rc = UT_OK;
+
+    pthread_barrier_init(&b->start, NULL, (unsigned)b->n_threads + 1);
+    pthread_barrier_init(&b->end, NULL, (unsigned)b->n_threads + 1);
+    for (int i = 0; i < b->n_threads; i++) {
+        b->workers[i].b = b;
+        b->workers[i].idx = i;
+        if (pthread_create(&b->workers[i].thread, NULL, work, &b->workers[i]))
+            return ut_fail(e, UT_ENOMEM, "thread %d cannot be started", i);
+    }
+    for (int r = -1; r < b->reps; r++) /* the first round only warms up */
+        for (int i = 0; i < b->n_configs; i++) {
+            int64_t at;
+
+            b->now = i;
+            pthread_barrier_wait(&b->start);
+            at = ut_clock_us();
+            pthread_barrier_wait(&b->end);
+            at = ut_clock_us() - at;
+            if (r >= 0)
+                b->configs[i].ms[r] =
+                    (double)at / 1000 / (b->configs[i].batch * b->n_threads);
+        }
+    b->now = -1;
+    pthread_barrier_wait(&b->start);
+    for (int i = 0; i < b->n_threads; i++) {
+        pthread_join(b->workers[i].thread, NULL);
+        if (b->workers[i].rc && !rc)
+            rc = ut_fail(e, b->workers[i].rc, "%s", b->workers[i].error.msg);
+    }
+    if (!rc)
+        report(b);
+    for (int i = 0; i < b->n_threads; i++) {
+        for (int k = 0; k < b->n_configs; k++)
+            mdl_plan_free(b->workers[i].plans[k]);
+        mdl_lane_free(b->workers[i].lane);
+    }
+    return rc;
+}
+
+static enum ut_err open_all(struct bench *b, const char *path,
+                            struct mdl_model *m, struct ut_error *e)
+{
+    size_t len = strlen(path);
+    struct mdl_spec *spec;
+    uint64_t keep = 0;
+    enum ut_err rc;
+
+    if (len > 12 && !strcmp(path + len - 12, ".safetensors")) {
+        rc = mdl_model_open(path, m, e);
+    } else {
+        spec = malloc(sizeof(*spec));
+        rc = spec ? cmd_read_spec(path, spec, e)
+                  : ut_fail(e, UT_ENOMEM, "no memory");
+        if (!rc)
+            rc = mdl_model_fresh(spec, 1, m, e);
+        free(spec);
+    }
+    if (rc)
+        return rc;
+    /* What a server computes: the leaves' last outputs. */
+    for (int i = 0; i < m->graph.n_outputs; i++) {
+        const char *name = m->graph.values[m->graph.outputs[i]].name;
+
+        if (strstr(name, ".probability") || strstr(name, ".normalized"))
+            keep |= 1ull << i;
+    }
+    for (int i = 0; i < m->graph.n_nodes; i++)
+        b->macs += (double)mdl_node_macs(&m->graph, &m->graph.nodes[i]);
+    rc = mdl_graph_optimise(&m->graph, keep, &b->graph, e);
+    return rc ? rc : mdl_backend_open(b->backend, 0, &b->device, e);
+}
+
+/* Every precision with every batch; false after a complaint. */
+static bool make_configs(struct bench *b, const char *precisions,
+                         const char *batches)
+{
+    char text[128], *save, *word;
+
+    snprintf(text, sizeof(text), "%s", precisions);
+    for (word = strtok_r(text, ",", &save); word;
+         word = strtok_r(NULL, ",", &save)) {
+        int precision = mdl_precision_parse(word);
+
+        if (precision < 0) {
+            fprintf(stderr, "tscaf-model: --precision %s is unknown\n", word);
+            return false;
+        }
+        for (const char *p = batches; *p; p += strspn(p, ",")) {
+            char *end;
+            long n = strtol(p, &end, 10);
+
+            if (end == p || n < 1 || n > 64 || b->n_configs == MAX_CONFIGS) {
+                fprintf(stderr,
+                        "tscaf-model: --batch %s is not a list of 1 "
+                        "to 64\n",
+                        batches);
+                return false;
+            }
+            b->configs[b->n_configs++] = (struct config){
+                .precision = (enum mdl_precision)precision, .batch = (int)n};
+            p = end;
+        }
+    }
+    return true;
+}
+
+static int run_bench(struct bench *b, const char *path)
+{
+    struct mdl_model m = {0};
+    struct ut_error e;
+    enum ut_err rc;
+
+    mdl_graph_init(&b->graph);
+    rc = open_all(b, path, &m, &e);
+    if (!rc)
+        rc = run_all(b, &e);
+    mdl_backend_close(b->device);
+    mdl_graph_fini(&b->graph);
+    mdl_model_close(&m);
+    return rc ? cmd_fail(&e) : 0;
+}
+
+int cmd_bench(int argc, char **argv)
+{
+    static const struct option options[] = {
+        {"backend", required_argument, NULL, 'b'},
+        {"precision", required_argument, NULL, 'p'},
+        {"batch", required_argument, NULL, 'n'},
+        {"threads", required_argument, NULL, 't'},
+        {"reps", required_argument, NULL, 'r'},
+        {"profile", no_argument, NULL, 'f'},
+        {"help", no_argument, NULL, 'h'},
+        {0},
+    };
+    const char *precisions = "float32,bfloat16", *batches = "1,8";
+    struct bench *b = calloc(1, sizeof(*b));
+    int c, code = 2;
+
+    if (!b)
+        return 1;
+    b->n_threads = 2;
+    b->reps = 10;
+    while ((c = getopt_long(argc, argv, "", options, NULL)) != -1) {
+        if (c == 'h' || c == '?') {
+            code = c == 'h' ? fputs(help, stdout) < 0 : 2;
+            goto out;
+        }
+        if (c == 'b')
+            b->backend = optarg;
+        if (c == 'p')
+            precisions = optarg;
+        if (c == 'n')
+            batches = optarg;
+        if (c == 't')
+            b->n_threads = atoi(optarg);
+        if (c == 'r')
+            b->reps = atoi(optarg);
+        if (c == 'f')
+            b->profile = true;
+    }
+    if (argc - optind != 1 || b->n_threads < 1 || b->n_threads > MAX_THREADS ||
+        b->reps < 1 || b->reps > MAX_REPS)
+        fputs(help, stderr);
+    else if (make_configs(b, precisions, batches))
+        code = run_bench(b, argv[optind]);
+out:
+    free(b);
+    return code;
+}
