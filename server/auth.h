@@ -13,7 +13,7 @@
  * do everything; from the moment one exists every caller needs one, also
  * after the last was deleted (until a restart without keys). */
 
-#define SRV_AUTH_SECRET_LEN 52 /* "tscaf_" + 43 base64url characters + NUL */
+#define SRV_AUTH_SECRET_LEN 50 /* "tscaf_" + 43 base64url characters + NUL */
 #define SRV_AUTH_MAX_KEYS 10000
 
 /* As in Tscaf__V1__Role; each includes those before it. */

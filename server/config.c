@@ -44,7 +44,7 @@ static const struct option options[] = {
     {"precision", PRECISION, ANYWHERE, AT(precision), 0, 0, "float32", "NAME",
      "float32, bfloat16 or int8"},
     {"max-batch", POWER, ANYWHERE, AT(max_batch), 1, SRV_MAX_BATCH, "8", "N",
-     "faces per batch, a power of two"},
+     "faces per batch"},
     {"batch-delay-us", INT64, ANYWHERE, AT(batch_delay_us), 0, 1000000, "0",
      "N", "how long an idle executor waits for a fuller batch"},
     {"max-queue", INT64, ANYWHERE, AT(max_queue), 1, 1000000, "512", "N",
@@ -80,7 +80,7 @@ static const struct option options[] = {
      "lines of \"key = value\"; keys are these names with _ for -"},
     {"create-key", TEXT, COMMAND_LINE, AT(create_key), 0, 0, NULL, "ROLE:NAME",
      "make an API key in the store (roles analyze, enroll, admin), print its "
-     "secret and exit"},
+     "secret and exit; a running server knows it after a restart"},
     {"version", BOOL, COMMAND_LINE, AT(version), 0, 0, "false", NULL,
      "print the version and exit"},
     {"help", BOOL, COMMAND_LINE, AT(help), 0, 0, "false", NULL,
