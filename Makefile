@@ -40,7 +40,7 @@ libs  = $(foreach f,$(1),$(if $(PKGS_$f),$(shell $(PKG) --libs $(PKGS_$f))) $(LI
 ar    = $(patsubst %,$B/lib%.a,$(1))
 
 PBC      := $(GEN)/api/tscaf.pb-c
-PROGRAMS := $B/tscafd $B/tscaf $B/tscaf-model
+PROGRAMS := $B/tscafd $B/tscaf-model $(if $(wildcard client/main.c),$B/tscaf)
 TESTS    := $(patsubst tests/%.c,$B/tests/%,$(wildcard tests/unit/test_*.c tests/golden/test_*.c tests/integration/test_*.c))
 BENCHES  := $(patsubst tests/%.c,$B/tests/%,$(wildcard tests/bench/bench_*.c))
 FUZZERS  := $(patsubst tests/%.c,$B/tests/%,$(wildcard tests/fuzz/fuzz_*.c))

@@ -1,5 +1,6 @@
 /* Messages to JSON, by their descriptors, straight into a buffer. */
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -13,12 +14,22 @@
 static enum ut_err put_message(struct ut_buf *b, const ProtobufCMessage *m,
                                int flags, struct ut_error *e);
 
+/* The shortest text that reads back as the same float (9 digits) or double
+ * (17). */
 static enum ut_err put_number(struct ut_buf *b, double v, int digits,
                               struct ut_error *e)
 {
+    char text[32];
+
     if (!isfinite(v))
         return ut_fail(e, UT_EINVAL, "JSON cannot say %f", v);
-    return ut_buf_addf(b, e, "%.*g", digits, v);
+    for (int n = digits - 3; n <= digits; n++) {
+        snprintf(text, sizeof(text), "%.*g", n, v);
+        if (digits == 9 ? strtof(text, NULL) == (float)v
+                        : strtod(text, NULL) == v)
+            break;
+    }
+    return ut_buf_add(b, text, strlen(text), e);
 }
 
 static enum ut_err put_enum(struct ut_buf *b, const ProtobufCEnumDescriptor *d,

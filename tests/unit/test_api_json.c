@@ -113,7 +113,7 @@ static void write__enums_and_wide_numbers__two_styles(void **state)
                      UT_OK);
     assert_string_equal(text,
                         "{\"verdict\":\"unknown\",\"matches\":[],\"threshold\":"
-                        "0.349999994}");
+                        "0.35}");
     free(text);
     assert_int_equal(api_json_write(&id.base, 0, &text, &len, &e), UT_OK);
     assert_non_null(strstr(text, "\"VERDICT_UNKNOWN\""));
