@@ -36,8 +36,8 @@ struct api_error {
     char value[160];      /* "" or what was expected */
     char identity_id[32]; /* already_exists: whose face it is */
     float similarity;
-    int retry_after_s;    /* unavailable: > 0 sends Retry-After */
-    char allow[64];       /* 405: the Allow header */
+    int retry_after_s; /* unavailable: > 0 sends Retry-After */
+    char allow[64];    /* 405: the Allow header */
 };
 
 /* "invalid_argument"... */

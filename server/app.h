@@ -34,7 +34,7 @@ struct srv_app {
     struct srv_gallery *gallery;
     struct srv_batcher *batcher;
     struct srv_pool *decode_pool;
-    struct srv_faces *faces;       /* server/faces.h: images to scored faces */
+    struct srv_faces *faces; /* server/faces.h: images to scored faces */
     struct srv_http *http;
     bool ready, draining;
 };

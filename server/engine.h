@@ -14,8 +14,8 @@ enum { SRV_TASK_FATIGUE = 1, SRV_TASK_RECOGNITION = 2 }; /* bits */
 
 /* What the network said of one crop. */
 struct srv_scores {
-    float probability;      /* fatigue */
-    float *embedding;       /* [dim], L2-normalised; the caller's memory */
+    float probability; /* fatigue */
+    float *embedding;  /* [dim], L2-normalised; the caller's memory */
 };
 
 struct srv_engine;
@@ -25,8 +25,8 @@ struct srv_engine_config {
                                trained: false */
     const char *backend;    /* NULL: the best here */
     enum mdl_precision precision;
-    int max_batch;          /* a power of two up to SRV_MAX_BATCH */
-    int n_lanes;            /* 0: one per core (CPU) or one (a GPU) */
+    int max_batch; /* a power of two up to SRV_MAX_BATCH */
+    int n_lanes;   /* 0: one per core (CPU) or one (a GPU) */
 };
 
 /* Opens and compiles; seconds for a large model. Thread: any. */
@@ -40,7 +40,7 @@ const char *srv_engine_backend(const struct srv_engine *en);
 enum mdl_precision srv_engine_precision(const struct srv_engine *en);
 struct mdl_backend *srv_engine_device(const struct srv_engine *en);
 int srv_engine_lanes(const struct srv_engine *en);
-int srv_engine_dim(const struct srv_engine *en);   /* 0: no recognition */
+int srv_engine_dim(const struct srv_engine *en); /* 0: no recognition */
 unsigned srv_engine_tasks(const struct srv_engine *en);
 
 /* Largest plan not above n. */

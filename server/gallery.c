@@ -302,7 +302,7 @@ static void rank(struct best *list, int *n, int top_k, float similarity,
 static void put_matches(const struct srv_gallery *g, const float *score,
                         struct srv_match *matches, int top_k, int *count)
 {
-    struct best list[SRV_TOP_K_MAX];
+    struct best list[SRV_TOP_K_MAX] = {{0}};
     int n = 0;
 
     if (top_k > SRV_TOP_K_MAX)

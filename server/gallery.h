@@ -47,8 +47,8 @@ void srv_gallery_remove_identity(struct srv_gallery *g,
  * nothing is found. Thread: any, one scratch per
  * thread. */
 struct srv_gallery_scratch;
-UT_MUSTUSE enum ut_err
-srv_gallery_scratch_new(struct srv_gallery_scratch **out, struct ut_error *e);
+UT_MUSTUSE enum ut_err srv_gallery_scratch_new(struct srv_gallery_scratch **out,
+                                               struct ut_error *e);
 void srv_gallery_scratch_free(struct srv_gallery_scratch *s);
 void srv_gallery_search(struct srv_gallery *g, struct srv_gallery_scratch *s,
                         const float *const *queries, int n,

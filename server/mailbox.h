@@ -15,9 +15,8 @@ struct srv_mail {
 
 struct srv_mailbox;
 
-UT_MUSTUSE enum ut_err srv_mailbox_new(uv_loop_t *loop,
-                                       struct srv_mailbox **out,
-                                       struct ut_error *e);
+UT_MUSTUSE enum ut_err
+srv_mailbox_new(uv_loop_t *loop, struct srv_mailbox **out, struct ut_error *e);
 /* On the loop, once nobody posts any more; delivers what is left. */
 void srv_mailbox_free(struct srv_mailbox *b);
 

@@ -29,10 +29,10 @@ struct srv_face {
     char id[SRV_ID_LEN], identity_id[SRV_ID_LEN];
     char model_version[17];
     float box[4];
-    unsigned quality;  /* enum mdl_quality bits */
-    float *embedding;  /* owned; [dim] or NULL when not asked for */
+    unsigned quality; /* enum mdl_quality bits */
+    float *embedding; /* owned; [dim] or NULL when not asked for */
     int dim;
-    uint8_t *crop;     /* owned; PNG or NULL */
+    uint8_t *crop; /* owned; PNG or NULL */
     size_t crop_len;
     bool has_crop;
     int64_t created_ms;
@@ -88,17 +88,13 @@ UT_MUSTUSE enum ut_err srv_store_identity_delete(struct srv_store *s,
                                                  struct ut_error *e);
 /* Ids after cursor, in id order, at most limit; the caller fini's and frees
  * the array. */
-UT_MUSTUSE enum ut_err srv_store_identity_list(struct srv_store *s,
-                                               const char *cursor,
-                                               const char *query,
-                                               uint32_t limit,
-                                               struct srv_identity **out,
-                                               size_t *n, struct ut_error *e);
+UT_MUSTUSE enum ut_err srv_store_identity_list(
+    struct srv_store *s, const char *cursor, const char *query, uint32_t limit,
+    struct srv_identity **out, size_t *n, struct ut_error *e);
 
 /* x->id and created_ms are set; crop and embedding are borrowed. */
 UT_MUSTUSE enum ut_err srv_store_face_add(struct srv_store *s,
-                                          const char *actor,
-                                          struct srv_face *x,
+                                          const char *actor, struct srv_face *x,
                                           struct ut_error *e);
 UT_MUSTUSE enum ut_err srv_store_face_list(struct srv_store *s,
                                            const char *identity_id,

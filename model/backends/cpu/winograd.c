@@ -293,7 +293,7 @@ TARGET void mdl_wino_run(const struct mdl_wino *c, int batch, const uint16_t *x,
     int block = block_tiles(c), pairs = c->channels / 2;
     size_t channels = (size_t)c->channels, vs = v_step(c), ms = m_step(c);
     uint16_t *v = scratch;
-    float *m = (float *)(v + POINTS * vs);
+    float *m = (void *)(v + POINTS * vs);
 
     for (int first = 0; first < tiles; first += block) {
         int n = tiles - first < block ? tiles - first : block;
