@@ -426,6 +426,16 @@ static void drain__calls_in_flight__all_answered_exit_0(void **state)
     free(png);
 }
 
+static void signal__while_starting__exit_0(void **state)
+{
+    struct test_server s;
+
+    (void)state;
+    /* Its own untrained IResNet50 takes seconds to start. */
+    test_server_launch(&s, FLAGS("--model="));
+    assert_int_equal(test_server_stop(&s), 0);
+}
+
 static void second_signal__while_draining__ends_at_once(void **state)
 {
     struct caller callers[2];
@@ -501,6 +511,7 @@ int main(void)
             beyond_loopback__without_and_with_a_key__refused_then_served),
         cmocka_unit_test(command_line__mistakes__exit_2_and_a_word),
         cmocka_unit_test(drain__calls_in_flight__all_answered_exit_0),
+        cmocka_unit_test(signal__while_starting__exit_0),
         cmocka_unit_test(second_signal__while_draining__ends_at_once),
         cmocka_unit_test(overload__past_max_queue__503_at_once),
     };

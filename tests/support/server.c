@@ -90,12 +90,13 @@ static void forget_model(void)
 
 const char *test_model(void)
 {
+    char path[64];
+
     if (!model_path[0]) {
-        snprintf(model_path, sizeof(model_path), "/tmp/tscaf-tiny-%d",
-                 (int)getpid());
+        snprintf(path, sizeof(path), "/tmp/tscaf-tiny-%d", (int)getpid());
         tool((const char *const[]){"init", "--name", "tiny",
-                                   "tests/support/tiny.json", model_path,
-                                   NULL});
+                                   "tests/support/tiny.json", path, NULL});
+        strcpy(model_path, path); /* only once it is there */
         atexit(forget_model);
     }
     return model_path;
@@ -137,7 +138,7 @@ char *test_face(int identity, int variant, size_t *len)
 
 /* argv of tscafd with these flags. */
 static void arguments(const struct test_server *s, const char *const *flags,
-                      bool serve, char texts[4][600], char **argv)
+                      bool serve, char texts[2][600], char **argv)
 {
     const char *program = getenv("TSCAFD");
     int n = 0;
@@ -168,8 +169,8 @@ char *test_server_log(const struct test_server *s)
     return text ? text : strdup("");
 }
 
-/* Waits for the port in the log, then for /readyz. */
-static void wait_ready(struct test_server *s)
+/* Waits for the port in the log, then, if told to, for /readyz. */
+static void wait_for(struct test_server *s, bool ready)
 {
     struct test_answer a = {0};
 
@@ -186,7 +187,7 @@ static void wait_ready(struct test_server *s)
             if (at)
                 s->port = atoi(at + 6);
             free(log);
-        } else if (test_get(s, "/readyz", &a) == 200) {
+        } else if (!ready || test_get(s, "/readyz", &a) == 200) {
             break;
         }
         usleep(10000);
@@ -194,9 +195,9 @@ static void wait_ready(struct test_server *s)
     test_answer_fini(&a);
 }
 
-void test_server_restart(struct test_server *s, const char *const *flags)
+static void launch(struct test_server *s, const char *const *flags)
 {
-    char texts[4][600], *argv[MAX_FLAGS], log[80];
+    char texts[2][600], *argv[MAX_FLAGS], log[80];
 
     arguments(s, flags, true, texts, argv);
     snprintf(log, sizeof(log), "%s/log", s->dir);
@@ -211,7 +212,12 @@ void test_server_restart(struct test_server *s, const char *const *flags)
         execv(argv[0], argv);
         _exit(127);
     }
-    wait_ready(s);
+}
+
+void test_server_restart(struct test_server *s, const char *const *flags)
+{
+    launch(s, flags);
+    wait_for(s, true);
 }
 
 static void make_dir(struct test_server *s)
@@ -219,6 +225,13 @@ static void make_dir(struct test_server *s)
     *s = (struct test_server){0};
     snprintf(s->dir, sizeof(s->dir), "/tmp/tscaf-server-XXXXXX");
     assert_non_null(mkdtemp(s->dir));
+}
+
+void test_server_launch(struct test_server *s, const char *const *flags)
+{
+    make_dir(s);
+    launch(s, flags);
+    wait_for(s, false);
 }
 
 void test_server_start(struct test_server *s, const char *const *flags)
@@ -230,7 +243,7 @@ void test_server_start(struct test_server *s, const char *const *flags)
 int test_server_run(struct test_server *s, const char *const *flags, char *out,
                     size_t size)
 {
-    char texts[4][600], *argv[MAX_FLAGS];
+    char texts[2][600], *argv[MAX_FLAGS];
 
     if (!s->dir[0])
         make_dir(s);

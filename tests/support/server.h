@@ -34,7 +34,9 @@ char *test_face(int identity, int variant, size_t *len);
  * and test_model(), plus flags (NULL-ended, may be NULL; they win), and waits
  * until it is ready. */
 void test_server_start(struct test_server *s, const char *const *flags);
-/* The same on the folder of a server that was stopped or killed. */
+/* The same without waiting for more than its port. */
+void test_server_launch(struct test_server *s, const char *const *flags);
+/* The same as start on the folder of a server that was stopped or killed. */
 void test_server_restart(struct test_server *s, const char *const *flags);
 /* Runs tscafd with flags (and --data DIR) to its end; returns its exit code
  * and what it printed, stdout and stderr together. */

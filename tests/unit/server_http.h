@@ -19,6 +19,7 @@
 #include "server/app.h"
 #include "server/auth.h"
 #include "server/http.h"
+#include "server/ops.h"
 #include "server/rest.h"
 #include "tests/support/unit.h"
 
@@ -129,6 +130,9 @@ static inline void on_plain(struct srv_app *app, struct srv_http_exchange *x)
 
 static const struct srv_route routes[] = {
     {.method = "GET", .path = "/plain", .plain = on_plain},
+    {.method = "GET", .path = "/healthz", .plain = srv_ops_health},
+    {.method = "GET", .path = "/readyz", .plain = srv_ops_ready},
+    {.method = "GET", .path = "/metrics", .plain = srv_ops_metrics},
     {.method = "PATCH",
      .path = "/echo/{id}",
      .role = SRV_ROLE_ENROLL,

@@ -189,6 +189,26 @@ static void starting__calls_refused_and_plain_routes_not(void **state)
     row("GET /plain", "", "", 200, "plain");
 }
 
+static void do_draining(void)
+{
+    the.app.ready = true;
+    the.app.draining = true;
+}
+
+static void operations__starting_and_draining__told(void **state)
+{
+    (void)state;
+    start();
+    row("GET /readyz", "", "", 200, "{\"status\":\"ready\"}");
+    ask(do_unready);
+    row("GET /healthz", "", "", 200, "{\"status\":\"ok\"}");
+    row("GET /readyz", "", "", 503, "the server is starting");
+    row("GET /metrics", "", "", 200, "\ntscaf_ready 0\n");
+    ask(do_draining);
+    row("GET /healthz", "", "", 200, "{\"status\":\"ok\"}");
+    row("GET /readyz", "", "", 503, "the server is draining");
+}
+
 static void metrics__of_requests__by_route_and_status(void **state)
 {
     (void)state;
@@ -214,6 +234,7 @@ int main(void)
         T(deadline__sent_or_not__the_clients_or_the_default),
         T(keys__once_one_exists__needed),
         T(starting__calls_refused_and_plain_routes_not),
+        T(operations__starting_and_draining__told),
         T(metrics__of_requests__by_route_and_status),
     };
 
