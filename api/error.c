@@ -4,8 +4,11 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "api/escape.h"
+#include "api/json.h"
+#include "api/tscaf.pb-c.h"
 #include "base/buf.h"
 
 static const struct {
@@ -121,4 +124,35 @@ enum ut_err api_error_json(const struct api_error *err, char **json,
     *json = rc ? NULL : ut_buf_take(&b, &len);
     ut_buf_fini(&b);
     return rc;
+}
+
+bool api_error_read(const char *json, size_t len, struct api_error *err)
+{
+    struct api_error bad;
+    ProtobufCMessage *m;
+    const Tscaf__V1__Error *from;
+    enum api_code code;
+
+    if (api_json_read_answer(&tscaf__v1__error__descriptor, json, len, &m,
+                             &bad))
+        return false;
+    from = (const Tscaf__V1__Error *)m;
+    for (code = API_CANCELED; code <= API_UNAUTHENTICATED; code++)
+        if (!strcmp(codes[code].name, from->code))
+            break;
+    if (code <= API_UNAUTHENTICATED) {
+        api_fail(err, code, "%s", from->message);
+        if (from->n_details) {
+            const Tscaf__V1__ErrorDetail *d = from->details[0];
+
+            snprintf(err->field, sizeof(err->field), "%s", d->field);
+            snprintf(err->reason, sizeof(err->reason), "%s", d->reason);
+            snprintf(err->value, sizeof(err->value), "%s", d->value);
+            snprintf(err->identity_id, sizeof(err->identity_id), "%s",
+                     d->identity_id);
+            err->similarity = d->similarity;
+        }
+    }
+    protobuf_c_message_free_unpacked(m, NULL);
+    return code <= API_UNAUTHENTICATED;
 }

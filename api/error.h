@@ -1,6 +1,9 @@
 #ifndef API_ERROR_H
 #define API_ERROR_H
 
+#include <stdbool.h>
+#include <stddef.h>
+
 #include "base/error.h"
 
 /* Connect's error codes, their names and their HTTP statuses.
@@ -56,5 +59,10 @@ void api_fail_from(struct api_error *err, const struct ut_error *e);
 /* Writes {"code","message","details"}; *json malloc'ed. */
 UT_MUSTUSE enum ut_err api_error_json(const struct api_error *err, char **json,
                                       struct ut_error *e);
+
+/* Reads what api_error_json wrote: *err gets its code, message and first
+ * detail. False, *err untouched, if the text is no such error. */
+UT_MUSTUSE bool api_error_read(const char *json, size_t len,
+                               struct api_error *err);
 
 #endif

@@ -30,6 +30,13 @@ UT_MUSTUSE enum ut_err api_json_read(const ProtobufCMessageDescriptor *d,
                                      ProtobufCMessage **out,
                                      struct api_error *err);
 
+/* The same for the answer of a server that may be newer: members and enum
+ * values that are not known are skipped. */
+UT_MUSTUSE enum ut_err api_json_read_answer(const ProtobufCMessageDescriptor *d,
+                                            const char *json, size_t len,
+                                            ProtobufCMessage **out,
+                                            struct api_error *err);
+
 /* Writes a message; *json is malloc'ed and NUL-ended. Errors: UT_ENOMEM,
  * UT_EINVAL for a number that JSON cannot say (NaN). */
 UT_MUSTUSE enum ut_err api_json_write(const ProtobufCMessage *msg, int flags,

@@ -2,6 +2,7 @@
  * then laid into a message that protobuf_c_message_free_unpacked can free. */
 #include <jansson.h>
 #include <math.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -13,6 +14,7 @@
 struct reader {
     struct api_error *err;
     char path[128];
+    bool skip_unknown; /* members and enum values of a newer server */
 };
 
 static enum ut_err bad(struct reader *r, const char *reason, const char *want)
@@ -78,6 +80,8 @@ static enum ut_err get_enum(struct reader *r, const json_t *j,
         v = api_enum_find(d, json_string_value(j));
     else if (json_is_integer(j) && llabs(json_integer_value(j)) < 1 << 30)
         v = protobuf_c_enum_descriptor_get_value(d, (int)json_integer_value(j));
+    if (!v && r->skip_unknown)
+        return UT_OK;
     if (!v) {
         api_enum_known(d, known, sizeof(known));
         snprintf(want, sizeof(want), "wants one of %s", known);
@@ -286,6 +290,8 @@ static enum ut_err get_message(struct reader *r, const json_t *j,
         const ProtobufCFieldDescriptor *f = api_field_find(m->descriptor, key);
         enum ut_err rc;
 
+        if (!f && r->skip_unknown)
+            continue;
         snprintf(r->path + at, sizeof(r->path) - at, "%s%.80s", at ? "." : "",
                  key);
         if (!f)
@@ -306,11 +312,12 @@ static enum ut_err get_message(struct reader *r, const json_t *j,
     return UT_OK;
 }
 
-enum ut_err api_json_read(const ProtobufCMessageDescriptor *d, const char *json,
-                          size_t len, ProtobufCMessage **out,
-                          struct api_error *err)
+static enum ut_err read_text(struct reader *r,
+                             const ProtobufCMessageDescriptor *d,
+                             const char *json, size_t len,
+                             ProtobufCMessage **out)
 {
-    struct reader r = {.err = err};
+    struct api_error *err = r->err;
     ProtobufCMessage *m = new_message(d);
     json_error_t why;
     json_t *j = NULL;
@@ -318,7 +325,7 @@ enum ut_err api_json_read(const ProtobufCMessageDescriptor *d, const char *json,
 
     *out = NULL;
     if (!m)
-        return no_memory(&r);
+        return no_memory(r);
     if (len) {
         j = json_loadb(json, len, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL,
                        &why);
@@ -333,7 +340,7 @@ enum ut_err api_json_read(const ProtobufCMessageDescriptor *d, const char *json,
             snprintf(err->reason, sizeof(err->reason), "WRONG_TYPE");
             rc = UT_EINVAL;
         } else {
-            rc = get_message(&r, j, m, 1);
+            rc = get_message(r, j, m, 1);
         }
         json_decref(j);
     }
@@ -342,6 +349,24 @@ enum ut_err api_json_read(const ProtobufCMessageDescriptor *d, const char *json,
     else
         *out = m;
     return rc;
+}
+
+enum ut_err api_json_read(const ProtobufCMessageDescriptor *d, const char *json,
+                          size_t len, ProtobufCMessage **out,
+                          struct api_error *err)
+{
+    struct reader r = {.err = err};
+
+    return read_text(&r, d, json, len, out);
+}
+
+enum ut_err api_json_read_answer(const ProtobufCMessageDescriptor *d,
+                                 const char *json, size_t len,
+                                 ProtobufCMessage **out, struct api_error *err)
+{
+    struct reader r = {.err = err, .skip_unknown = true};
+
+    return read_text(&r, d, json, len, out);
 }
 
 /* One text of a query as the JSON that it stands for. */
