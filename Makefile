@@ -34,14 +34,14 @@ CFLAGS   += -std=c11 $(FLAGS_$(VARIANT)) -Wall -Wextra -Wshadow -Wvla -Wformat=2
             $(if $(WERROR),-Werror)
 LDFLAGS  += $(FLAGS_$(VARIANT))
 
-MAINS := server/main.c client/main.c $(wildcard model/tool/*.c)
+MAINS := server/main.c $(wildcard client/tool/*.c model/tool/*.c)
 src   = $(filter-out $(MAINS),$(shell find $(1) -name '*.c' | sort))
 obj   = $(patsubst %.c,$B/%.o,$(1))
 libs  = $(foreach f,$(1),$(if $(PKGS_$f),$(shell $(PKG) --libs $(PKGS_$f))) $(LIBS_$f))
 ar    = $(patsubst %,$B/lib%.a,$(1))
 
 PBC      := $(GEN)/api/tscaf.pb-c
-PROGRAMS := $B/tscafd $B/tscaf-model $(if $(wildcard client/main.c),$B/tscaf)
+PROGRAMS := $B/tscafd $B/tscaf $B/tscaf-model
 TESTS    := $(patsubst tests/%.c,$B/tests/%,$(wildcard tests/unit/test_*.c tests/golden/test_*.c tests/integration/test_*.c))
 BENCHES  := $(patsubst tests/%.c,$B/tests/%,$(wildcard tests/bench/bench_*.c))
 FUZZERS  := $(patsubst tests/%.c,$B/tests/%,$(wildcard tests/fuzz/fuzz_*.c))
@@ -56,7 +56,7 @@ all: $(PROGRAMS) ## build the server, the client and the model tool
 
 $B/tscafd: $(call obj,server/main.c) $(call ar,server api model base)
 	$(CC) $(LDFLAGS) -o $@ $^ $(call libs,server api model) -lm -lpthread
-$B/tscaf: $(call obj,client/main.c) $(call ar,client api base)
+$B/tscaf: $(call obj,$(wildcard client/tool/*.c)) $(call ar,client api base)
 	$(CC) $(LDFLAGS) -o $@ $^ $(call libs,client api) -lm -lpthread
 $B/tscaf-model: $(call obj,$(wildcard model/tool/*.c)) $(call ar,model base)
 	$(CC) $(LDFLAGS) -o $@ $^ $(call libs,model) -lm -lpthread

@@ -1,0 +1,392 @@
+/* libtscaf over libcurl's multi interface. */
+#include "client/client.h"
+
+#include <curl/curl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+
+#include "base/clock.h"
+
+#define MAX_URL 2048
+#define GRACE_MS 2000 /* the server answers its own deadline first */
+#define MAX_RETRY_WAIT_S 60
+
+struct call {
+    struct cl_client *client;
+    CURL *easy;
+    struct curl_slist *headers;
+    struct ut_buf body;
+    cl_done *done;
+    void *ctx;
+    int64_t started_us, retry_at_us; /* retry_at_us > 0: waits for its retry */
+    int tries, retry_after_s;
+    char error[CURL_ERROR_SIZE];
+    struct call *next;
+};
+
+struct cl_client {
+    CURLM *multi;
+    struct call *calls; /* all that are on their way */
+    int busy, timeout_ms, retries;
+    char *url, *key, *cacert;
+};
+
+static void call_free(struct call *c)
+{
+    if (!c)
+        return;
+    if (c->easy)
+        curl_easy_cleanup(c->easy);
+    curl_slist_free_all(c->headers);
+    ut_buf_fini(&c->body);
+    free(c);
+}
+
+void cl_close(struct cl_client *c)
+{
+    if (!c)
+        return;
+    while (c->calls) {
+        struct call *call = c->calls;
+
+        c->calls = call->next;
+        curl_multi_remove_handle(c->multi, call->easy);
+        call_free(call);
+    }
+    if (c->multi)
+        curl_multi_cleanup(c->multi);
+    free(c->url);
+    free(c->key);
+    free(c->cacert);
+    free(c);
+}
+
+enum ut_err cl_open(const struct cl_options *o, struct cl_client **out,
+                    struct ut_error *e)
+{
+    size_t len = strlen(o->url);
+    struct cl_client *c;
+
+    *out = NULL;
+    if ((strncmp(o->url, "http://", 7) && strncmp(o->url, "https://", 8)) ||
+        len > 512 || strpbrk(o->url, "?#") || strpbrk(o->url, " \t\r\n"))
+        return ut_fail(e, UT_EINVAL,
+                       "the URL \"%.100s\" is not like http://HOST:PORT",
+                       o->url);
+    if (curl_global_init(CURL_GLOBAL_DEFAULT))
+        return ut_fail(e, UT_ENOMEM, "libcurl cannot be initialised");
+    c = calloc(1, sizeof(*c));
+    if (!c)
+        return ut_fail(e, UT_ENOMEM, "no memory");
+    while (len && o->url[len - 1] == '/')
+        len--;
+    c->url = strndup(o->url, len);
+    c->key = o->key ? strdup(o->key) : NULL;
+    c->cacert = o->cacert ? strdup(o->cacert) : NULL;
+    c->timeout_ms = o->timeout_ms;
+    c->retries = o->retries;
+    c->multi = curl_multi_init();
+    if (!c->multi || !c->url || (o->key && !c->key) ||
+        (o->cacert && !c->cacert)) {
+        cl_close(c);
+        return ut_fail(e, UT_ENOMEM, "no memory");
+    }
+    *out = c;
+    return UT_OK;
+}
+
+/* ---- one request ---- */
+
+static size_t on_body(char *data, size_t size, size_t n, void *ctx)
+{
+    struct call *c = ctx;
+
+    return ut_buf_add(&c->body, data, size * n, NULL) ? 0 : size * n;
+}
+
+static size_t on_header(char *data, size_t size, size_t n, void *ctx)
+{
+    static const char name[] = "retry-after:";
+    struct call *c = ctx;
+
+    /* libcurl's header lines end with a newline, so atoi stops there. */
+    if (size * n > sizeof(name) && !strncasecmp(data, name, sizeof(name) - 1))
+        c->retry_after_s = atoi(data + sizeof(name) - 1);
+    return size * n;
+}
+
+static bool add_header(struct call *c, const char *name, const char *value)
+{
+    char line[512];
+    struct curl_slist *more;
+
+    if (snprintf(line, sizeof(line), "%s: %s", name, value) >=
+        (int)sizeof(line))
+        return false;
+    more = curl_slist_append(c->headers, line);
+    if (more)
+        c->headers = more;
+    return more != NULL;
+}
+
+static bool set_up(struct call *c, const struct cl_request *r)
+{
+    struct cl_client *client = c->client;
+    char url[MAX_URL], text[16], bearer[400];
+    CURL *h = c->easy;
+
+    if (snprintf(url, sizeof(url), "%s%s", client->url, r->path) >= MAX_URL)
+        return false;
+    snprintf(text, sizeof(text), "%d", client->timeout_ms);
+    if (!add_header(c, "Connect-Timeout-Ms", text))
+        return false;
+    if (client->key) {
+        if (snprintf(bearer, sizeof(bearer), "Bearer %s", client->key) >=
+                (int)sizeof(bearer) ||
+            !add_header(c, "Authorization", bearer))
+            return false;
+    }
+    if (r->type) {
+        /* No "Expect: 100-continue": it costs a round trip per picture. */
+        if (!add_header(c, "Content-Type", r->type) ||
+            !add_header(c, "Expect", ""))
+            return false;
+        curl_easy_setopt(h, CURLOPT_POSTFIELDSIZE_LARGE, (curl_off_t)r->len);
+        curl_easy_setopt(h, CURLOPT_POSTFIELDS, r->body);
+    }
+    curl_easy_setopt(h, CURLOPT_CUSTOMREQUEST, r->method);
+    curl_easy_setopt(h, CURLOPT_URL, url);
+    curl_easy_setopt(h, CURLOPT_HTTPHEADER, c->headers);
+    curl_easy_setopt(h, CURLOPT_PROTOCOLS_STR, "http,https");
+    curl_easy_setopt(h, CURLOPT_USERAGENT, "tscaf");
+    curl_easy_setopt(h, CURLOPT_TIMEOUT_MS,
+                     (long)client->timeout_ms + GRACE_MS);
+    curl_easy_setopt(h, CURLOPT_NOSIGNAL, 1L);
+    curl_easy_setopt(h, CURLOPT_ERRORBUFFER, c->error);
+    curl_easy_setopt(h, CURLOPT_WRITEFUNCTION, on_body);
+    curl_easy_setopt(h, CURLOPT_WRITEDATA, c);
+    curl_easy_setopt(h, CURLOPT_HEADERFUNCTION, on_header);
+    curl_easy_setopt(h, CURLOPT_HEADERDATA, c);
+    curl_easy_setopt(h, CURLOPT_PRIVATE, c);
+    if (client->cacert)
+        curl_easy_setopt(h, CURLOPT_CAINFO, client->cacert);
+    return true;
+}
+
+enum ut_err cl_start(struct cl_client *client, const struct cl_request *r,
+                     cl_done *done, void *ctx, struct ut_error *e)
+{
+    struct call *c = calloc(1, sizeof(*c));
+
+    if (!c)
+        return ut_fail(e, UT_ENOMEM, "no memory");
+    c->client = client;
+    c->done = done;
+    c->ctx = ctx;
+    c->started_us = ut_clock_us();
+    ut_buf_init(&c->body, CL_MAX_ANSWER_BYTES);
+    c->easy = curl_easy_init();
+    if (!c->easy || !set_up(c, r) ||
+        curl_multi_add_handle(client->multi, c->easy)) {
+        call_free(c);
+        return ut_fail(e, UT_ENOMEM, "%s %.100s: cannot be sent", r->method,
+                       r->path);
+    }
+    c->next = client->calls;
+    client->calls = c;
+    client->busy++;
+    return UT_OK;
+}
+
+int cl_busy(const struct cl_client *c)
+{
+    return c->busy;
+}
+
+/* ---- answers ---- */
+
+static void explain(struct call *c, CURLcode code, struct cl_answer *a)
+{
+    const char *why = c->error[0] ? c->error : curl_easy_strerror(code);
+
+    if (code == CURLE_OPERATION_TIMEDOUT)
+        api_fail(&a->err, API_DEADLINE_EXCEEDED, "%s: no answer in %d ms",
+                 c->client->url, c->client->timeout_ms);
+    else if (code == CURLE_WRITE_ERROR && c->body.len)
+        api_fail(&a->err, API_RESOURCE_EXHAUSTED,
+                 "%s: the answer is over %u bytes", c->client->url,
+                 CL_MAX_ANSWER_BYTES);
+    else
+        api_fail(&a->err, API_UNAVAILABLE, "%s: %s", c->client->url, why);
+}
+
+static bool waits_for_retry(struct call *c, long status)
+{
+    int64_t wait_s = c->retry_after_s > 0 ? c->retry_after_s : 1;
+
+    if (status != 503 || c->tries >= c->client->retries)
+        return false;
+    if (wait_s > MAX_RETRY_WAIT_S)
+        wait_s = MAX_RETRY_WAIT_S;
+    c->tries++;
+    c->retry_at_us = ut_clock_us() + wait_s * 1000000;
+    c->retry_after_s = 0;
+    ut_buf_fini(&c->body);
+    return true;
+}
+
+static void finish(struct cl_client *client, struct call *c, CURLcode code)
+{
+    struct cl_answer a = {0};
+    struct call **at = &client->calls;
+    static char none[] = "";
+    char *body = NULL; /* owned, unless the callback takes it */
+    long status = 0;
+
+    curl_multi_remove_handle(client->multi, c->easy);
+    if (!code)
+        curl_easy_getinfo(c->easy, CURLINFO_RESPONSE_CODE, &status);
+    if (waits_for_retry(c, status))
+        return;
+    while (*at != c)
+        at = &(*at)->next;
+    *at = c->next;
+    client->busy--;
+
+    a.status = (int)status;
+    a.ok = status >= 200 && status < 300;
+    a.us = ut_clock_us() - c->started_us;
+    if (code)
+        explain(c, code, &a);
+    else
+        body = ut_buf_take(&c->body, &a.len);
+    a.body = body ? body : none;
+    if (status && !a.ok && !api_error_read(a.body, a.len, &a.err))
+        api_fail(&a.err, API_UNKNOWN, "%s: status %ld without tscaf's error",
+                 client->url, status);
+    c->done(c->ctx, &a);
+    if (a.body)
+        free(body);
+    call_free(c);
+}
+
+/* Sends again what has waited long enough; the time until the next, in ms. */
+static int send_retries(struct cl_client *client, int timeout_ms)
+{
+    int64_t now = ut_clock_us();
+
+    for (struct call *c = client->calls; c; c = c->next) {
+        int64_t left_ms = (c->retry_at_us - now + 999) / 1000;
+
+        if (!c->retry_at_us)
+            continue;
+        if (left_ms <= 0) {
+            c->retry_at_us = 0;
+            curl_multi_add_handle(client->multi, c->easy);
+        } else if (left_ms < timeout_ms) {
+            timeout_ms = (int)left_ms;
+        }
+    }
+    return timeout_ms;
+}
+
+/* Calls back for what has ended; how many. */
+static int collect(struct cl_client *client)
+{
+    struct call *c;
+    CURLMsg *m;
+    int left, n = 0;
+
+    while ((m = curl_multi_info_read(client->multi, &left))) {
+        curl_easy_getinfo(m->easy_handle, CURLINFO_PRIVATE, &c);
+        finish(client, c, m->data.result);
+        n++;
+    }
+    return n;
+}
+
+enum ut_err cl_wait(struct cl_client *c, int timeout_ms, struct ut_error *e)
+{
+    int running;
+    CURLMcode rc;
+
+    timeout_ms = send_retries(c, timeout_ms);
+    rc = curl_multi_perform(c->multi, &running);
+    if (!rc && !collect(c)) {
+        rc = curl_multi_poll(c->multi, NULL, 0, timeout_ms, NULL);
+        if (!rc)
+            rc = curl_multi_perform(c->multi, &running);
+        collect(c);
+    }
+    return rc ? ut_fail(e, UT_EIO, "%s: %s", c->url, curl_multi_strerror(rc))
+              : UT_OK;
+}
+
+struct single {
+    struct cl_answer *out;
+    bool ended;
+};
+
+static void keep(void *ctx, struct cl_answer *a)
+{
+    struct single *s = ctx;
+
+    *s->out = *a;
+    /* Nothing was read: the caller still gets memory of its own. */
+    if (!a->len)
+        s->out->body = calloc(1, 1);
+    else
+        a->body = NULL;
+    s->ended = true;
+}
+
+enum ut_err cl_call(struct cl_client *c, const struct cl_request *r,
+                    struct cl_answer *a, struct ut_error *e)
+{
+    struct single s = {.out = a};
+    enum ut_err rc = cl_start(c, r, keep, &s, e);
+
+    memset(a, 0, sizeof(*a));
+    while (!rc && !s.ended)
+        rc = cl_wait(c, 1000, e);
+    if (!rc && !a->body)
+        rc = ut_fail(e, UT_ENOMEM, "no memory");
+    return rc;
+}
+
+/* ---- paths ---- */
+
+static enum ut_err encode(struct ut_buf *path, const char *text,
+                          struct ut_error *e)
+{
+    enum ut_err rc = UT_OK;
+
+    for (; !rc && *text; text++) {
+        unsigned char ch = (unsigned char)*text;
+        bool plain = (ch >= '0' && ch <= '9') || (ch >= 'A' && ch <= 'Z') ||
+                     (ch >= 'a' && ch <= 'z') || strchr("-._~,", ch);
+
+        rc = plain ? ut_buf_add(path, text, 1, e)
+                   : ut_buf_addf(path, e, "%%%02X", ch);
+    }
+    return rc;
+}
+
+enum ut_err cl_path_query(struct ut_buf *path, const char *name,
+                          const char *value, struct ut_error *e)
+{
+    bool first = !path->len || !memchr(path->data, '?', path->len);
+    enum ut_err rc = ut_buf_addf(path, e, "%c%s=", first ? '?' : '&', name);
+
+    return rc ? rc : encode(path, value, e);
+}
+
+enum ut_err cl_path_segment(struct ut_buf *path, const char *segment,
+                            struct ut_error *e)
+{
+    enum ut_err rc = ut_buf_add(path, "/", 1, e);
+
+    return rc ? rc : encode(path, segment, e);
+}

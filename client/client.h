@@ -1,0 +1,80 @@
+#ifndef CLIENT_CLIENT_H
+#define CLIENT_CLIENT_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "api/error.h"
+#include "base/buf.h"
+
+/* libtscaf: requests to a tscafd over HTTP, many at once on one thread.
+ *
+ * cl_start puts a request on its way; cl_wait moves all of them and calls back
+ * for those that ended; cl_call is both for one. A client belongs to one
+ * thread. */
+
+#define CL_MAX_ANSWER_BYTES (256u << 20)
+
+struct cl_options {
+    const char *url;    /* "http://127.0.0.1:8080" */
+    const char *key;    /* API key, or NULL */
+    const char *cacert; /* PEM file for https, or NULL: the system's */
+    int timeout_ms;     /* per try; also the server's deadline; > 0 */
+    int retries;        /* of a request answered "unavailable", waiting as long
+                           as Retry-After says; 0: none */
+};
+
+/* Everything is borrowed until the request's callback has returned, except
+ * path, which is copied. */
+struct cl_request {
+    const char *method;
+    const char *path; /* with its query: "/v1/analyze?input=crop" */
+    const char *type; /* media type of body; NULL: no body */
+    const void *body;
+    size_t len;
+};
+
+/* err is meaningful where ok is false; it is UNAVAILABLE or DEADLINE_EXCEEDED
+ * with status 0 where no answer came. */
+struct cl_answer {
+    bool ok;    /* 2xx */
+    int status; /* HTTP's; 0: none came */
+    char *body; /* NUL-ended; where len > 0 a callback may take it, by
+                  setting NULL */
+    size_t len;
+    int64_t us; /* from cl_start to the end, retries included */
+    struct api_error err;
+};
+
+typedef void cl_done(void *ctx, struct cl_answer *a);
+
+struct cl_client;
+
+/* Connects to nothing yet. Errors: UT_EINVAL for a URL that is none. */
+UT_MUSTUSE enum ut_err cl_open(const struct cl_options *o,
+                               struct cl_client **out, struct ut_error *e);
+/* Requests on their way are dropped without their callback. */
+void cl_close(struct cl_client *c);
+
+/* done(ctx, answer) is called from a later cl_wait, once. Errors: UT_ENOMEM. */
+UT_MUSTUSE enum ut_err cl_start(struct cl_client *c, const struct cl_request *r,
+                                cl_done *done, void *ctx, struct ut_error *e);
+/* Requests on their way. */
+int cl_busy(const struct cl_client *c);
+/* Waits up to timeout_ms for something to happen; calls back. */
+UT_MUSTUSE enum ut_err cl_wait(struct cl_client *c, int timeout_ms,
+                               struct ut_error *e);
+
+/* Starts r and waits for it; a->body is the caller's to free. Other requests
+ * on their way move on meanwhile. */
+UT_MUSTUSE enum ut_err cl_call(struct cl_client *c, const struct cl_request *r,
+                               struct cl_answer *a, struct ut_error *e);
+
+/* A path under construction: appends "?name=value" or "&name=value",
+ * percent-encoded; cl_path_segment appends "/segment". */
+UT_MUSTUSE enum ut_err cl_path_query(struct ut_buf *path, const char *name,
+                                     const char *value, struct ut_error *e);
+UT_MUSTUSE enum ut_err cl_path_segment(struct ut_buf *path, const char *segment,
+                                       struct ut_error *e);
+
+#endif

@@ -1,0 +1,279 @@
+/* tscaf against a real server: what it prints, its exit codes, resuming. */
+#include "tests/support/unit.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+
+#include "tests/support/server.h"
+
+static struct test_server server;
+static char dir[] = "/tmp/test_client_XXXXXX";
+
+/* Runs a shell line in the work folder, tscaf and tscaf-model on the PATH;
+ * returns its exit code and what it printed. */
+static int sh(const char *line, char *text, size_t size)
+{
+    char all[2048], programs[1024];
+    size_t n;
+    FILE *p;
+
+    assert_non_null(realpath(test_programs(), programs));
+    snprintf(all, sizeof(all),
+             "cd %s && export PATH=%s:$PATH TSCAF_URL=http://127.0.0.1:%d; "
+             "( %s ) 2>&1",
+             dir, programs, server.port, line);
+    p = popen(all, "r");
+    assert_non_null(p);
+    n = fread(text, 1, size - 1, p);
+    text[n] = '\0';
+    return WEXITSTATUS(pclose(p));
+}
+
+/* The line ends with this exit code and says all of what (NULL-ended). */
+#define SAYS(code, line, ...)                                                  \
+    says(code, line, (const char *const[]){__VA_ARGS__, NULL})
+static void says(int code, const char *line, const char *const *what)
+{
+    char text[65536];
+    int got = sh(line, text, sizeof(text));
+
+    if (got != code)
+        fail_msg("%s: exit %d, not %d:\n%s", line, got, code, text);
+    for (; *what; what++)
+        if (!strstr(text, *what))
+            fail_msg("%s: no \"%s\" in:\n%s", line, *what, text);
+}
+
+static int set_up(void **state)
+{
+    char text[4096];
+
+    (void)state;
+    assert_non_null(mkdtemp(dir));
+    test_server_start(&server, NULL);
+    /* 3 drivers with 2 pictures each, and one file that is no picture. */
+    assert_int_equal(sh("for i in 1 2 3; do mkdir -p all/driver_$i; "
+                        "for n in 1 2; do tscaf-model sample --identity $i "
+                        "--noise $n all/driver_$i/$n.png; done; done; "
+                        "tscaf-model sample --light 0 dark.png; "
+                        "echo junk > all/driver_1/bad.jpg",
+                        text, sizeof(text)),
+                     0);
+    return 0;
+}
+
+static int tear_down(void **state)
+{
+    char line[64];
+
+    (void)state;
+    snprintf(line, sizeof(line), "rm -r %s", dir);
+    assert_int_equal(system(line), 0);
+    return test_server_stop(&server);
+}
+
+static void usage__each_mistake__exit_2(void **state)
+{
+    (void)state;
+    SAYS(2, "tscaf", "usage:");
+    SAYS(0, "tscaf --help", "Exit codes");
+    SAYS(2, "tscaf fly", "no command \"fly\"");
+    SAYS(0, "tscaf analyze --help", "usage: tscaf analyze");
+    SAYS(2, "tscaf analyze", "there is no PATH");
+    SAYS(2, "tscaf analyze --wing 3 x", "--wing", "analyze --help");
+    SAYS(2, "tscaf analyze --parallel 0 x", "--parallel \"0\"");
+    SAYS(2, "tscaf analyze --timeout soon x", "--timeout \"soon\"");
+    SAYS(2, "tscaf models --url here", "http://HOST:PORT");
+    SAYS(2, "tscaf models x", "\"x\" is too much");
+    SAYS(2, "tscaf identities", "say what to do");
+    SAYS(2, "tscaf identities fly", "\"fly\"");
+    SAYS(2, "tscaf identities show", "show takes 1 words, not 0");
+    SAYS(2, "tscaf identities create x --metadata y", "KEY=VALUE");
+    SAYS(2, "tscaf verify dark.png", "two pictures");
+    SAYS(2, "tscaf keys create x --role king", "analyze, enroll or admin");
+    SAYS(2, "tscaf bench --concurrency 1,,2 dark.png", "--concurrency");
+    SAYS(2, "tscaf enroll", "one DIR");
+    SAYS(5, "tscaf analyze nowhere.png", "nowhere.png");
+    SAYS(5, "tscaf models --key-file nowhere", "nowhere: has no key");
+}
+
+static void server__absent__exit_3(void **state)
+{
+    (void)state;
+    SAYS(3, "tscaf models --url http://127.0.0.1:1", "unavailable",
+         "127.0.0.1:1");
+    SAYS(3, "tscaf analyze --url http://127.0.0.1:1 dark.png", "unavailable");
+    SAYS(3, "tscaf enroll --url http://127.0.0.1:1 --journal j all", "7 left",
+         "unavailable");
+}
+
+static void models__untrained__said(void **state)
+{
+    (void)state;
+    SAYS(0, "tscaf models", "UNTRAINED", "cpu float32", "crops only");
+    SAYS(0, "tscaf models --json", "{\"models\":[{", "\"trained\":false");
+}
+
+static void enroll__folder__enrols_reports_resumes(void **state)
+{
+    (void)state;
+    SAYS(1, "tscaf enroll --input crop --force --parallel 3 all",
+         "3 identities: 6 pictures enrolled, 0 were already, 1 refused, 0 left",
+         "driver_1/bad.jpg: invalid_argument", "neither JPEG nor PNG");
+    SAYS(1, "tscaf enroll --input crop --force all",
+         "0 pictures enrolled, 6 were already, 1 refused");
+    SAYS(0, "tscaf identities list", "2 faces  driver_1  (driver_1)",
+         "driver_3");
+
+    /* The journal is believed only where the server still has the face; a
+     * line that was cut short is no harm. */
+    SAYS(0,
+         "id=$(tscaf identities list --query driver_2 --json | "
+         "grep -o 'id_[0-9a-f]*' | head -1); "
+         "face=$(tscaf identities faces $id | cut -d' ' -f1 | head -1); "
+         "tscaf identities crop $id $face crop.png && "
+         "tscaf identities delete-face $id $face && rm all/driver_1/bad.jpg && "
+         "printf 'face_1\\tid_' >> all/.tscaf-enrolled && "
+         "tscaf enroll --input crop --force --json all && "
+         "tscaf enroll --input crop --force all",
+         "{\"path\":\"driver_2/", "\"face_id\":\"face_",
+         "0 pictures enrolled, 6 were already, 0 refused");
+    SAYS(0, "tscaf analyze --input crop crop.png", "crop.png: 112x112, 1 face");
+
+    /* Without --force a poor picture and somebody else's face are refused. */
+    SAYS(1,
+         "mkdir -p more/driver_9 && cp all/driver_1/1.png dark.png "
+         "more/driver_9/ && tscaf enroll --input crop more",
+         "driver_9/1.png: already_exists", "FACE_EXISTS",
+         "driver_9/dark.png: invalid_argument", "LOW_BRIGHTNESS");
+    SAYS(2, "mkdir -p none && tscaf enroll none", "no folder with pictures");
+}
+
+static void identities__life__all_verbs(void **state)
+{
+    (void)state;
+    SAYS(0,
+         "set -e; id=$(tscaf identities create 'Ann B' --external-id a-1 "
+         "--consent-ref form-7 --metadata team=night | head -1 | "
+         "cut -d' ' -f1); "
+         "tscaf identities update $id --name Anna --metadata team= "
+         "--metadata shift=2; tscaf identities show $id; "
+         "tscaf identities add-face $id dark.png --input crop --force; "
+         "tscaf identities faces $id; "
+         "tscaf verify --input crop dark.png --identity $id; "
+         "tscaf identities delete $id",
+         "Anna  (a-1)", "consent form-7", "shift=2", "LOW_BRIGHTNESS",
+         "same person: similarity +1.0000");
+    SAYS(4, "tscaf identities show id_000000000000000000000000", "not_found");
+    SAYS(4, "tscaf identities create ''", "invalid_argument", "REQUIRED");
+    SAYS(0, "tscaf identities list --limit 1", "more: --cursor ");
+    SAYS(0, "tscaf audit --limit 2", "identity.delete", "more: --cursor ");
+}
+
+static void analyze__many__in_order(void **state)
+{
+    char text[65536];
+
+    (void)state;
+    assert_int_equal(sh("tscaf analyze --input crop --parallel 4 all dark.png "
+                        "| grep -v '^  '",
+                        text, sizeof(text)),
+                     0);
+    assert_string_equal(
+        text,
+        "all/driver_1/1.png: 112x112, 1 face (UNTRAINED model: numbers mean "
+        "nothing)\n"
+        "all/driver_1/2.png: 112x112, 1 face (UNTRAINED model: numbers mean "
+        "nothing)\n"
+        "all/driver_2/1.png: 112x112, 1 face (UNTRAINED model: numbers mean "
+        "nothing)\n"
+        "all/driver_2/2.png: 112x112, 1 face (UNTRAINED model: numbers mean "
+        "nothing)\n"
+        "all/driver_3/1.png: 112x112, 1 face (UNTRAINED model: numbers mean "
+        "nothing)\n"
+        "all/driver_3/2.png: 112x112, 1 face (UNTRAINED model: numbers mean "
+        "nothing)\n"
+        "dark.png: 112x112, 1 face (UNTRAINED model: numbers mean nothing)\n");
+    SAYS(0, "tscaf analyze --json --input crop --tasks fatigue dark.png",
+         "{\"path\":\"dark.png\",\"answer\":{\"request_id\":",
+         "\"probability\":");
+    SAYS(1, "tscaf analyze --json --input sky dark.png",
+         "{\"path\":\"dark.png\",\"error\":{\"code\":\"invalid_argument\"");
+    /* The server has no detector. */
+    SAYS(1, "tscaf analyze dark.png", "failed_precondition", "--detector");
+}
+
+static void match__pictures__yes_and_no(void **state)
+{
+    (void)state;
+    SAYS(0, "tscaf verify --input crop all/driver_1/1.png all/driver_1/2.png",
+         "same person");
+    SAYS(1,
+         "tscaf verify --input crop --identity-threshold 1 all/driver_1/1.png "
+         "all/driver_2/1.png",
+         "different: similarity", "threshold 1.0000");
+    SAYS(0, "tscaf search --input crop --top-k 3 all/driver_1/1.png",
+         "identity match", "driver_1", "driver_2");
+    SAYS(1,
+         "tscaf search --input crop --identity-threshold 0.9999 dark.png "
+         "--json",
+         "\"verdict\":\"unknown\"");
+}
+
+static void bench__both_loops__count_what_they_send(void **state)
+{
+    (void)state;
+    SAYS(0,
+         "tscaf bench --input crop --concurrency 1,4 --duration 0.3 --warm-up "
+         "0 dark.png",
+         "concurrency", "p99 ms");
+    SAYS(0,
+         "tscaf bench --json --input crop --rate 20 --duration 0.5 --warm-up 0 "
+         "dark.png",
+         "{\"rate\":20,\"requests\":10,\"ok\":10,", "\"errors\":{}");
+    SAYS(1,
+         "tscaf bench --json --concurrency 1 --duration 0.2 --warm-up 0 "
+         "dark.png",
+         "\"ok\":0,", "\"errors\":{\"failed_precondition\":");
+}
+
+static void keys__from_the_first__needed(void **state)
+{
+    (void)state;
+    SAYS(0,
+         "tscaf keys create root --role admin 2>/dev/null > key && "
+         "tscaf keys list --key-file key && tscaf --help",
+         "admin", "root");
+    SAYS(4, "tscaf models", "unauthenticated");
+    SAYS(4, "tscaf enroll --input crop all", "unauthenticated", "6 left");
+    SAYS(0, "TSCAF_KEY=$(cat key) tscaf models", "UNTRAINED");
+    SAYS(0,
+         "tscaf keys create cam --role analyze --key-file key "
+         "2>/dev/null > cam; tscaf analyze --key-file cam --input crop "
+         "dark.png",
+         "1 face");
+    SAYS(4, "tscaf keys list --key-file cam", "permission_denied");
+    SAYS(0,
+         "id=$(tscaf keys list --key-file key | grep cam | cut -d' ' -f1); "
+         "tscaf keys delete $id --key-file key; tscaf keys list --key-file key",
+         "root");
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(usage__each_mistake__exit_2),
+        cmocka_unit_test(server__absent__exit_3),
+        cmocka_unit_test(models__untrained__said),
+        cmocka_unit_test(enroll__folder__enrols_reports_resumes),
+        cmocka_unit_test(identities__life__all_verbs),
+        cmocka_unit_test(analyze__many__in_order),
+        cmocka_unit_test(match__pictures__yes_and_no),
+        cmocka_unit_test(bench__both_loops__count_what_they_send),
+        cmocka_unit_test(keys__from_the_first__needed),
+    };
+
+    return cmocka_run_group_tests(tests, set_up, tear_down);
+}

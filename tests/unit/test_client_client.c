@@ -1,0 +1,161 @@
+/* libtscaf without a server: URLs, paths, picture files. */
+#include "tests/support/unit.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "client/client.h"
+#include "client/pictures.h"
+
+static void open__urls__checked(void **state)
+{
+    static const struct {
+        const char *url;
+        bool good;
+    } cases[] = {
+        {"http://127.0.0.1:8080", true}, {"https://tscaf.example/base/", true},
+        {"127.0.0.1:8080", false},       {"ftp://host", false},
+        {"http://host?x=1", false},      {"http://ho st", false},
+    };
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        struct cl_options o = {.url = cases[i].url, .timeout_ms = 100};
+        struct cl_client *c;
+        struct ut_error e;
+
+        assert_int_equal(cl_open(&o, &c, &e),
+                         cases[i].good ? UT_OK : UT_EINVAL);
+        if (cases[i].good)
+            cl_close(c);
+        else
+            assert_non_null(strstr(e.msg, cases[i].url));
+    }
+}
+
+static void path__any_text__percent_encoded(void **state)
+{
+    struct ut_error e;
+    struct ut_buf b;
+
+    (void)state;
+    ut_buf_init(&b, 100);
+    assert_int_equal(ut_buf_addf(&b, &e, "/v1/x"), UT_OK);
+    assert_int_equal(cl_path_segment(&b, "a/b?c", &e), UT_OK);
+    assert_int_equal(cl_path_query(&b, "q", "A b&\xc3\xa9", &e), UT_OK);
+    assert_int_equal(cl_path_query(&b, "l", "1,2", &e), UT_OK);
+    assert_string_equal(b.data, "/v1/x/a%2Fb%3Fc?q=A%20b%26%C3%A9&l=1,2");
+    ut_buf_fini(&b);
+
+    ut_buf_init(&b, 4);
+    assert_int_equal(cl_path_segment(&b, "abc", &e), UT_OK);
+    assert_int_equal(cl_path_segment(&b, "d", &e), UT_EBUSY);
+    ut_buf_fini(&b);
+}
+
+static void call__nobody_listens__unavailable(void **state)
+{
+    /* Port 1 of this machine has no server. */
+    struct cl_options o = {
+        .url = "http://127.0.0.1:1", .timeout_ms = 1000, .retries = 3};
+    struct cl_request r = {.method = "GET", .path = "/healthz"};
+    struct cl_answer a;
+    struct cl_client *c;
+    struct ut_error e;
+
+    (void)state;
+    assert_int_equal(cl_open(&o, &c, &e), UT_OK);
+    assert_int_equal(cl_call(c, &r, &a, &e), UT_OK);
+    assert_false(a.ok);
+    assert_int_equal(a.status, 0);
+    assert_int_equal(a.err.code, API_UNAVAILABLE);
+    assert_non_null(strstr(a.err.message, "http://127.0.0.1:1"));
+    free(a.body);
+    cl_close(c);
+}
+
+static void put(const char *dir, const char *name, const char *bytes,
+                size_t len)
+{
+    char path[256];
+    FILE *f;
+
+    snprintf(path, sizeof(path), "%s/%s", dir, name);
+    f = fopen(path, "wb");
+    assert_non_null(f);
+    assert_int_equal(fwrite(bytes, 1, len, f), len);
+    fclose(f);
+}
+
+static void pictures__folders__sorted_and_filtered(void **state)
+{
+    char dir[] = "/tmp/test_client_XXXXXX", path[256];
+    struct cl_pictures p = {0};
+    const char *type;
+    struct ut_error e;
+    char *bytes;
+    size_t len;
+
+    (void)state;
+    assert_non_null(mkdtemp(dir));
+    snprintf(path, sizeof(path), "%s/b", dir);
+    assert_int_equal(mkdir(path, 0700), 0);
+    put(dir, "b/z.PNG", "\x89PNG\r\n\x1a\n", 8);
+    put(dir, "b/notes.txt", "x", 1);
+    put(dir, "c.jpeg", "\xff\xd8\xff\xe0", 4);
+    put(dir, "a.jpg", "junk", 4);
+    put(dir, ".hidden.jpg", "junk", 4);
+    put(dir, "empty.png", "", 0);
+
+    snprintf(path, sizeof(path), "%s/", dir);
+    assert_int_equal(cl_pictures_add(&p, path, &e), UT_OK);
+    assert_int_equal(p.n, 4);
+    snprintf(path, sizeof(path), "%s/a.jpg", dir);
+    assert_string_equal(p.paths[0], path);
+    assert_int_equal(cl_picture_read(path, &bytes, &len, &type, &e),
+                     UT_EFORMAT);
+    assert_int_equal(cl_picture_read(p.paths[1], &bytes, &len, &type, &e),
+                     UT_OK);
+    assert_string_equal(type, "image/png");
+    free(bytes);
+    assert_int_equal(cl_picture_read(p.paths[2], &bytes, &len, &type, &e),
+                     UT_OK);
+    assert_string_equal(type, "image/jpeg");
+    assert_int_equal(len, 4);
+    free(bytes);
+    assert_int_equal(cl_picture_read(p.paths[3], &bytes, &len, &type, &e),
+                     UT_EFORMAT);
+    assert_int_equal(cl_picture_read(dir, &bytes, &len, &type, &e), UT_EFORMAT);
+    assert_int_equal(cl_picture_read("/nowhere.png", &bytes, &len, &type, &e),
+                     UT_ENOTFOUND);
+
+    /* One byte over the limit, by a file that takes no space. */
+    snprintf(path, sizeof(path), "%s/c.jpeg", dir);
+    assert_int_equal(truncate(path, (off_t)CL_MAX_PICTURE_BYTES), 0);
+    assert_int_equal(cl_picture_read(path, &bytes, &len, &type, &e), UT_OK);
+    free(bytes);
+    assert_int_equal(truncate(path, (off_t)CL_MAX_PICTURE_BYTES + 1), 0);
+    assert_int_equal(cl_picture_read(path, &bytes, &len, &type, &e), UT_EBUSY);
+
+    assert_int_equal(cl_pictures_add(&p, "/nowhere", &e), UT_ENOTFOUND);
+    for (int i = 0; i < p.n; i++)
+        unlink(p.paths[i]);
+    cl_pictures_fini(&p);
+    snprintf(path, sizeof(path), "rm -r %s", dir);
+    assert_int_equal(system(path), 0);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(open__urls__checked),
+        cmocka_unit_test(path__any_text__percent_encoded),
+        cmocka_unit_test(call__nobody_listens__unavailable),
+        cmocka_unit_test(pictures__folders__sorted_and_filtered),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
