@@ -340,9 +340,8 @@ static int parse(struct arguments *a, int argc, char **argv)
             if (a->n_pairs == MAX_PAIRS || !strchr(optarg, '='))
                 return cmd_usage(&a->cmd, "--metadata \"%s\" is no KEY=VALUE",
                                  optarg);
-            a->keys[a->n_pairs] = optarg;
-            a->values[a->n_pairs] = strchr(optarg, '=') + 1;
-            a->values[a->n_pairs++][-1] = '\0';
+            a->keys[a->n_pairs] = strsep(&optarg, "=");
+            a->values[a->n_pairs++] = optarg;
             break;
         case 'i':
             a->input = optarg;
