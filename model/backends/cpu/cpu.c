@@ -17,21 +17,29 @@
 #include <string.h>
 
 #include "base/clock.h"
+#include "model/backends/cpu/fc.h"
 #include "model/backends/cpu/kernels.h"
 #include "model/backends/cpu/winograd.h"
 
 #define ALIGN 64
 #define MAX_ARGS 8
 
-/* Weights in the shape that a primitive wants, shared by the plans that use
- * them; gone with the last. */
+/* Weights as a step reads them, shared by the plans that use them; gone with
+ * the last. */
+enum layout {
+    WEIGHTS_DNNL, /* md tells */
+    WEIGHTS_WINO,
+    WEIGHTS_FC,
+};
+
 struct weights {
     struct weights *next;
     const float *from; /* the parameter; lives as long as the plans */
-    bool wino;         /* ours; else md tells */
+    enum layout layout;
+    bool bf16; /* what it meets */
     dnnl_memory_desc_t md;
-    dnnl_memory_t memory;  /* oneDNN's, or NULL */
-    uint16_t *transformed; /* ours, or NULL */
+    dnnl_memory_t memory; /* oneDNN's, or NULL */
+    void *packed;         /* ours, or NULL */
     int refs;
 };
 
@@ -225,6 +233,14 @@ static const float *param(const struct plan *p, const struct mdl_node *n,
 
 /* ---- weights ---- */
 
+static void weights_free(struct weights *w)
+{
+    if (w->memory)
+        dnnl_memory_destroy(w->memory);
+    free(w->packed);
+    free(w);
+}
+
 static void weights_put(struct ctx *c, struct weights *w)
 {
     struct weights **at = &c->weights;
@@ -236,10 +252,7 @@ static void weights_put(struct ctx *c, struct weights *w)
         while (*at != w)
             at = &(*at)->next;
         *at = w->next;
-        if (w->memory)
-            dnnl_memory_destroy(w->memory);
-        free(w->transformed);
-        free(w);
+        weights_free(w);
     }
     pthread_mutex_unlock(&c->lock);
 }
@@ -281,19 +294,40 @@ static enum ut_err reorder(struct plan *p, const float *from,
     return rc;
 }
 
-/* Shared weights for md (oneDNN's) or, with md NULL, for our Winograd. */
-static enum ut_err weights_get(struct plan *p, const float *from,
-                               const dnnl_memory_desc_t *user,
-                               const dnnl_memory_desc_t *md, int channels,
-                               int outputs, struct weights **out,
-                               struct ut_error *e)
+static enum ut_err pack(struct plan *p, const struct mdl_node *n,
+                        struct weights *w, struct ut_error *e)
 {
+    const struct mdl_map *x = &p->maps[n->in[MDL_IN_X]];
+    int outputs = p->maps[n->out].channels;
+    bool fc = w->layout == WEIGHTS_FC;
+    size_t size = fc ? mdl_fc_bytes(x, outputs)
+                     : 2 * mdl_wino_weights_count(x->channels, outputs);
+
+    w->packed = aligned_alloc(ALIGN, (size + ALIGN - 1) / ALIGN * ALIGN);
+    if (!w->packed)
+        return ut_fail(e, UT_ENOMEM, "no memory for weights");
+    if (fc)
+        mdl_fc_pack(x, outputs, w->from, w->packed);
+    else
+        mdl_wino_weights(w->from, x->channels, outputs, w->packed);
+    return UT_OK;
+}
+
+/* The shared weights of node n in a layout; user and md are for oneDNN's. */
+static enum ut_err weights_get(struct plan *p, const struct mdl_node *n,
+                               enum layout layout,
+                               const dnnl_memory_desc_t *user,
+                               const dnnl_memory_desc_t *md,
+                               struct weights **out, struct ut_error *e)
+{
+    const float *from = param(p, n, MDL_IN_W);
+    bool bf16 = p->maps[n->in[MDL_IN_X]].bf16;
     enum ut_err rc = UT_OK;
     struct weights *w;
 
     pthread_mutex_lock(&p->ctx->lock);
     for (w = p->ctx->weights; w; w = w->next)
-        if (w->from == from && w->wino == !md &&
+        if (w->from == from && w->layout == layout && w->bf16 == bf16 &&
             (!md || dnnl_memory_desc_equal(&w->md, md)))
             break;
     if (!w) {
@@ -303,22 +337,16 @@ static enum ut_err weights_get(struct plan *p, const float *from,
             goto out;
         }
         w->from = from;
-        w->wino = !md;
+        w->layout = layout;
+        w->bf16 = bf16;
         if (md) {
             w->md = *md;
             rc = reorder(p, from, user, w, e);
         } else {
-            w->transformed = aligned_alloc(
-                ALIGN, 2 * mdl_wino_weights_count(channels, outputs));
-            if (w->transformed)
-                mdl_wino_weights(from, channels, outputs, w->transformed);
-            else
-                rc = ut_fail(e, UT_ENOMEM, "no memory for weights");
+            rc = pack(p, n, w, e);
         }
         if (rc) {
-            dnnl_memory_destroy(w->memory);
-            free(w->transformed);
-            free(w);
+            weights_free(w);
             goto out;
         }
         w->next = p->ctx->weights;
@@ -376,7 +404,7 @@ static dnnl_status_t append_act(dnnl_post_ops_t po, enum mdl_act act,
 /* Finishes a step whose primitive descriptor is chosen: primitive, weights,
  * bias, scratchpad. */
 static enum ut_err complete(struct plan *p, struct step *s,
-                            dnnl_primitive_desc_t pd, const float *weights,
+                            dnnl_primitive_desc_t pd,
                             const dnnl_memory_desc_t *user, int outputs,
                             struct ut_error *e)
 {
@@ -393,7 +421,7 @@ static enum ut_err complete(struct plan *p, struct step *s,
     strncpy(s->detail, info, sizeof(s->detail) - 1);
     rc = check(dnnl_primitive_create(&s->primitive, pd), info, e);
     if (!rc)
-        rc = weights_get(p, weights, user, want, 0, 0, &s->weights, e);
+        rc = weights_get(p, s->node, WEIGHTS_DNNL, user, want, &s->weights, e);
     if (!rc)
         arg(s, DNNL_ARG_WEIGHTS, s->weights->memory);
     if (!rc && bias) {
@@ -461,8 +489,7 @@ static enum ut_err build_wino(struct plan *p, struct step *s,
     s->wino = calloc(1, sizeof(*s->wino));
     if (!s->wino)
         return ut_fail(e, UT_ENOMEM, "no memory for a plan");
-    rc = weights_get(p, param(p, n, MDL_IN_W), NULL, NULL, x->channels,
-                     y->channels, &s->weights, e);
+    rc = weights_get(p, n, WEIGHTS_WINO, NULL, NULL, &s->weights, e);
     if (!rc)
         rc = pad(param(p, n, MDL_IN_B), y->channels, &s->padded_bias, e);
     if (rc)
@@ -474,7 +501,7 @@ static enum ut_err build_wino(struct plan *p, struct step *s,
         .width = x->width,
         .in = {plane * mdl_map_blocks(x), 16 * x->width, 16, plane},
         .out = {plane * mdl_map_blocks(y), 16 * x->width, 16, plane},
-        .weights = s->weights->transformed,
+        .weights = s->weights->packed,
         .bias = s->padded_bias,
         .slope = s->slope,
         .shift = s->shift,
@@ -534,7 +561,7 @@ static enum ut_err build_conv(struct plan *p, struct step *s,
     if (!rc)
         rc = place(p, s, DNNL_ARG_DST, n->out, &dst, e);
     if (!rc)
-        rc = complete(p, s, pd, param(p, n, MDL_IN_W), &user, outputs, e);
+        rc = complete(p, s, pd, &user, outputs, e);
     dnnl_primitive_desc_destroy(pd);
     return rc;
 }
@@ -543,47 +570,12 @@ static enum ut_err build_linear(struct plan *p, struct step *s,
                                 struct ut_error *e)
 {
     const struct mdl_node *n = s->node;
-    const struct mdl_map *x = &p->maps[n->in[MDL_IN_X]];
-    int outputs = p->maps[n->out].channels;
-    dnnl_dims_t dims = {outputs, x->channels, x->height, x->width};
-    dnnl_memory_desc_t user = plain(x->vector ? 2 : 4, dims, dnnl_f32), w, b;
-    dnnl_memory_desc_t src = desc_of(p, n->in[MDL_IN_X]);
-    dnnl_memory_desc_t dst = desc_of(p, n->out);
-    dnnl_inner_product_desc_t d;
-    dnnl_primitive_desc_t pd = NULL;
-    dnnl_primitive_attr_t attr;
-    dnnl_post_ops_t po;
-    enum ut_err rc;
+    enum ut_err rc = weights_get(p, n, WEIGHTS_FC, NULL, NULL, &s->weights, e);
 
-    if (n->act == MDL_ACT_PRELU)
-        return ut_fail(e, UT_EINVAL, "a linear with PReLU is not supported");
-    dnnl_memory_desc_init_by_tag(&w, user.ndims, user.dims, src.data_type,
-                                 dnnl_format_tag_any);
-    dnnl_memory_desc_init_by_tag(&b, 1, (dnnl_dims_t){outputs}, dnnl_f32,
-                                 dnnl_a);
-    rc = check(dnnl_inner_product_forward_desc_init(
-                   &d, dnnl_forward_inference, &src, &w,
-                   n->in[MDL_IN_B] >= 0 ? &b : NULL, &dst),
-               "an inner product", e);
-    if (rc)
-        return rc;
-    dnnl_primitive_attr_create(&attr);
-    dnnl_post_ops_create(&po);
-    dnnl_primitive_attr_set_scratchpad_mode(attr, dnnl_scratchpad_mode_user);
-    append_act(po, n->act, n->alpha);
-    dnnl_primitive_attr_set_post_ops(attr, po);
-    rc = check(dnnl_primitive_desc_create(&pd, &d, attr, p->ctx->engine, NULL),
-               "an inner product", e);
-    dnnl_post_ops_destroy(po);
-    dnnl_primitive_attr_destroy(attr);
-    if (!rc)
-        rc = place(p, s, DNNL_ARG_SRC, n->in[MDL_IN_X], &src, e);
-    if (!rc)
-        rc = place(p, s, DNNL_ARG_DST, n->out, &dst, e);
-    if (!rc)
-        rc = complete(p, s, pd, param(p, n, MDL_IN_W), &user, outputs, e);
-    dnnl_primitive_desc_destroy(pd);
-    return rc;
+    strcpy(s->detail, p->maps[n->in[MDL_IN_X]].bf16 ? "fc bf16" : "fc f32");
+    return rc ? rc
+              : pad(param(p, n, MDL_IN_SLOPE), p->maps[n->out].channels,
+                    &s->slope, e);
 }
 
 static enum ut_err build_batchnorm(struct plan *p, struct step *s,
@@ -823,29 +815,12 @@ static void run_act(struct plan *p, struct step *s)
 {
     const struct mdl_node *n = s->node;
     const struct mdl_map *x = &p->maps[n->in[0]], *y = &p->maps[n->out];
-    struct mdl_map flat = *y;
 
     mdl_k_copy(x, y);
-    if (y->vector) {
-        /* One row of 16 at a time would read past a vector's end. */
-        float *v = y->data;
-
-        for (int i = 0; i < y->batch * y->channels; i++) {
-            float alone[16] = {v[i]}, slope[16] = {0};
-
-            flat = (struct mdl_map){.data = alone,
-                                    .batch = 1,
-                                    .channels = 1,
-                                    .height = 1,
-                                    .width = 1};
-            if (s->slope)
-                slope[0] = s->slope[i % y->channels];
-            mdl_k_epilogue(&flat, n->act, n->alpha, slope, NULL, NULL);
-            v[i] = alone[0];
-        }
-        return;
-    }
-    mdl_k_epilogue(&flat, n->act, n->alpha, s->slope, NULL, NULL);
+    if (y->vector)
+        mdl_k_activate(y, n->act, n->alpha, s->slope);
+    else
+        mdl_k_epilogue(y, n->act, n->alpha, s->slope, NULL, NULL);
 }
 
 static void run_kernel(struct plan *p, struct step *s, const void *in)
@@ -864,6 +839,10 @@ static void run_kernel(struct plan *p, struct step *s, const void *in)
                          ? p->maps[n->in[MDL_IN_RESIDUAL]].data
                          : NULL,
                      y->data, p->base + p->scratch);
+        return;
+    case MDL_OP_LINEAR:
+        mdl_fc_run(x, s->weights->packed, param(p, n, MDL_IN_B), n->act,
+                   n->alpha, s->slope, y);
         return;
     case MDL_OP_BATCHNORM:
         mdl_k_affine(x, s->scale, s->offset, y);
@@ -892,8 +871,6 @@ static void run_kernel(struct plan *p, struct step *s, const void *in)
     case MDL_OP_SOFTMAX:
         mdl_k_softmax(x, y);
         return;
-    case MDL_OP_LINEAR:
-        return; /* always a primitive */
     }
 }
 

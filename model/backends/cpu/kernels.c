@@ -151,6 +151,18 @@ void mdl_k_epilogue(const struct mdl_map *y, enum mdl_act act, float alpha,
         hot(y, act, alpha, slope, shift, residual);
 }
 
+void mdl_k_activate(const struct mdl_map *y, enum mdl_act act, float alpha,
+                    const float *slope)
+{
+    float *v = y->data;
+
+    if (act == MDL_ACT_NONE)
+        return;
+    for (int n = 0; n < y->batch; n++)
+        for (int c = 0; c < y->channels; c++, v++)
+            *v = activate(act, alpha, slope ? slope[c] : 0, *v);
+}
+
 void mdl_k_affine(const struct mdl_map *x, const float *s, const float *t,
                   const struct mdl_map *y)
 {

@@ -25,6 +25,10 @@ void mdl_k_epilogue(const struct mdl_map *y, enum mdl_act act, float alpha,
                     const float *slope, const float *shift,
                     const void *residual);
 
+/* y = act(y), in place, of a vector map. */
+void mdl_k_activate(const struct mdl_map *y, enum mdl_act act, float alpha,
+                    const float *slope);
+
 /* y = s x + t by channel; s, t: [blocks * 16], zero where padded. */
 void mdl_k_affine(const struct mdl_map *x, const float *s, const float *t,
                   const struct mdl_map *y);

@@ -1,0 +1,27 @@
+#ifndef MODEL_BACKENDS_CPU_FC_H
+#define MODEL_BACKENDS_CPU_FC_H
+
+#include <stddef.h>
+
+#include "model/backends/cpu/kernels.h"
+
+/* Fully connected layers: y = x W^T + b. At a driver's batch sizes they are
+ * bound by reading W once, so W lies in the order in which it is read, in x's
+ * element type: [outputs / 32][inputs as they lie in x][32], bfloat16 in pairs
+ * of inputs. Thread: any, on different x and y. */
+
+/* Bytes of the packed weights for inputs shaped like x (its batch does not
+ * matter). */
+size_t mdl_fc_bytes(const struct mdl_map *x, int outputs);
+
+/* w: [outputs, channels * height * width], row-major; packed is 64-byte
+ * aligned. */
+void mdl_fc_pack(const struct mdl_map *x, int outputs, const float *w,
+                 void *packed);
+
+/* y: a vector map; bias [outputs] or NULL; slope [outputs] for PReLU. */
+void mdl_fc_run(const struct mdl_map *x, const void *packed, const float *bias,
+                enum mdl_act act, float alpha, const float *slope,
+                const struct mdl_map *y);
+
+#endif
