@@ -5,10 +5,10 @@
 
 #include "model/backends/cpu/kernels.h"
 
-/* Fully connected layers: y = x W^T + b. At a driver's batch sizes they are
- * bound by reading W once, so W lies in the order in which it is read, in x's
- * element type: [outputs / 32][inputs as they lie in x][32], bfloat16 in pairs
- * of inputs. Thread: any, on different x and y. */
+/* Fully connected layers: y = x W^T + b, W packed in panels (model/panel.h)
+ * with its columns as x lies in memory, and in x's element type. At a driver's
+ * batch sizes they are bound by reading W once. Thread: any, on different x and
+ * y. */
 
 /* Bytes of the packed weights for inputs shaped like x (its batch does not
  * matter). */
