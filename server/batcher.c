@@ -272,7 +272,8 @@ static enum ut_err start(struct srv_batcher *b, struct ut_error *e)
 
         x->batcher = b;
         x->lane = i;
-        rc = srv_gallery_scratch_new(&x->scratch, e);
+        rc = b->gallery ? srv_gallery_scratch_new(b->gallery, &x->scratch, e)
+                        : UT_OK;
         if (rc)
             return rc;
         if (pthread_create(&x->thread, NULL, execute, x)) {

@@ -1,58 +1,66 @@
-/* The index: rows of a packed matrix in chunks that never move, a lock that
- * writers hold for one row's time only. Search is exact: one pass over the
- * matrix for all queries of a batch. */
+/* The index: chunks of a packed matrix that never move, dense (the last face
+ * fills a hole), and a lock that writers hold for one face's time only. */
 #include "server/gallery.h"
 
-#include <math.h>
 #include <pthread.h>
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 
-#define CHUNK_ROWS 4096
-#define MAX_QUERIES 32 /* a batch */
+#include "model/panel.h"
 
-struct row {
-    char face_id[SRV_ID_LEN];
-    int owner; /* index of its identity, -1: free */
-};
+/* Running out of memory is an error, not an exit. */
+#define HASH_NONFATAL_OOM 1
+#define uthash_nonfatal_oom(item) (item)->lost = true
+#include <uthash.h>
+
+#define CHUNK_ROWS 4096
+#define MAX_QUERIES 32 /* of one pass over the matrix */
+
+struct face;
 
 struct identity {
     char id[SRV_ID_LEN];
-    char *name; /* owned; NULL: a free slot */
-    size_t n_faces;
+    char *name;         /* owned */
+    struct face *faces; /* owned list */
+    bool lost;          /* not in the table: no memory */
+    UT_hash_handle hh;
+};
+
+struct face {
+    char id[SRV_ID_LEN];
+    struct identity *owner;
+    struct face *next, *prev; /* of the owner's */
+    size_t row;
+    bool lost;
+    UT_hash_handle hh;
 };
 
 struct chunk {
-    float *data; /* owned; [CHUNK_ROWS, dim], 64-byte aligned */
-    struct row rows[CHUNK_ROWS];
+    float *panels; /* owned; [CHUNK_ROWS, dim] */
+    struct face *faces[CHUNK_ROWS];
 };
 
 struct srv_gallery {
     int dim;
-    size_t max_faces, n_faces, n_rows; /* rows ever used */
+    size_t max_faces, n_faces;
     pthread_rwlock_t lock;
     struct chunk **chunks; /* [max_chunks], filled as needed */
     size_t n_chunks, max_chunks;
-    struct identity *identities; /* owned */
-    int n_identities, cap_identities;
-};
-
-/* One candidate per identity while searching. */
-struct best {
-    float similarity;
-    int owner;
+    struct identity *identities; /* tables, owned */
+    struct face *faces;
 };
 
 struct srv_gallery_scratch {
-    float *score; /* owned; [cap], best cosine of each identity */
-    int cap;
+    float score[MAX_QUERIES * CHUNK_ROWS];
+    float *queries; /* owned; [MAX_QUERIES, dim] */
 };
 
 enum ut_err srv_gallery_new(int dim, size_t max_faces, struct srv_gallery **out,
                             struct ut_error *e)
 {
     struct srv_gallery *g = calloc(1, sizeof(*g));
+    pthread_rwlockattr_t attr;
 
     *out = NULL;
     if (!g)
@@ -65,129 +73,174 @@ enum ut_err srv_gallery_new(int dim, size_t max_faces, struct srv_gallery **out,
         free(g);
         return ut_fail(e, UT_ENOMEM, "no memory for %zu faces", max_faces);
     }
-    pthread_rwlock_init(&g->lock, NULL);
+    /* Else searches that follow each other closely would starve a writer. */
+    pthread_rwlockattr_init(&attr);
+    pthread_rwlockattr_setkind_np(&attr,
+                                  PTHREAD_RWLOCK_PREFER_WRITER_NONRECURSIVE_NP);
+    pthread_rwlock_init(&g->lock, &attr);
+    pthread_rwlockattr_destroy(&attr);
     *out = g;
     return UT_OK;
 }
 
 void srv_gallery_free(struct srv_gallery *g)
 {
+    struct identity *i, *next_i;
+    struct face *f, *next_f;
+
     if (!g)
         return;
-    for (size_t i = 0; i < g->n_chunks; i++) {
-        free(g->chunks[i]->data);
-        free(g->chunks[i]);
+    HASH_ITER(hh, g->faces, f, next_f)
+    {
+        HASH_DEL(g->faces, f);
+        free(f);
     }
-    for (int i = 0; i < g->n_identities; i++)
-        free(g->identities[i].name);
+    HASH_ITER(hh, g->identities, i, next_i)
+    {
+        HASH_DEL(g->identities, i);
+        free(i->name);
+        free(i);
+    }
+    for (size_t c = 0; c < g->n_chunks; c++) {
+        free(g->chunks[c]->panels);
+        free(g->chunks[c]);
+    }
     free(g->chunks);
-    free(g->identities);
     pthread_rwlock_destroy(&g->lock);
     free(g);
 }
 
-static struct row *row_at(const struct srv_gallery *g, size_t i)
+/* ---- rows ---- */
+
+static struct face **face_at(const struct srv_gallery *g, size_t row)
 {
-    return &g->chunks[i / CHUNK_ROWS]->rows[i % CHUNK_ROWS];
+    return &g->chunks[row / CHUNK_ROWS]->faces[row % CHUNK_ROWS];
 }
 
-static float *vector_at(const struct srv_gallery *g, size_t i)
+static float *element(const struct srv_gallery *g, size_t row, int column)
 {
-    return g->chunks[i / CHUNK_ROWS]->data + i % CHUNK_ROWS * (size_t)g->dim;
-}
-
-static int find_identity(const struct srv_gallery *g, const char *id)
-{
-    for (int i = 0; i < g->n_identities; i++)
-        if (g->identities[i].name && !strcmp(g->identities[i].id, id))
-            return i;
-    return -1;
-}
-
-/* The identity of that id, made if need be; -1 without memory. */
-static int need_identity(struct srv_gallery *g, const char *id,
-                         const char *name)
-{
-    int at = find_identity(g, id), cap;
-    struct identity *more;
-
-    if (at >= 0)
-        return at;
-    for (at = 0; at < g->n_identities && g->identities[at].name;)
-        at++;
-    if (at == g->cap_identities) {
-        cap = g->cap_identities ? g->cap_identities * 2 : 64;
-        more = realloc(g->identities, (size_t)cap * sizeof(*more));
-        if (!more)
-            return -1;
-        g->identities = more;
-        g->cap_identities = cap;
-    }
-    g->identities[at] = (struct identity){.name = strdup(name)};
-    if (!g->identities[at].name)
-        return -1;
-    strncpy(g->identities[at].id, id, SRV_ID_LEN - 1);
-    if (at == g->n_identities)
-        g->n_identities++;
-    return at;
+    return g->chunks[row / CHUNK_ROWS]->panels +
+           mdl_panel_at(false, (size_t)g->dim, row % CHUNK_ROWS,
+                        (size_t)column);
 }
 
 static enum ut_err add_chunk(struct srv_gallery *g, struct ut_error *e)
 {
+    size_t size = CHUNK_ROWS * (size_t)g->dim * sizeof(float);
     struct chunk *c = calloc(1, sizeof(*c));
 
     if (c)
-        c->data =
-            aligned_alloc(64, CHUNK_ROWS * (size_t)g->dim * sizeof(float));
-    if (!c || !c->data) {
+        c->panels = aligned_alloc(64, size);
+    if (!c || !c->panels) {
         free(c);
         return ut_fail(e, UT_ENOMEM, "no memory for more faces");
     }
-    for (int i = 0; i < CHUNK_ROWS; i++)
-        c->rows[i].owner = -1;
+    memset(c->panels, 0, size);
     g->chunks[g->n_chunks++] = c;
     return UT_OK;
 }
 
-static size_t free_row(const struct srv_gallery *g)
+/* The last row moves into row, and is zeroed. */
+static void fill_hole(struct srv_gallery *g, size_t row)
 {
-    /* Only after deletions are there free rows before the end. */
-    for (size_t i = 0; g->n_rows > g->n_faces && i < g->n_rows; i++)
-        if (row_at(g, i)->owner < 0)
-            return i;
-    return g->n_rows;
+    size_t last = --g->n_faces;
+
+    for (int k = 0; k < g->dim; k++) {
+        *element(g, row, k) = *element(g, last, k);
+        *element(g, last, k) = 0;
+    }
+    *face_at(g, row) = *face_at(g, last);
+    (*face_at(g, row))->row = row;
+    *face_at(g, last) = NULL;
+}
+
+/* ---- writers ---- */
+
+static struct identity *find_identity(const struct srv_gallery *g,
+                                      const char *id)
+{
+    struct identity *i;
+
+    HASH_FIND_STR(g->identities, id, i);
+    return i;
+}
+
+/* The identity of that id, made if need be; NULL without memory. */
+static struct identity *need_identity(struct srv_gallery *g, const char *id,
+                                      const char *name)
+{
+    struct identity *i = find_identity(g, id);
+
+    if (i)
+        return i;
+    i = calloc(1, sizeof(*i));
+    if (!i)
+        return NULL;
+    strncpy(i->id, id, SRV_ID_LEN - 1);
+    i->name = strdup(name);
+    if (i->name)
+        HASH_ADD_STR(g->identities, id, i);
+    if (!i->name || i->lost) {
+        free(i->name);
+        free(i);
+        return NULL;
+    }
+    return i;
+}
+
+static void drop_if_empty(struct srv_gallery *g, struct identity *i)
+{
+    if (i->faces)
+        return;
+    HASH_DEL(g->identities, i);
+    free(i->name);
+    free(i);
+}
+
+static enum ut_err add(struct srv_gallery *g, const char *identity_id,
+                       const char *name, const char *face_id,
+                       const float *embedding, struct ut_error *e)
+{
+    struct identity *owner;
+    struct face *f;
+
+    if (g->n_faces >= g->max_faces)
+        return ut_fail(e, UT_EBUSY, "%zu faces are enrolled, the limit",
+                       g->n_faces);
+    if (g->n_faces == g->n_chunks * CHUNK_ROWS && add_chunk(g, e))
+        return UT_ENOMEM;
+    f = calloc(1, sizeof(*f));
+    owner = f ? need_identity(g, identity_id, name) : NULL;
+    if (owner) {
+        strncpy(f->id, face_id, SRV_ID_LEN - 1);
+        HASH_ADD_STR(g->faces, id, f);
+    }
+    if (!owner || f->lost) {
+        if (owner)
+            drop_if_empty(g, owner);
+        free(f);
+        return ut_fail(e, UT_ENOMEM, "no memory for face %s", face_id);
+    }
+    f->owner = owner;
+    f->next = owner->faces;
+    if (f->next)
+        f->next->prev = f;
+    owner->faces = f;
+    f->row = g->n_faces++;
+    *face_at(g, f->row) = f;
+    for (int k = 0; k < g->dim; k++)
+        *element(g, f->row, k) = embedding[k];
+    return UT_OK;
 }
 
 enum ut_err srv_gallery_add(struct srv_gallery *g, const char *identity_id,
                             const char *name, const char *face_id,
                             const float *embedding, struct ut_error *e)
 {
-    enum ut_err rc = UT_OK;
-    size_t at;
-    int owner;
+    enum ut_err rc;
 
     pthread_rwlock_wrlock(&g->lock);
-    if (g->n_faces >= g->max_faces) {
-        rc = ut_fail(e, UT_EBUSY, "%zu faces are enrolled, the limit",
-                     g->n_faces);
-        goto out;
-    }
-    at = free_row(g);
-    if (at == g->n_chunks * CHUNK_ROWS)
-        rc = add_chunk(g, e);
-    owner = rc ? -1 : need_identity(g, identity_id, name);
-    if (!rc && owner < 0)
-        rc = ut_fail(e, UT_ENOMEM, "no memory for identity %s", identity_id);
-    if (rc)
-        goto out;
-    memcpy(vector_at(g, at), embedding, (size_t)g->dim * sizeof(float));
-    row_at(g, at)->owner = owner;
-    strncpy(row_at(g, at)->face_id, face_id, SRV_ID_LEN - 1);
-    g->identities[owner].n_faces++;
-    g->n_faces++;
-    if (at == g->n_rows)
-        g->n_rows++;
-out:
+    rc = add(g, identity_id, name, face_id, embedding, e);
     pthread_rwlock_unlock(&g->lock);
     return rc;
 }
@@ -196,129 +249,162 @@ void srv_gallery_rename(struct srv_gallery *g, const char *identity_id,
                         const char *name)
 {
     char *copy = strdup(name);
-    int at;
+    struct identity *i;
 
     if (!copy)
         return;
     pthread_rwlock_wrlock(&g->lock);
-    at = find_identity(g, identity_id);
-    if (at >= 0) {
-        char *old = g->identities[at].name;
+    i = find_identity(g, identity_id);
+    if (i) {
+        char *old = i->name;
 
-        g->identities[at].name = copy;
+        i->name = copy;
         copy = old;
     }
     pthread_rwlock_unlock(&g->lock);
     free(copy);
 }
 
-/* Zeroes row i and forgets its identity with its last face. */
-static void clear_row(struct srv_gallery *g, size_t i)
+static void remove_face(struct srv_gallery *g, struct face *f)
 {
-    struct row *r = row_at(g, i);
-    struct identity *owner = &g->identities[r->owner];
-
-    memset(vector_at(g, i), 0, (size_t)g->dim * sizeof(float));
-    memset(r, 0, sizeof(*r));
-    r->owner = -1;
-    g->n_faces--;
-    if (!--owner->n_faces) {
-        free(owner->name);
-        memset(owner, 0, sizeof(*owner));
-    }
+    if (f->prev)
+        f->prev->next = f->next;
+    else
+        f->owner->faces = f->next;
+    if (f->next)
+        f->next->prev = f->prev;
+    fill_hole(g, f->row);
+    HASH_DEL(g->faces, f);
+    free(f);
 }
 
 void srv_gallery_remove_face(struct srv_gallery *g, const char *face_id)
 {
+    struct face *f;
+
     pthread_rwlock_wrlock(&g->lock);
-    for (size_t i = 0; i < g->n_rows; i++)
-        if (row_at(g, i)->owner >= 0 &&
-            !strcmp(row_at(g, i)->face_id, face_id)) {
-            clear_row(g, i);
-            break;
-        }
+    HASH_FIND_STR(g->faces, face_id, f);
+    if (f) {
+        struct identity *owner = f->owner;
+
+        remove_face(g, f);
+        drop_if_empty(g, owner);
+    }
     pthread_rwlock_unlock(&g->lock);
 }
 
 void srv_gallery_remove_identity(struct srv_gallery *g, const char *identity_id)
 {
-    int owner;
+    struct identity *i;
 
     pthread_rwlock_wrlock(&g->lock);
-    owner = find_identity(g, identity_id);
-    for (size_t i = 0; owner >= 0 && i < g->n_rows; i++)
-        if (row_at(g, i)->owner == owner)
-            clear_row(g, i);
+    i = find_identity(g, identity_id);
+    while (i && i->faces)
+        remove_face(g, i->faces);
+    if (i)
+        drop_if_empty(g, i);
     pthread_rwlock_unlock(&g->lock);
 }
 
-enum ut_err srv_gallery_scratch_new(struct srv_gallery_scratch **out,
+/* ---- readers ---- */
+
+enum ut_err srv_gallery_scratch_new(const struct srv_gallery *g,
+                                    struct srv_gallery_scratch **out,
                                     struct ut_error *e)
 {
-    *out = calloc(1, sizeof(**out));
-    return *out ? UT_OK : ut_fail(e, UT_ENOMEM, "no memory for a search");
+    struct srv_gallery_scratch *s = malloc(sizeof(*s));
+
+    *out = NULL;
+    if (s)
+        s->queries = malloc(MAX_QUERIES * (size_t)g->dim * sizeof(float));
+    if (!s || !s->queries) {
+        free(s);
+        return ut_fail(e, UT_ENOMEM, "no memory for a search");
+    }
+    *out = s;
+    return UT_OK;
 }
 
 void srv_gallery_scratch_free(struct srv_gallery_scratch *s)
 {
     if (!s)
         return;
-    free(s->score);
+    free(s->queries);
     free(s);
 }
 
-/* Sixteen sums side by side, which the compiler turns into vectors. */
-static float dot(const float *a, const float *b, int n)
+/* The best identities so far, best first; ties in order of coming. */
+struct ranking {
+    struct {
+        float similarity;
+        const struct identity *who;
+    } list[SRV_TOP_K_MAX];
+    int n, top_k;
+    float least; /* a face must beat it to count */
+};
+
+static void rank(struct ranking *r, float similarity,
+                 const struct identity *who)
 {
-    float sum[16] = {0}, total = 0;
-    int i = 0;
+    int at = 0, end;
 
-    for (; i + 16 <= n; i += 16)
-        for (int k = 0; k < 16; k++)
-            sum[k] += a[i + k] * b[i + k];
-    for (; i < n; i++)
-        total += a[i] * b[i];
-    for (int k = 0; k < 16; k++)
-        total += sum[k];
-    return total;
-}
-
-/* Inserts into list [top_k], best first, ties in order of coming. */
-static void rank(struct best *list, int *n, int top_k, float similarity,
-                 int owner)
-{
-    int at = *n;
-
-    while (at > 0 && list[at - 1].similarity < similarity)
-        at--;
-    if (at >= top_k)
-        return;
-    if (*n < top_k)
-        ++*n;
-    memmove(list + at + 1, list + at, (size_t)(*n - 1 - at) * sizeof(*list));
-    list[at] = (struct best){similarity, owner};
-}
-
-static void put_matches(const struct srv_gallery *g, const float *score,
-                        struct srv_match *matches, int top_k, int *count)
-{
-    struct best list[SRV_TOP_K_MAX] = {{0}};
-    int n = 0;
-
-    if (top_k > SRV_TOP_K_MAX)
-        top_k = SRV_TOP_K_MAX;
-    for (int i = 0; i < g->n_identities; i++)
-        if (score[i] > -2)
-            rank(list, &n, top_k, score[i], i);
-    for (int i = 0; i < n; i++) {
-        const struct identity *owner = &g->identities[list[i].owner];
-
-        memcpy(matches[i].identity_id, owner->id, SRV_ID_LEN);
-        strncpy(matches[i].name, owner->name, sizeof(matches[i].name) - 1);
-        matches[i].name[sizeof(matches[i].name) - 1] = '\0';
-        matches[i].similarity = list[i].similarity;
+    while (at < r->n && r->list[at].similarity >= similarity) {
+        if (r->list[at].who == who)
+            return; /* a better face of the same person is there */
+        at++;
     }
-    *count = n;
+    /* The person's worse entry goes, or else the last one. */
+    for (end = at; end < r->n && r->list[end].who != who;)
+        end++;
+    if (end == r->n) {
+        if (r->n < r->top_k)
+            r->n++;
+        else
+            end--;
+    }
+    memmove(&r->list[at + 1], &r->list[at],
+            (size_t)(end - at) * sizeof(r->list[0]));
+    r->list[at].similarity = similarity;
+    r->list[at].who = who;
+    if (r->n == r->top_k)
+        r->least = r->list[r->n - 1].similarity;
+}
+
+/* One pass over the matrix for up to MAX_QUERIES. */
+static void search(const struct srv_gallery *g, struct srv_gallery_scratch *s,
+                   const float *const *queries, int n, struct ranking *rankings)
+{
+    for (int q = 0; q < n; q++)
+        memcpy(s->queries + (size_t)q * (size_t)g->dim, queries[q],
+               (size_t)g->dim * sizeof(float));
+    for (size_t first = 0; first < g->n_faces; first += CHUNK_ROWS) {
+        const struct chunk *c = g->chunks[first / CHUNK_ROWS];
+        size_t rows = g->n_faces - first;
+
+        if (rows > CHUNK_ROWS)
+            rows = CHUNK_ROWS;
+        memset(s->score, 0, (size_t)n * rows * sizeof(float));
+        mdl_panel_product(false, c->panels, rows, (size_t)g->dim, s->queries,
+                          (size_t)g->dim, n, s->score);
+        for (int q = 0; q < n; q++)
+            for (size_t i = 0; i < rows; i++)
+                if (s->score[(size_t)q * rows + i] > rankings[q].least)
+                    rank(&rankings[q], s->score[(size_t)q * rows + i],
+                         c->faces[i]->owner);
+    }
+}
+
+static int put_matches(const struct ranking *r, struct srv_match *matches)
+{
+    for (int i = 0; i < r->n; i++) {
+        struct srv_match *m = &matches[i];
+
+        memcpy(m->identity_id, r->list[i].who->id, SRV_ID_LEN);
+        strncpy(m->name, r->list[i].who->name, sizeof(m->name) - 1);
+        m->name[sizeof(m->name) - 1] = '\0';
+        m->similarity = r->list[i].similarity;
+    }
+    return r->n;
 }
 
 void srv_gallery_search(struct srv_gallery *g, struct srv_gallery_scratch *s,
@@ -326,53 +412,40 @@ void srv_gallery_search(struct srv_gallery *g, struct srv_gallery_scratch *s,
                         struct srv_match *const *matches, const int *top_k,
                         int *counts)
 {
-    int cap;
-
-    for (int q = 0; q < n; q++)
-        counts[q] = 0;
     pthread_rwlock_rdlock(&g->lock);
-    cap = g->cap_identities * (n > MAX_QUERIES ? n : MAX_QUERIES);
-    if (cap > s->cap) { /* only after the gallery grew */
-        free(s->score);
-        s->score = malloc((size_t)cap * sizeof(*s->score));
-        s->cap = s->score ? cap : 0;
-    }
-    if (!s->cap || !g->n_faces)
-        goto out;
-    for (int i = 0; i < n * g->n_identities; i++)
-        s->score[i] = -2;
-    for (size_t i = 0; i < g->n_rows; i++) {
-        int owner = row_at(g, i)->owner;
+    for (int first = 0; first < n; first += MAX_QUERIES) {
+        int count = n - first < MAX_QUERIES ? n - first : MAX_QUERIES;
+        struct ranking rankings[MAX_QUERIES];
 
-        for (int q = 0; q < n && owner >= 0; q++) {
-            float v = dot(queries[q], vector_at(g, i), g->dim);
-            float *best = &s->score[q * g->n_identities + owner];
-
-            if (v > *best)
-                *best = v;
+        for (int q = 0; q < count; q++) {
+            rankings[q].n = 0;
+            rankings[q].least = -2;
+            rankings[q].top_k = top_k[first + q] < SRV_TOP_K_MAX
+                                    ? top_k[first + q]
+                                    : SRV_TOP_K_MAX;
         }
+        search(g, s, queries + first, count, rankings);
+        for (int q = 0; q < count; q++)
+            counts[first + q] = put_matches(&rankings[q], matches[first + q]);
     }
-    for (int q = 0; q < n; q++)
-        put_matches(g, s->score + q * g->n_identities, matches[q], top_k[q],
-                    &counts[q]);
-out:
     pthread_rwlock_unlock(&g->lock);
 }
 
 float srv_gallery_compare(struct srv_gallery *g, const char *identity_id,
                           const float *q)
 {
+    const struct identity *i;
     float best = -2;
-    int owner;
 
     pthread_rwlock_rdlock(&g->lock);
-    owner = find_identity(g, identity_id);
-    for (size_t i = 0; owner >= 0 && i < g->n_rows; i++)
-        if (row_at(g, i)->owner == owner) {
-            float v = dot(q, vector_at(g, i), g->dim);
+    i = find_identity(g, identity_id);
+    for (const struct face *f = i ? i->faces : NULL; f; f = f->next) {
+        float v = 0;
 
-            best = v > best ? v : best;
-        }
+        for (int k = 0; k < g->dim; k++)
+            v += q[k] * *element(g, f->row, k);
+        best = v > best ? v : best;
+    }
     pthread_rwlock_unlock(&g->lock);
     return best;
 }

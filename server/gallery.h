@@ -41,13 +41,12 @@ void srv_gallery_remove_face(struct srv_gallery *g, const char *face_id);
 void srv_gallery_remove_identity(struct srv_gallery *g,
                                  const char *identity_id);
 
-/* The top_k nearest identities (best face of each) for each of n queries
- * [n, dim]; matches [n][top_k], counts [n]. scratch is the caller's, see
- * srv_gallery_scratch_new; it grows with the gallery alone. Without memory
- * nothing is found. Thread: any, one scratch per
- * thread. */
+/* The top_k (1 to SRV_TOP_K_MAX) nearest identities, by the best face of each,
+ * for each of n queries [n, dim]; matches [n][top_k], counts [n]. One pass over
+ * the matrix serves 32 queries. Thread: any, one scratch per thread. */
 struct srv_gallery_scratch;
-UT_MUSTUSE enum ut_err srv_gallery_scratch_new(struct srv_gallery_scratch **out,
+UT_MUSTUSE enum ut_err srv_gallery_scratch_new(const struct srv_gallery *g,
+                                               struct srv_gallery_scratch **out,
                                                struct ut_error *e);
 void srv_gallery_scratch_free(struct srv_gallery_scratch *s);
 void srv_gallery_search(struct srv_gallery *g, struct srv_gallery_scratch *s,

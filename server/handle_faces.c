@@ -39,7 +39,7 @@ static enum ut_err find_conflict(struct enrolment *w, struct ut_error *e)
     const float *query = w->face.embedding;
     struct srv_match list[2], *matches = list;
     struct srv_gallery_scratch *scratch;
-    enum ut_err rc = srv_gallery_scratch_new(&scratch, e);
+    enum ut_err rc = srv_gallery_scratch_new(app->gallery, &scratch, e);
     int top_k = 2, n = 0;
 
     if (rc)

@@ -9,7 +9,8 @@
 #include "tests/support/unit.h"
 
 #define DIM 24
-#define FACES 500
+#define FACES 9000 /* more than two chunks */
+#define QUERIES 40 /* more than one pass  */
 
 static void vector_of(unsigned seed, float v[DIM])
 {
@@ -61,31 +62,64 @@ static int search(struct srv_gallery *g, unsigned seed, int top_k,
     int n;
 
     vector_of(seed, v);
-    assert_int_equal(srv_gallery_scratch_new(&s, &e), UT_OK);
+    assert_int_equal(srv_gallery_scratch_new(g, &s, &e), UT_OK);
     srv_gallery_search(g, s, &q, 1, &out, &top_k, &n);
     srv_gallery_scratch_free(s);
     return n;
 }
 
+static bool removed(unsigned f)
+{
+    return f % 7 == 3 || f % 100 == 13;
+}
+
+/* The best cosine of each identity by a double loop. */
+static void best_of_all(unsigned q, double best[100])
+{
+    for (int i = 0; i < 100; i++)
+        best[i] = -2;
+    for (unsigned f = 0; f < FACES; f++)
+        if (!removed(f))
+            best[f % 100] = fmax(best[f % 100], cosine(q, f + 1));
+}
+
 static void search__many_faces__as_a_double_loop(void **state)
 {
-    struct srv_match got[5];
+    static struct srv_match got[QUERIES][5];
+    static float vectors[QUERIES][DIM];
+    struct srv_match *matches[QUERIES];
+    const float *queries[QUERIES];
+    int top_k[QUERIES], counts[QUERIES];
+    struct srv_gallery_scratch *s;
     struct srv_gallery *g;
     struct ut_error e;
 
     (void)state;
     assert_int_equal(srv_gallery_new(DIM, FACES, &g, &e), UT_OK);
-    assert_int_equal(search(g, 1, 5, got), 0);
+    assert_int_equal(search(g, 1, 5, got[0]), 0);
     for (unsigned f = 0; f < FACES; f++)
         add(g, f);
-    for (unsigned q = 9000; q < 9020; q++) {
+    for (unsigned f = 3; f < FACES; f += 7) {
+        char face[32];
+
+        snprintf(face, sizeof(face), "face_%u", f);
+        srv_gallery_remove_face(g, face);
+    }
+    srv_gallery_remove_identity(g, "id_13");
+    for (unsigned q = 0; q < QUERIES; q++) {
+        vector_of(90000 + q, vectors[q]);
+        queries[q] = vectors[q];
+        matches[q] = got[q];
+        top_k[q] = 5;
+    }
+    assert_int_equal(srv_gallery_scratch_new(g, &s, &e), UT_OK);
+    srv_gallery_search(g, s, queries, QUERIES, matches, top_k, counts);
+    srv_gallery_scratch_free(s);
+    for (unsigned q = 0; q < QUERIES; q++) {
         double best[100];
 
-        for (int i = 0; i < 100; i++)
-            best[i] = -2;
-        for (unsigned f = 0; f < FACES; f++)
-            best[f % 100] = fmax(best[f % 100], cosine(q, f + 1));
-        assert_int_equal(search(g, q, 5, got), 5);
+        best_of_all(90000 + q, best);
+        assert_int_equal(counts[q], 5);
         for (int k = 0; k < 5; k++) {
             int at = 0;
             char id[32];
@@ -94,11 +128,39 @@ static void search__many_faces__as_a_double_loop(void **state)
                 if (best[i] > best[at])
                     at = i;
             snprintf(id, sizeof(id), "id_%d", at);
-            assert_string_equal(got[k].identity_id, id);
-            assert_true(fabs(got[k].similarity - best[at]) < 1e-5);
+            assert_string_equal(got[q][k].identity_id, id);
+            assert_true(fabs(got[q][k].similarity - best[at]) < 1e-5);
             best[at] = -2;
         }
     }
+    srv_gallery_free(g);
+}
+
+static void add__each_allocation_fails__as_before(void **state)
+{
+    struct srv_match got[2];
+    struct srv_gallery *g;
+    struct ut_error e;
+    float v[DIM];
+    long n = 0;
+
+    (void)state;
+    vector_of(7, v);
+    assert_int_equal(srv_gallery_new(DIM, 10, &g, &e), UT_OK);
+    for (;; n++) {
+        enum ut_err rc;
+
+        fault_arm(n);
+        rc = srv_gallery_add(g, "id_1", "One", "face_1", v, &e);
+        if (!fault_disarm())
+            break;
+        assert_int_equal(rc, UT_ENOMEM);
+        assert_int_equal(srv_gallery_faces(g), 0);
+        assert_true(srv_gallery_compare(g, "id_1", v) == -2);
+    }
+    assert_true(n > 4);
+    assert_int_equal(search(g, 7, 2, got), 1);
+    assert_string_equal(got[0].name, "One");
     srv_gallery_free(g);
 }
 
@@ -170,6 +232,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(search__many_faces__as_a_double_loop),
         cmocka_unit_test(add__limit_and_removal__rows_reused),
+        cmocka_unit_test(add__each_allocation_fails__as_before),
         cmocka_unit_test(search__while_others_write__always_finds_the_old),
     };
 
