@@ -1,4 +1,5 @@
-/* tscaf-model bench: time the network, configurations interleaved. */
+/* tscaf-model bench: time the network, configurations interleaved, beside what
+ * the cores can do at most. */
 #include <getopt.h>
 #include <pthread.h>
 #include <sched.h>
@@ -8,17 +9,26 @@
 
 #include "base/clock.h"
 #include "model/backend.h"
+#include "model/tool/bench.h"
 #include "model/tool/cmd.h"
 
 static const char help[] =
     "usage: tscaf-model bench [--backend NAME] [--precision P,...] "
     "[--batch N,...]\n"
-    "                         [--threads N] [--reps N] [--profile] MODEL|SPEC\n"
+    "                         [--threads N] [--reps N] [--profile] [--json]\n"
+    "                         MODEL|SPEC\n"
+    "       tscaf-model bench --gallery N [--threads N] [--reps N] [--json]\n"
     "\n"
     "Runs N pinned single-threaded lanes at once, each with batches of its "
     "own,\n"
     "and prints the median time of a face over the repetitions. The\n"
-    "configurations take turns, so that a noisy machine is noisy to all.\n";
+    "configurations take turns, so that a noisy machine is noisy to all. "
+    "peak is\n"
+    "the share of the multiply-adds a second that the same cores reach "
+    "without\n"
+    "memory, measured in turn; Winograd, counted as direct convolution, can "
+    "pass\n"
+    "it. --gallery times the search in a gallery of N faces instead.\n";
 
 #define MAX_CONFIGS 32
 #define MAX_THREADS 64
@@ -32,20 +42,21 @@ struct worker {
     pthread_t thread;
     struct mdl_lane *lane;
     struct mdl_plan *plans[MAX_CONFIGS];
+    int64_t began_us, ended_us;
     enum ut_err rc;
     struct ut_error error;
 };
 
 struct config {
     enum mdl_precision precision;
-    int batch;
-    double ms[MAX_REPS]; /* per face, all lanes together */
+    int batch;           /* 0: the cores' peak instead of the network */
+    double ms[MAX_REPS]; /* of all lanes together */
 };
 
 struct bench {
     const char *backend;
     int n_threads, reps;
-    bool profile;
+    bool profile, json;
     struct config configs[MAX_CONFIGS];
     int n_configs, now; /* now: the one being run; -1: end */
     struct mdl_graph graph;
@@ -65,8 +76,9 @@ static enum ut_err prepare(struct worker *w)
     CPU_SET(w->idx, &one);
     pthread_setaffinity_np(pthread_self(), sizeof(one), &one);
     for (int i = 0; i < b->n_configs && !rc; i++)
-        rc = mdl_plan_new(w->lane, &b->graph, b->configs[i].precision,
-                          b->configs[i].batch, &w->plans[i], &w->error);
+        if (b->configs[i].batch)
+            rc = mdl_plan_new(w->lane, &b->graph, b->configs[i].precision,
+                              b->configs[i].batch, &w->plans[i], &w->error);
     return rc;
 }
 
@@ -91,21 +103,18 @@ static void *work(void *arg)
         pthread_barrier_wait(&b->start);
         if (b->now < 0)
             break;
-        if (!w->rc)
+        w->began_us = ut_clock_us();
+        if (!b->configs[b->now].batch)
+            bench_peak(b->configs[b->now].precision);
+        else if (!w->rc)
             w->rc = mdl_plan_run(w->plans[b->now], &io, &w->error);
+        w->ended_us = ut_clock_us();
         pthread_barrier_wait(&b->end);
     }
     free(in);
     for (int i = 0; i < g->n_outputs; i++)
         free(out[i]);
     return NULL;
-}
-
-static int by_value(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-
-    return x < y ? -1 : x > y;
 }
 
 static void profile_line(void *arg, const char *name, const char *detail,
@@ -116,22 +125,62 @@ static void profile_line(void *arg, const char *name, const char *detail,
            us > 0 ? 2 * macs / us / 1e3 : 0);
 }
 
+static double gflops(const struct bench *b, const struct config *c, double ms)
+{
+    double macs = c->batch ? b->macs * c->batch : bench_peak_macs(c->precision);
+
+    return 2 * macs * b->n_threads / ms / 1e6;
+}
+
+static double peak_of(const struct bench *b, enum mdl_precision precision,
+                      const double *ms)
+{
+    for (int i = 0; i < b->n_configs; i++)
+        if (!b->configs[i].batch && b->configs[i].precision == precision)
+            return gflops(b, &b->configs[i], ms[i]);
+    return 0;
+}
+
 static void report(struct bench *b)
 {
-    printf("%-10s %6s %12s %12s %12s\n", "precision", "batch", "ms/face",
-           "faces/s", "GFLOP/s");
-    for (int i = 0; i < b->n_configs; i++) {
-        struct config *c = &b->configs[i];
-        double ms;
+    double ms[MAX_CONFIGS];
 
-        qsort(c->ms, (size_t)b->reps, sizeof(c->ms[0]), by_value);
-        ms = c->ms[b->reps / 2];
-        printf("%-10s %6d %12.3f %12.1f %12.1f\n",
-               mdl_precision_name(c->precision), c->batch, ms, 1000 / ms,
-               2 * b->macs / ms / 1e6);
+    for (int i = 0; i < b->n_configs; i++)
+        ms[i] = bench_median(b->configs[i].ms, b->reps);
+    if (!b->json)
+        printf("%-10s %6s %12s %12s %12s %6s\n", "precision", "batch",
+               "ms/face", "faces/s", "GFLOP/s", "peak");
+    for (int i = 0; i < b->n_configs; i++) {
+        const struct config *c = &b->configs[i];
+        double face = ms[i] / (c->batch * b->n_threads);
+        double rate = gflops(b, c, ms[i]);
+
+        if (!c->batch)
+            continue;
+        printf(b->json ? "{\"precision\":\"%s\",\"batch\":%d,"
+                         "\"ms_per_face\":%.4f,\"faces_per_second\":%.2f,"
+                         "\"gflops\":%.2f,\"peak_share\":%.4f}\n"
+                       : "%-10s %6d %12.3f %12.1f %12.1f %6.2f\n",
+               mdl_precision_name(c->precision), c->batch, face, 1000 / face,
+               rate, rate / peak_of(b, c->precision, ms));
         if (b->profile)
             mdl_plan_profile(b->workers[0].plans[i], profile_line, NULL);
     }
+}
+
+/* From the first lane's start to the last one's end. The main thread has no
+ * core of its own, so that its clock would miss the start. */
+static double round_ms(const struct bench *b)
+{
+    int64_t from = b->workers[0].began_us, to = b->workers[0].ended_us;
+
+    for (int i = 1; i < b->n_threads; i++) {
+        const struct worker *w = &b->workers[i];
+
+        from = w->began_us < from ? w->began_us : from;
+        to = w->ended_us > to ? w->ended_us : to;
+    }
+    return (double)(to - from) / 1000;
 }
 
 static enum ut_err run_all(struct bench *b, struct ut_error *e)
@@ -148,16 +197,11 @@ static enum ut_err run_all(struct bench *b, struct ut_error *e)
     }
     for (int r = -1; r < b->reps; r++) /* the first round only warms up */
         for (int i = 0; i < b->n_configs; i++) {
-            int64_t at;
-
             b->now = i;
             pthread_barrier_wait(&b->start);
-            at = ut_clock_us();
             pthread_barrier_wait(&b->end);
-            at = ut_clock_us() - at;
             if (r >= 0)
-                b->configs[i].ms[r] =
-                    (double)at / 1000 / (b->configs[i].batch * b->n_threads);
+                b->configs[i].ms[r] = round_ms(b);
         }
     b->now = -1;
     pthread_barrier_wait(&b->start);
@@ -224,6 +268,9 @@ static bool make_configs(struct bench *b, const char *precisions,
             fprintf(stderr, "tscaf-model: --precision %s is unknown\n", word);
             return false;
         }
+        if (b->n_configs < MAX_CONFIGS)
+            b->configs[b->n_configs++] =
+                (struct config){.precision = (enum mdl_precision)precision};
         for (const char *p = batches; *p; p += strspn(p, ",")) {
             char *end;
             long n = strtol(p, &end, 10);
@@ -268,11 +315,14 @@ int cmd_bench(int argc, char **argv)
         {"threads", required_argument, NULL, 't'},
         {"reps", required_argument, NULL, 'r'},
         {"profile", no_argument, NULL, 'f'},
+        {"json", no_argument, NULL, 'j'},
+        {"gallery", required_argument, NULL, 'g'},
         {"help", no_argument, NULL, 'h'},
         {0},
     };
     const char *precisions = "float32,bfloat16", *batches = "1,8";
     struct bench *b = calloc(1, sizeof(*b));
+    long faces = 0;
     int c, code = 2;
 
     if (!b)
@@ -296,10 +346,16 @@ int cmd_bench(int argc, char **argv)
             b->reps = atoi(optarg);
         if (c == 'f')
             b->profile = true;
+        if (c == 'j')
+            b->json = true;
+        if (c == 'g')
+            faces = atol(optarg);
     }
-    if (argc - optind != 1 || b->n_threads < 1 || b->n_threads > MAX_THREADS ||
-        b->reps < 1 || b->reps > MAX_REPS)
+    if (argc - optind != (faces ? 0 : 1) || faces < 0 || b->n_threads < 1 ||
+        b->n_threads > MAX_THREADS || b->reps < 1 || b->reps > MAX_REPS)
         fputs(help, stderr);
+    else if (faces)
+        code = bench_gallery((size_t)faces, b->n_threads, b->reps, b->json);
     else if (make_configs(b, precisions, batches))
         code = run_bench(b, argv[optind]);
 out:

@@ -1,0 +1,23 @@
+#ifndef MODEL_TOOL_BENCH_H
+#define MODEL_TOOL_BENCH_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+#include "model/backend.h"
+
+/* What the machine can do at most, and the search; for cmd_bench.c. */
+
+/* Multiplies and adds in registers on this core; how many it does, by the
+ * widest instructions of a precision that the processor has. */
+void bench_peak(enum mdl_precision precision);
+double bench_peak_macs(enum mdl_precision precision);
+
+/* The middle of n values, which are sorted. */
+double bench_median(double *values, int n);
+
+/* Times the search in a gallery of so many faces, beside reading its memory;
+ * returns the exit code. */
+int bench_gallery(size_t faces, int n_threads, int reps, bool json);
+
+#endif
