@@ -104,8 +104,10 @@ $(call obj,$(shell find tests -name '*.c' 2>/dev/null)): CPPFLAGS += $(shell $(P
 
 .PHONY: tests threaded test-threaded fuzzers
 tests: $(TESTS)
-test: all $(TESTS) ## build and run every test; all run, any failure fails
-	@scripts/run-tests $(TESTS)
+test: all $(TESTS) ## build and run every test, then hold what was answered against openapi.yaml
+	@rm -f $B/exchanges
+	@TSCAF_EXCHANGES=$(CURDIR)/$B/exchanges scripts/run-tests $(TESTS)
+	@tests/contract/check $B/exchanges
 # What more than one thread touches: TSan's share of the tests.
 THREADED := $(filter %/test_server_batcher %/test_server_pool %/test_server_gallery \
               %/test_server_http %/test_server_faces %/test_server_metrics %/test_model_lanes,$(TESTS))
