@@ -257,12 +257,12 @@ static void on_handle(void *arg, struct srv_http_exchange *x)
     struct rest_call *rc = x->user;
     struct api_error err;
 
-    if (rc->route->plain) {
-        rc->route->plain(r->app, x);
-        return;
-    }
     if (srv_rest_bind(rc->route, x, &rc->params, &rc->request, &err)) {
         on_fail(&rc->call, &err);
+        return;
+    }
+    if (rc->route->plain) {
+        rc->route->plain(r->app, x);
         return;
     }
     rc->call.request = rc->request;

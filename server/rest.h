@@ -18,8 +18,8 @@ struct srv_route {
     const char *method;
     const char *path;   /* "/v1/identities/{id}": {fields} of the request */
     enum srv_role role; /* the least one; SRV_ROLE_NONE: open to all */
-    /* A call: a message for a handler. */
-    const ProtobufCMessageDescriptor *request;
+    const ProtobufCMessageDescriptor *request; /* never NULL */
+    /* A call: the message for a handler. */
     srv_handler_fn handler;
     int status; /* of its answer */
     /* Or something that is no call: answers x itself, also before the server

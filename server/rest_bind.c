@@ -76,8 +76,8 @@ static bool has_type(const char *content_type, const char *want)
 
 const char *srv_rest_media(const struct srv_route *route)
 {
-    if (!route->request || (strcmp(route->method, "POST") != 0 &&
-                            strcmp(route->method, "PATCH") != 0))
+    if (strcmp(route->method, "POST") != 0 &&
+        strcmp(route->method, "PATCH") != 0)
         return NULL;
     return main_image(route->request) ? IMAGES : JSON;
 }

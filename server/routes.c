@@ -13,7 +13,7 @@
 #define PLAIN(p, who, fn)                                                      \
     {                                                                          \
         .method = "GET", .path = p, .role = SRV_ROLE_##who,                    \
-        .plain = srv_ops_##fn                                                  \
+        .request = &tscaf__v1__empty__descriptor, .plain = srv_ops_##fn        \
     }
 
 #define IDENTITIES "/v1/identities"
