@@ -120,7 +120,7 @@ static char *read_file(const char *path, size_t *len)
     return data;
 }
 
-char *test_face(int identity, int variant, size_t *len)
+static char *draw(int identity, int variant, const char *light, size_t *len)
 {
     char path[64], who[16], noise[16], *data;
 
@@ -128,12 +128,22 @@ char *test_face(int identity, int variant, size_t *len)
     snprintf(who, sizeof(who), "%d", identity);
     snprintf(noise, sizeof(noise), "%d", variant);
     tool((const char *const[]){"sample", "--identity", who, "--eyes", "1",
-                               "--mouth", "0.1", "--light", "0.9", "--noise",
+                               "--mouth", "0.1", "--light", light, "--noise",
                                noise, path, NULL});
     data = read_file(path, len);
     assert_non_null(data);
     unlink(path);
     return data;
+}
+
+char *test_face(int identity, int variant, size_t *len)
+{
+    return draw(identity, variant, "0.9", len);
+}
+
+char *test_dark_face(size_t *len)
+{
+    return draw(1, 1, "0", len);
 }
 
 /* argv of tscafd with these flags. */

@@ -29,6 +29,8 @@ const char *test_model(void);
 /* A drawn sample face as PNG, in malloc'ed memory: the same identity with
  * another variant is another picture of the same person. */
 char *test_face(int identity, int variant, size_t *len);
+/* One that is too dark to enrol. */
+char *test_dark_face(size_t *len);
 
 /* Starts tscafd on a free port of this machine with a data folder of its own
  * and test_model(), plus flags (NULL-ended, may be NULL; they win), and waits
