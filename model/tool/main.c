@@ -16,6 +16,7 @@ static const struct {
     {"init", cmd_init, "make an untrained model file from a spec"},
     {"run", cmd_run, "images through the network, all outputs to a file"},
     {"import", cmd_import, "take over InsightFace or torchvision weights"},
+    {"export", cmd_export, "write a model as ONNX"},
     {"bench", cmd_bench, "time the network or the gallery search"},
     {"sample", cmd_sample, "draw a sample face"},
 };

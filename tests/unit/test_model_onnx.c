@@ -1,0 +1,250 @@
+/* The ONNX file, read back field by field. That other engines compute the same
+ * from it is what tests/bench/peers checks before it measures. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "model/model.h"
+#include "model/onnx.h"
+#include "tests/support/unit.h"
+
+#define MAX_NAMES 8192
+
+struct view {
+    const uint8_t *at, *end;
+};
+
+struct field {
+    int number, type;
+    uint64_t value; /* varint */
+    struct view bytes;
+};
+
+static uint64_t varint(struct view *v)
+{
+    uint64_t x = 0;
+
+    for (int shift = 0;; shift += 7) {
+        uint8_t byte;
+
+        assert_true(v->at < v->end && shift < 64);
+        byte = *v->at++;
+        x |= (uint64_t)(byte & 127) << shift;
+        if (byte < 128)
+            return x;
+    }
+}
+
+static bool next(struct view *v, struct field *f)
+{
+    uint64_t key;
+
+    if (v->at == v->end)
+        return false;
+    key = varint(v);
+    f->number = (int)(key >> 3);
+    f->type = (int)(key & 7);
+    if (f->type == 0) {
+        f->value = varint(v);
+    } else if (f->type == 2) {
+        uint64_t len = varint(v);
+
+        assert_true(len <= (uint64_t)(v->end - v->at));
+        f->bytes = (struct view){v->at, v->at + len};
+        v->at += len;
+    } else {
+        assert_int_equal(f->type, 5);
+        assert_true(v->end - v->at >= 4);
+        v->at += 4;
+    }
+    return true;
+}
+
+static char *names[MAX_NAMES];
+static int n_names;
+
+static void know(struct view s)
+{
+    assert_true(n_names < MAX_NAMES);
+    names[n_names++] = strndup((const char *)s.at, (size_t)(s.end - s.at));
+}
+
+static bool known(struct view s)
+{
+    size_t len = (size_t)(s.end - s.at);
+
+    for (int i = 0; i < n_names; i++)
+        if (strlen(names[i]) == len && !memcmp(names[i], s.at, len))
+            return true;
+    return len == 0; /* an input that is left out */
+}
+
+static void tensor(struct view t)
+{
+    uint64_t count = 1, type = 0, len = 0;
+    struct field f;
+
+    while (next(&t, &f)) {
+        if (f.number == 1)
+            count *= f.value;
+        else if (f.number == 2)
+            type = f.value;
+        else if (f.number == 8)
+            know(f.bytes);
+        else if (f.number == 9)
+            len = (uint64_t)(f.bytes.end - f.bytes.at);
+    }
+    assert_true(type == 1 || type == 7);
+    assert_int_equal(len, count * (type == 1 ? 4 : 8));
+}
+
+static void value_info(struct view v, bool output)
+{
+    struct field f;
+
+    while (next(&v, &f))
+        if (f.number == 1 && output)
+            assert_true(known(f.bytes));
+        else if (f.number == 1)
+            know(f.bytes);
+}
+
+/* Its inputs are known by now; its outputs are from here on. */
+static void node(struct view n)
+{
+    struct view all = n;
+    struct field f;
+
+    while (next(&all, &f))
+        if (f.number == 1 && !known(f.bytes))
+            fail_msg("an input is not known: %.*s",
+                     (int)(f.bytes.end - f.bytes.at), f.bytes.at);
+    while (next(&n, &f))
+        if (f.number == 2) {
+            assert_false(known(f.bytes));
+            know(f.bytes);
+        }
+}
+
+static void pass(struct view graph, int number, int *count)
+{
+    struct field f;
+
+    while (next(&graph, &f)) {
+        if (f.number != number)
+            continue;
+        ++*count;
+        if (number == 1)
+            node(f.bytes);
+        else if (number == 5)
+            tensor(f.bytes);
+        else
+            value_info(f.bytes, number == 12);
+    }
+}
+
+static char *read_file(const char *path, size_t *len)
+{
+    FILE *f = fopen(path, "rb");
+    char *data;
+
+    assert_non_null(f);
+    fseek(f, 0, SEEK_END);
+    *len = (size_t)ftell(f);
+    rewind(f);
+    data = malloc(*len);
+    assert_int_equal(fread(data, 1, *len, f), *len);
+    fclose(f);
+    return data;
+}
+
+static void write_and_read(const struct mdl_graph *g, uint64_t keep,
+                           int outputs)
+{
+    char path[] = "/tmp/test_onnx_XXXXXX";
+    int fd = mkstemp(path), nodes = 0, tensors = 0, in = 0, out = 0;
+    struct view graph = {0};
+    struct field f;
+    struct ut_error e;
+    struct view model;
+    size_t len;
+    char *data;
+
+    assert_true(fd >= 0);
+    close(fd);
+    if (mdl_onnx_write(path, g, keep, &e))
+        fail_msg("%s", e.msg);
+    data = read_file(path, &len);
+    unlink(path);
+    model = (struct view){(uint8_t *)data, (uint8_t *)data + len};
+    while (next(&model, &f))
+        if (f.number == 7)
+            graph = f.bytes;
+        else if (f.number == 1)
+            assert_int_equal(f.value, 8);
+    assert_non_null(graph.at);
+    pass(graph, 11, &in);
+    pass(graph, 5, &tensors);
+    pass(graph, 1, &nodes);
+    pass(graph, 12, &out);
+    assert_int_equal(in, 1);
+    assert_int_equal(out, outputs);
+    assert_true(nodes > 20 && tensors > 20);
+    while (n_names)
+        free(names[--n_names]);
+    free(data);
+}
+
+static void write__networks__every_name_known_before_its_use(void **state)
+{
+    static const char *const specs[] = {"mobilenetv2", "iresnet50"};
+
+    (void)state;
+    for (int i = 0; i < 2; i++) {
+        const char *text = mdl_model_builtin_spec(specs[i]);
+        struct mdl_spec *spec = malloc(sizeof(*spec));
+        struct mdl_model m = {0};
+        struct mdl_graph fused;
+        struct ut_error e;
+
+        assert_int_equal(mdl_spec_parse(text, strlen(text), spec, &e), UT_OK);
+        assert_int_equal(mdl_model_fresh(spec, 1, &m, &e), UT_OK);
+        write_and_read(&m.graph, ~0ull, m.graph.n_outputs);
+        write_and_read(&m.graph, 1, 1);
+        assert_int_equal(mdl_graph_optimise(&m.graph, ~0ull, &fused, &e),
+                         UT_OK);
+        write_and_read(&fused, ~0ull, m.graph.n_outputs);
+        mdl_graph_fini(&fused);
+        mdl_model_close(&m);
+        free(spec);
+    }
+}
+
+static void write__no_place_or_no_weights__named(void **state)
+{
+    const char *text = mdl_model_builtin_spec("mobilenetv2");
+    struct mdl_spec *spec = malloc(sizeof(*spec));
+    struct mdl_graph g;
+    struct ut_error e;
+
+    (void)state;
+    assert_int_equal(mdl_spec_parse(text, strlen(text), spec, &e), UT_OK);
+    assert_int_equal(mdl_model_build(spec, &g, &e), UT_OK);
+    assert_int_equal(mdl_onnx_write("/tmp/x", &g, ~0ull, &e), UT_EINVAL);
+    assert_non_null(strstr(e.msg, "is not bound"));
+    assert_int_equal(mdl_onnx_write("/nowhere/x", &g, 0, &e), UT_EIO);
+    assert_non_null(strstr(e.msg, "/nowhere/x"));
+    mdl_graph_fini(&g);
+    free(spec);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(write__networks__every_name_known_before_its_use),
+        cmocka_unit_test(write__no_place_or_no_weights__named),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
