@@ -8,6 +8,25 @@
 
 #define LANES 16
 
+#define INLINE static inline __attribute__((always_inline))
+
+/* name: the inline function body compiled for AVX-512 and for any processor,
+ * and chosen at run time. */
+#define TWICE(name, body, types, values)                                       \
+    __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq"))) static void  \
+        name##_avx512 types                                                    \
+    {                                                                          \
+        body values;                                                           \
+    }                                                                          \
+    void name types                                                            \
+    {                                                                          \
+        if (__builtin_cpu_supports("avx512dq") &&                              \
+            __builtin_cpu_supports("avx512vl"))                                \
+            name##_avx512 values;                                              \
+        else                                                                   \
+            body values;                                                       \
+    }
+
 static inline float half_to_float(uint16_t h)
 {
     uint32_t bits = (uint32_t)h << 16;
@@ -88,10 +107,9 @@ static inline void clear_padding(const struct mdl_map *m, int b, float v[LANES])
         v[k] = 0;
 }
 
-static inline __attribute__((always_inline)) void
-epilogue(const struct mdl_map *y, enum mdl_act act, float alpha,
-         const float *slope, const float *shift, const void *residual,
-         bool bf16)
+INLINE void epilogue(const struct mdl_map *y, enum mdl_act act, float alpha,
+                     const float *slope, const float *shift,
+                     const void *residual, bool bf16)
 {
     for (int n = 0; n < y->batch; n++)
         for (int b = 0; b < mdl_map_blocks(y); b++) {
@@ -119,9 +137,8 @@ epilogue(const struct mdl_map *y, enum mdl_act act, float alpha,
 }
 
 /* The usual ones with their constants known to the compiler. */
-static inline __attribute__((always_inline)) void
-hot(const struct mdl_map *y, enum mdl_act act, float alpha, const float *slope,
-    const float *shift, const void *residual)
+INLINE void hot(const struct mdl_map *y, enum mdl_act act, float alpha,
+                const float *slope, const float *shift, const void *residual)
 {
     if (act == MDL_ACT_PRELU && y->bf16)
         epilogue(y, MDL_ACT_PRELU, 0, slope, shift, residual, true);
@@ -133,23 +150,10 @@ hot(const struct mdl_map *y, enum mdl_act act, float alpha, const float *slope,
         epilogue(y, act, alpha, slope, shift, residual, y->bf16);
 }
 
-__attribute__((target("avx512f,avx512bw,avx512vl,avx512dq"))) static void
-epilogue_avx512(const struct mdl_map *y, enum mdl_act act, float alpha,
-                const float *slope, const float *shift, const void *residual)
-{
-    hot(y, act, alpha, slope, shift, residual);
-}
-
-void mdl_k_epilogue(const struct mdl_map *y, enum mdl_act act, float alpha,
-                    const float *slope, const float *shift,
-                    const void *residual)
-{
-    if (__builtin_cpu_supports("avx512dq") &&
-        __builtin_cpu_supports("avx512vl"))
-        epilogue_avx512(y, act, alpha, slope, shift, residual);
-    else
-        hot(y, act, alpha, slope, shift, residual);
-}
+TWICE(mdl_k_epilogue, hot,
+      (const struct mdl_map *y, enum mdl_act act, float alpha,
+       const float *slope, const float *shift, const void *residual),
+      (y, act, alpha, slope, shift, residual))
 
 void mdl_k_activate(const struct mdl_map *y, enum mdl_act act, float alpha,
                     const float *slope)
@@ -163,8 +167,8 @@ void mdl_k_activate(const struct mdl_map *y, enum mdl_act act, float alpha,
             *v = activate(act, alpha, slope ? slope[c] : 0, *v);
 }
 
-void mdl_k_affine(const struct mdl_map *x, const float *s, const float *t,
-                  const struct mdl_map *y)
+INLINE void affine(const struct mdl_map *x, const float *s, const float *t,
+                   const struct mdl_map *y)
 {
     if (x->vector) {
         for (int n = 0; n < x->batch; n++)
@@ -189,8 +193,13 @@ void mdl_k_affine(const struct mdl_map *x, const float *s, const float *t,
             }
 }
 
-void mdl_k_image(const struct mdl_node *n, const uint8_t *rgb, int batch,
-                 int pixels, bool bf16, void *out)
+TWICE(mdl_k_affine, affine,
+      (const struct mdl_map *x, const float *s, const float *t,
+       const struct mdl_map *y),
+      (x, s, t, y))
+
+INLINE void image(const struct mdl_node *n, const uint8_t *rgb, int batch,
+                  int pixels, bool bf16, void *out)
 {
     for (int i = 0; i < batch; i++)
         for (int c = 0; c < 3; c++) {
@@ -209,6 +218,11 @@ void mdl_k_image(const struct mdl_node *n, const uint8_t *rgb, int batch,
         }
 }
 
+TWICE(mdl_k_image, image,
+      (const struct mdl_node *n, const uint8_t *rgb, int batch, int pixels,
+       bool bf16, void *out),
+      (n, rgb, batch, pixels, bf16, out))
+
 /* Elements of a map with its padding, or of a vector. */
 static size_t count(const struct mdl_map *m)
 {
@@ -222,7 +236,7 @@ void mdl_k_copy(const struct mdl_map *x, const struct mdl_map *y)
     memcpy(y->data, x->data, count(x) * (x->bf16 ? 2 : 4));
 }
 
-void mdl_k_pool(const struct mdl_map *x, const struct mdl_map *y)
+INLINE void pool(const struct mdl_map *x, const struct mdl_map *y, bool bf16)
 {
     for (int n = 0; n < x->batch; n++)
         for (int b = 0; b < mdl_map_blocks(x); b++) {
@@ -231,7 +245,7 @@ void mdl_k_pool(const struct mdl_map *x, const struct mdl_map *y)
             for (size_t i = 0; i < area(x); i++) {
                 float v[LANES];
 
-                get(x->data, x->bf16, row_of(x, n, b, i), v);
+                get(x->data, bf16, row_of(x, n, b, i), v);
                 for (int k = 0; k < LANES; k++)
                     sum[k] += v[k];
             }
@@ -241,7 +255,18 @@ void mdl_k_pool(const struct mdl_map *x, const struct mdl_map *y)
         }
 }
 
-void mdl_k_add(const struct mdl_map *x, int n, const struct mdl_map *y)
+INLINE void pool_hot(const struct mdl_map *x, const struct mdl_map *y)
+{
+    if (x->bf16)
+        pool(x, y, true);
+    else
+        pool(x, y, false);
+}
+TWICE(mdl_k_pool, pool_hot, (const struct mdl_map *x, const struct mdl_map *y),
+      (x, y))
+
+INLINE void add(const struct mdl_map *x, int n, const struct mdl_map *y,
+                bool bf16)
 {
     size_t total = count(y);
 
@@ -259,16 +284,26 @@ void mdl_k_add(const struct mdl_map *x, int n, const struct mdl_map *y)
         float sum[LANES] = {0}, v[LANES];
 
         for (int k = 0; k < n; k++) {
-            get(x[k].data, x[k].bf16, i, v);
+            get(x[k].data, bf16, i, v);
             for (int j = 0; j < LANES; j++)
                 sum[j] += v[j];
         }
-        put(y->data, y->bf16, i, sum);
+        put(y->data, bf16, i, sum);
     }
 }
 
-void mdl_k_scale(const struct mdl_map *x, const struct mdl_map *s,
-                 const struct mdl_map *y)
+INLINE void add_hot(const struct mdl_map *x, int n, const struct mdl_map *y)
+{
+    if (y->bf16)
+        add(x, n, y, true);
+    else
+        add(x, n, y, false);
+}
+TWICE(mdl_k_add, add_hot,
+      (const struct mdl_map *x, int n, const struct mdl_map *y), (x, n, y))
+
+INLINE void scale(const struct mdl_map *x, const struct mdl_map *s,
+                  const struct mdl_map *y, bool bf16)
 {
     for (int n = 0; n < x->batch; n++)
         for (int b = 0; b < mdl_map_blocks(x); b++) {
@@ -283,17 +318,30 @@ void mdl_k_scale(const struct mdl_map *x, const struct mdl_map *s,
                 float v[LANES];
 
                 if (!s->vector) {
-                    get(s->data, s->bf16, row_of(s, n, 0, i), v);
+                    get(s->data, bf16, row_of(s, n, 0, i), v);
                     for (int k = 0; k < LANES; k++)
                         factor[k] = v[0];
                 }
-                get(x->data, x->bf16, at, v);
+                get(x->data, bf16, at, v);
                 for (int k = 0; k < LANES; k++)
                     v[k] *= factor[k];
-                put(y->data, y->bf16, at, v);
+                put(y->data, bf16, at, v);
             }
         }
 }
+
+INLINE void scale_hot(const struct mdl_map *x, const struct mdl_map *s,
+                      const struct mdl_map *y)
+{
+    if (x->bf16)
+        scale(x, s, y, true);
+    else
+        scale(x, s, y, false);
+}
+TWICE(mdl_k_scale, scale_hot,
+      (const struct mdl_map *x, const struct mdl_map *s,
+       const struct mdl_map *y),
+      (x, s, y))
 
 void mdl_k_l2norm(const struct mdl_map *x, const struct mdl_map *y)
 {
