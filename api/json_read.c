@@ -413,10 +413,20 @@ enum ut_err api_json_set(ProtobufCMessage *msg, const char *name,
         j = scalar_of(f, text, strlen(text));
         if (f->flags & PROTOBUF_C_FIELD_FLAG_ONEOF)
             *(uint32_t *)((char *)msg + f->quantifier_offset) = f->id;
-        if (f->type == PROTOBUF_C_TYPE_STRING && *place != f->default_value &&
-            *place != &protobuf_c_empty_string[0])
-            free(*place);
-        rc = get_value(&r, j, f, place, 1);
+        if (!j)
+            return no_memory(&r);
+        if (f->type == PROTOBUF_C_TYPE_STRING) {
+            char *old = *place;
+
+            rc = get_value(&r, j, f, place, 1);
+            if (rc)
+                *place = old;
+            else if (old != f->default_value &&
+                     old != &protobuf_c_empty_string[0])
+                free(old);
+        } else {
+            rc = get_value(&r, j, f, place, 1);
+        }
         json_decref(j);
         return rc;
     }

@@ -15,6 +15,18 @@ static enum ut_err bad(struct api_error *err, const char *why)
     return UT_EFORMAT;
 }
 
+/* The next ';' at or after text that is not in quotes; NULL: none. */
+static const char *separator(const char *text, const char *end)
+{
+    for (; text < end && *text != ';'; text++)
+        if (*text == '"') {
+            text = memchr(text + 1, '"', (size_t)(end - text - 1));
+            if (!text)
+                return NULL;
+        }
+    return text < end ? text : NULL;
+}
+
 /* The value of parameter key in a header such as
  * form-data; name="images"; filename="a.jpg". A view, or NULL. */
 static const char *parameter(const char *text, const char *end, const char *key,
@@ -22,31 +34,25 @@ static const char *parameter(const char *text, const char *end, const char *key,
 {
     size_t key_len = strlen(key);
 
-    while (text < end) {
-        const char *next = memchr(text, ';', (size_t)(end - text));
-        const char *value;
+    while ((text = separator(text, end))) {
+        const char *value, *stop;
 
-        if (!next)
-            return NULL;
-        for (text = next + 1; text < end && (*text == ' ' || *text == '\t');)
+        for (text++; text < end && (*text == ' ' || *text == '\t');)
             text++;
         if ((size_t)(end - text) <= key_len ||
             strncasecmp(text, key, key_len) || text[key_len] != '=')
             continue;
         value = text + key_len + 1;
         if (value < end && *value == '"') {
-            const char *quote;
-
             value++;
-            quote = memchr(value, '"', (size_t)(end - value));
-            if (!quote)
+            stop = memchr(value, '"', (size_t)(end - value));
+            if (!stop)
                 return NULL;
-            *len = (size_t)(quote - value);
-            return value;
+        } else {
+            for (stop = value; stop < end && *stop != ';' && *stop != ' ';)
+                stop++;
         }
-        *len = 0;
-        while (value + *len < end && value[*len] != ';' && value[*len] != ' ')
-            ++*len;
+        *len = (size_t)(stop - value);
         return value;
     }
     return NULL;

@@ -1,4 +1,5 @@
 /* The JSON mapper: what it takes, what it says, and what it refuses. */
+#include <jansson.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -164,6 +165,99 @@ static void read__depth_limit__refused(void **state)
                      UT_EINVAL);
 }
 
+static void read_answer__newer_server__skips_what_is_new(void **state)
+{
+    static const char json[] = "{\"verdict\":\"sideways\",\"news\":{\"a\":[1]},"
+                               "\"threshold\":0.5,\"matches\":[{\"name\":\"A\","
+                               "\"age\":7}]}";
+    const Tscaf__V1__Identity *id;
+    struct api_error err;
+    ProtobufCMessage *m;
+
+    (void)state;
+    assert_int_equal(api_json_read(&tscaf__v1__identity__descriptor, json,
+                                   strlen(json), &m, &err),
+                     UT_EINVAL);
+    assert_int_equal(api_json_read_answer(&tscaf__v1__identity__descriptor,
+                                          json, strlen(json), &m, &err),
+                     UT_OK);
+    id = (const Tscaf__V1__Identity *)m;
+    assert_int_equal(id->verdict, 0);
+    assert_true(id->threshold == 0.5f);
+    assert_string_equal(id->matches[0]->name, "A");
+    protobuf_c_message_free_unpacked(m, NULL);
+}
+
+static void error__written_and_read__the_same(void **state)
+{
+    struct api_error from = {.code = 0}, to;
+    struct ut_error e;
+    char *json;
+
+    (void)state;
+    api_fail(&from, API_ALREADY_EXISTS, "the \"face\" is there");
+    strcpy(from.field, "image");
+    strcpy(from.reason, "FACE_EXISTS");
+    strcpy(from.value, "x");
+    strcpy(from.identity_id, "id_1");
+    from.similarity = 0.5f;
+    assert_int_equal(api_error_json(&from, &json, &e), UT_OK);
+    assert_true(api_error_read(json, strlen(json), &to));
+    assert_int_equal(to.code, API_ALREADY_EXISTS);
+    assert_string_equal(to.message, from.message);
+    assert_string_equal(to.field, "image");
+    assert_string_equal(to.reason, "FACE_EXISTS");
+    assert_string_equal(to.identity_id, "id_1");
+    assert_true(to.similarity == 0.5f);
+    free(json);
+    assert_false(api_error_read("<html>", 6, &to));
+    assert_false(api_error_read("{\"code\":\"odd\"}", 14, &to));
+    assert_int_equal(to.code, API_ALREADY_EXISTS);
+}
+
+static void all__each_allocation_fails__an_error_and_no_leak(void **state)
+{
+    static const char json[] =
+        "{\"name\":\"A\",\"metadata\":{\"k\":\"v\",\"l\":\"w\"},"
+        "\"externalId\":\"e\"}";
+    int failed = 0;
+
+    (void)state;
+    json_set_alloc_funcs(malloc, free); /* the ones that fail */
+    for (long nth = 0;; nth++) {
+        struct api_error err = {.code = API_NOT_FOUND, .field = "f"};
+        ProtobufCMessage *m = NULL;
+        struct ut_error e;
+        char *text = NULL, *error = NULL;
+        size_t len;
+        enum ut_err rc;
+
+        fault_arm(nth);
+        rc = api_json_read(&tscaf__v1__create_identity_request__descriptor,
+                           json, strlen(json), &m, &err);
+        if (!rc)
+            rc = api_json_set(m, "name", "Bo", &err);
+        if (!rc)
+            rc = api_json_write(m, API_JSON_REST, &text, &len, &e);
+        if (!rc)
+            rc = api_error_json(&err, &error, &e);
+        if (fault_disarm()) {
+            assert_int_not_equal(rc, UT_OK);
+            failed++;
+        } else {
+            assert_int_equal(rc, UT_OK);
+            nth = -2;
+        }
+        if (m)
+            protobuf_c_message_free_unpacked(m, NULL);
+        free(text);
+        free(error);
+        if (nth == -2)
+            break;
+    }
+    assert_true(failed > 10);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -173,6 +267,9 @@ int main(void)
         cmocka_unit_test(write__enums_and_wide_numbers__two_styles),
         cmocka_unit_test(set__query_texts__as_typed),
         cmocka_unit_test(read__depth_limit__refused),
+        cmocka_unit_test(read_answer__newer_server__skips_what_is_new),
+        cmocka_unit_test(error__written_and_read__the_same),
+        cmocka_unit_test(all__each_allocation_fails__an_error_and_no_leak),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
