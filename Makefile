@@ -110,7 +110,7 @@ test: all $(TESTS) ## build and run every test, then hold what was answered agai
 	@tests/contract/check $B/exchanges
 # What more than one thread touches: TSan's share of the tests.
 THREADED := $(filter %/test_server_batcher %/test_server_pool %/test_server_gallery \
-              %/test_server_http %/test_server_faces %/test_server_metrics %/test_model_lanes,$(TESTS))
+              %/test_server_http %/test_server_metrics %/test_server_rest %/test_model_lanes,$(TESTS))
 threaded: $(THREADED)
 test-threaded: all $(THREADED)
 	@scripts/run-tests $(THREADED)
