@@ -170,6 +170,107 @@ static void import__insightface_names__exact(void **state)
     mdl_model_close(&back);
 }
 
+/* torchvision's mobilenet_v2 has these names and shapes, a classifier and
+ * counters; the root is taken over, the branches start fresh. */
+static void import__torchvision_names__root_taken_over(void **state)
+{
+    static const struct {
+        const char *name;
+        int dims[4];
+    } known[] = {
+        {"features.0.0.weight", {32, 3, 3, 3}},
+        {"features.0.1.running_var", {32}},
+        {"features.1.conv.0.0.weight", {32, 1, 3, 3}},
+        {"features.1.conv.1.weight", {16, 32, 1, 1}},
+        {"features.1.conv.2.bias", {16}},
+        {"features.2.conv.0.0.weight", {96, 16, 1, 1}},
+        {"features.2.conv.1.0.weight", {96, 1, 3, 3}},
+        {"features.2.conv.2.weight", {24, 96, 1, 1}},
+        {"features.2.conv.3.running_mean", {24}},
+        {"features.17.conv.2.weight", {320, 960, 1, 1}},
+        {"features.18.0.weight", {1280, 320, 1, 1}},
+        {"features.18.1.weight", {1280}},
+    };
+    static float classifier[10 * 1280];
+    static struct mdl_st_tensor t[512];
+    struct mdl_model m, back;
+    struct ut_error e;
+    int64_t count = 7;
+    char path[256];
+    size_t n = 2;
+
+    (void)state;
+    says("init --seed 5 mobilenetv2 %s/mb.safetensors", 0, "");
+    snprintf(path, sizeof(path), "%s/mb.safetensors", dir);
+    assert_int_equal(mdl_model_open(path, &m, &e), UT_OK);
+    t[0] = (struct mdl_st_tensor){"classifier.1.weight", MDL_F32,
+                                  mdl_shape_of(2, 10, 1280), classifier,
+                                  sizeof(classifier)};
+    t[1] = (struct mdl_st_tensor){"features.0.1.num_batches_tracked", MDL_I64,
+                                  mdl_shape_of(1, 1), &count, sizeof(count)};
+    for (int i = 0; i < m.graph.n_values; i++) {
+        const struct mdl_value *v = &m.graph.values[i];
+
+        if (v->data && !strncmp(v->name, "root.", 5))
+            t[n++] =
+                (struct mdl_st_tensor){v->name + 5, MDL_F32, v->shape, v->data,
+                                       mdl_shape_count(&v->shape) * 4};
+    }
+    assert_int_equal(n, 2 + 260); /* 52 convolutions, 52 BatchNorms of four */
+    for (size_t k = 0; k < sizeof(known) / sizeof(known[0]); k++) {
+        size_t at = 0;
+
+        while (at < n && strcmp(t[at].name, known[k].name))
+            at++;
+        if (at == n)
+            fail_msg("there is no %s", known[k].name);
+        for (int d = 0; d < t[at].shape.n_dims; d++)
+            assert_int_equal(t[at].shape.dim[d], known[k].dims[d]);
+    }
+    snprintf(path, sizeof(path), "%s/tv.safetensors", dir);
+    assert_int_equal(mdl_st_write(path, t, n, NULL, 0, &e), UT_OK);
+    says("import --from torchvision --seed 9 %s/tv.safetensors "
+         "%s/tb.safetensors",
+         0, "260 tensors taken over");
+    snprintf(path, sizeof(path), "%s/tb.safetensors", dir);
+    assert_int_equal(mdl_model_open(path, &back, &e), UT_OK);
+    assert_false(back.trained);
+    for (int i = 0; i < m.graph.n_values; i++)
+        if (m.graph.values[i].data &&
+            !strncmp(m.graph.values[i].name, "root.", 5))
+            assert_memory_equal(m.graph.values[i].data,
+                                back.graph.values[i].data,
+                                mdl_shape_count(&m.graph.values[i].shape) * 4);
+    mdl_model_close(&m);
+    mdl_model_close(&back);
+}
+
+static void export__a_model__written_as_onnx(void **state)
+{
+    (void)state;
+    says("export", 2, "usage:");
+    says("export --all /nowhere.safetensors %s/x.onnx", 1, "/nowhere");
+    says("export " GOLDEN "weights.safetensors /nowhere/x.onnx", 1,
+         "/nowhere/x.onnx");
+    says("export " GOLDEN "weights.safetensors %s/x.onnx", 0, "");
+}
+
+static void bench__network_and_gallery__figures(void **state)
+{
+    (void)state;
+    says("bench --reps 1 --batch 1 --precision float32 " GOLDEN
+         "weights.safetensors",
+         0, "peak");
+    says("bench --json --reps 1 --threads 1 --batch 1,2 --precision float32 "
+         "--profile " GOLDEN "weights.safetensors",
+         0, "\"batch\":2,\"ms_per_face\":");
+    says("bench --gallery 100 --reps 1", 0, "share of reading");
+    says("bench --gallery 5000 --json --threads 1 --reps 1", 0,
+         "{\"faces\":5000,\"queries\":32,");
+    says("bench --gallery 100 x", 2, "usage:");
+    says("bench --batch 65 mobilenetv2", 2, "--batch 65");
+}
+
 static int clean(void **state)
 {
     char line[256];
@@ -186,6 +287,9 @@ int main(int argc, char **argv)
         cmocka_unit_test(usage__each_mistake__exit_2_or_1_and_a_word),
         cmocka_unit_test(run__golden_images__every_output_written),
         cmocka_unit_test(import__insightface_names__exact),
+        cmocka_unit_test(import__torchvision_names__root_taken_over),
+        cmocka_unit_test(export__a_model__written_as_onnx),
+        cmocka_unit_test(bench__network_and_gallery__figures),
     };
 
     (void)argc;

@@ -60,11 +60,125 @@ analyze__drivers_frames__one_face_each_with_both_answers(void **state)
     assert_int_equal(test_server_stop(&s), 0);
 }
 
+/* LFW pairs (data/pairs_paths.tsv): the first of a pair is enrolled, the
+ * second verified and searched. What an untrained network says of two people
+ * means nothing, but a picture is always its own nearest. */
+static void enroll__lfw_pairs__verified_and_found(void **state)
+{
+    const char *data = test_data("enroll__lfw_pairs");
+    struct test_answer a = {0};
+    struct test_server s;
+    char line[512], path[1200], id[40];
+    int pairs = 0;
+    FILE *f;
+
+    (void)state;
+    if (!data)
+        return;
+    test_server_start(&s, NULL);
+    snprintf(path, sizeof(path), "%s/pairs_paths.tsv", data);
+    f = fopen(path, "r");
+    assert_non_null(f);
+    while (pairs < 24 && fgets(line, sizeof(line), f)) {
+        char first[200], second[200], *bytes;
+        struct test_request r = {.type = "image/jpeg"};
+        int fold, same;
+
+        /* Every 8th pair that shows two of one person. */
+        if (sscanf(line, "%d %d %199s %199s", &fold, &same, first, second) !=
+                4 ||
+            !same || pairs++ % 8)
+            continue;
+        test_json(&s, "POST", "/v1/identities", "{\"name\":\"one of LFW\"}",
+                  &a);
+        assert_int_equal(a.status, 201);
+        test_member(&a, "id", id, sizeof(id));
+        snprintf(path, sizeof(path), "%s/%s", data, first);
+        bytes = read_file(path, &r.len);
+        r.body = bytes;
+        snprintf(path, sizeof(path),
+                 "/v1/identities/%s/faces?input=crop&force=true", id);
+        r.path = path;
+        test_send(&s, &r, &a);
+        assert_int_equal(a.status, 201);
+        snprintf(path, sizeof(path), "/v1/verify?input=crop&identity_id=%s",
+                 id);
+        test_send(&s, &r, &a);
+        assert_int_equal(a.status, 200);
+        assert_non_null(strstr(a.body, "\"same\":true"));
+        snprintf(path, sizeof(path), "/v1/search?input=crop&top_k=1");
+        test_send(&s, &r, &a);
+        assert_int_equal(a.status, 200);
+        assert_non_null(strstr(a.body, id));
+        free(bytes);
+
+        snprintf(path, sizeof(path), "%s/%s", data, second);
+        bytes = read_file(path, &r.len);
+        r.body = bytes;
+        snprintf(path, sizeof(path), "/v1/verify?input=crop&identity_id=%s",
+                 id);
+        test_send(&s, &r, &a);
+        assert_int_equal(a.status, 200);
+        assert_non_null(strstr(a.body, "\"similarity\":"));
+        free(bytes);
+    }
+    fclose(f);
+    assert_int_equal(pairs, 24);
+    test_answer_fini(&a);
+    assert_int_equal(test_server_stop(&s), 0);
+}
+
+/* Frames without a face, and with several. */
+static void enroll__frames__one_face_or_422(void **state)
+{
+    static const struct {
+        const char *file, *reason;
+    } frames[] = {{"noface_iceblock", "NO_FACE"},
+                  {"multi_couple", "SEVERAL_FACES"}};
+    const char *data = test_data("enroll__frames");
+    char path[1200], detector[1024], id[40];
+    const char *flags[] = {"--detector", detector, NULL};
+    struct test_answer a = {0};
+    struct test_server s;
+
+    (void)state;
+    if (!data)
+        return;
+    snprintf(detector, sizeof(detector),
+             "%s/models/retinaface_mnet025.safetensors", data);
+    test_server_start(&s, flags);
+    test_json(&s, "POST", "/v1/identities", "{\"name\":\"Ada\"}", &a);
+    test_member(&a, "id", id, sizeof(id));
+    for (int i = 0; i < 2; i++) {
+        struct test_request r = {.type = "image/jpeg"};
+        char *bytes;
+
+        snprintf(path, sizeof(path), "%s/frames/%s.jpg", data, frames[i].file);
+        bytes = read_file(path, &r.len);
+        r.body = bytes;
+        snprintf(path, sizeof(path), "/v1/identities/%s/faces", id);
+        r.path = path;
+        test_send(&s, &r, &a);
+        if (a.status != 422 || !strstr(a.body, frames[i].reason))
+            fail_msg("%s: %ld %s", frames[i].file, a.status, a.body);
+        r.path = i ? "/v1/verify?identity_id=id_1" : "/v1/search";
+        test_send(&s, &r, &a);
+        if (a.status != 422)
+            fail_msg("%s at %s: %ld %s", frames[i].file, r.path, a.status,
+                     a.body);
+        free(bytes);
+    }
+    test_answer_fini(&a);
+    assert_int_equal(test_server_stop(&s), 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(
             analyze__drivers_frames__one_face_each_with_both_answers),
+        cmocka_unit_test(enroll__lfw_pairs__verified_and_found),
+        cmocka_unit_test(enroll__frames__one_face_or_422),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
