@@ -68,6 +68,7 @@ struct picture {
 struct entry {
     char face[64], identity[64];
     char *path;
+    int line;
 };
 
 struct enrolment {
@@ -108,6 +109,35 @@ static int by_path(const void *a, const void *b)
                   ((const struct entry *)b)->path);
 }
 
+static int by_path_and_line(const void *a, const void *b)
+{
+    int order = by_path(a, b);
+
+    return order ? order
+                 : ((const struct entry *)a)->line -
+                       ((const struct entry *)b)->line;
+}
+
+/* Sorted by path; of a path that was enrolled again, the last line counts. */
+static void journal_sort(struct enrolment *all)
+{
+    int n = 0;
+
+    if (!all->n_entries)
+        return;
+    qsort(all->entries, (size_t)all->n_entries, sizeof(struct entry),
+          by_path_and_line);
+    for (int i = 0; i < all->n_entries; i++) {
+        struct entry *x = &all->entries[i];
+
+        if (i + 1 < all->n_entries && !by_path(x, x + 1))
+            free(x->path);
+        else
+            all->entries[n++] = *x;
+    }
+    all->n_entries = n;
+}
+
 static enum ut_err journal_open(struct enrolment *all)
 {
     char *line = NULL;
@@ -127,6 +157,7 @@ static enum ut_err journal_open(struct enrolment *all)
 
         /* A line that a crash cut short is no line. */
         if (line[len - 1] != '\n') {
+            fseek(all->journal, 0, SEEK_END); /* from reading to writing */
             fputc('\n', all->journal);
             break;
         }
@@ -147,13 +178,15 @@ static enum ut_err journal_open(struct enrolment *all)
         x.path = strdup(line + at);
         if (!x.path)
             break;
+        x.line = all->n_entries;
         all->entries[all->n_entries++] = x;
     }
     free(line);
-    if (all->n_entries)
-        qsort(all->entries, (size_t)all->n_entries, sizeof(struct entry),
-              by_path);
-    return UT_OK;
+    journal_sort(all);
+    return fseek(all->journal, 0, SEEK_END)
+               ? ut_fail(&all->e, UT_EIO, "%.150s: %s", all->journal_path,
+                         strerror(errno))
+               : UT_OK;
 }
 
 static const struct entry *journal_find(const struct enrolment *all,

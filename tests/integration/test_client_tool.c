@@ -141,6 +141,15 @@ static void enroll__folder__enrols_reports_resumes(void **state)
          "{\"path\":\"driver_2/", "\"face_id\":\"face_",
          "0 pictures enrolled, 6 were already, 0 refused");
     SAYS(0, "tscaf analyze --input crop crop.png", "crop.png: 112x112, 1 face");
+    /* Enrolled anew thrice, each picture has four lines: the last counts. */
+    SAYS(0,
+         "for i in 1 2 3; do for id in $(tscaf identities list | "
+         "cut -d' ' -f1); do for face in $(tscaf identities faces $id | "
+         "cut -d' ' -f1); do tscaf identities delete-face $id $face; done; "
+         "done; tscaf enroll --input crop --force all; done; "
+         "tscaf enroll --input crop --force all",
+         "6 pictures enrolled, 0 were already, 0 refused",
+         "0 pictures enrolled, 6 were already, 0 refused");
 
     /* Without --force a poor picture and somebody else's face are refused. */
     SAYS(1,
