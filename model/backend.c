@@ -194,6 +194,47 @@ enum ut_err mdl_plan_run(struct mdl_plan *p, const struct mdl_io *io,
     return p->lane->backend->ops->run(p->lane->backend->ctx, p->ctx, io, e);
 }
 
+bool mdl_backend_trains(const struct mdl_backend *b)
+{
+    return b->ops->run_nodes != NULL;
+}
+
+void mdl_lane_threads(struct mdl_lane *lane, int n)
+{
+    lane->backend->ops->lane_threads(lane->backend->ctx, lane->ctx, n);
+}
+
+enum ut_err mdl_plan_run_nodes(struct mdl_plan *p, const void *in, int first,
+                               int last, struct ut_error *e)
+{
+    struct mdl_backend *b = p->lane->backend;
+
+    return b->ops->run_nodes(b->ctx, p->ctx, in, first, last, e);
+}
+
+enum ut_err mdl_plan_set(struct mdl_plan *p, int value, const float *from,
+                         struct ut_error *e)
+{
+    struct mdl_backend *b = p->lane->backend;
+
+    return b->ops->set(b->ctx, p->ctx, value, from, e);
+}
+
+enum ut_err mdl_plan_get(struct mdl_plan *p, int value, float *to,
+                         struct ut_error *e)
+{
+    struct mdl_backend *b = p->lane->backend;
+
+    return b->ops->get(b->ctx, p->ctx, value, to, e);
+}
+
+enum ut_err mdl_plan_refresh(struct mdl_plan *p, struct ut_error *e)
+{
+    struct mdl_backend *b = p->lane->backend;
+
+    return b->ops->refresh(b->ctx, p->ctx, e);
+}
+
 void mdl_plan_profile(struct mdl_plan *p,
                       void (*line)(void *arg, const char *name,
                                    const char *detail, double us, double macs),

@@ -52,6 +52,16 @@ struct mdl_backend_ops {
                        struct ut_error *e);
     bool (*supports)(void *ctx, enum mdl_precision precision);
 
+    /* Training; NULL: the backend cannot. As the functions of mdl_plan_*. */
+    void (*lane_threads)(void *ctx, void *lane, int n);
+    enum ut_err (*run_nodes)(void *ctx, void *plan, const void *in, int first,
+                             int last, struct ut_error *e);
+    enum ut_err (*set)(void *ctx, void *plan, int value, const float *from,
+                       struct ut_error *e);
+    enum ut_err (*get)(void *ctx, void *plan, int value, float *to,
+                       struct ut_error *e);
+    enum ut_err (*refresh)(void *ctx, void *plan, struct ut_error *e);
+
     /* Optional (NULL: none): one line per step with its time in us over the
      * last run, for `tscaf-model bench --profile`. */
     void (*profile)(void *plan,
@@ -93,6 +103,24 @@ int mdl_plan_batch(const struct mdl_plan *p);
 /* Runs one batch of exactly the plan's size. Errors: UT_EDEVICE. */
 UT_MUSTUSE enum ut_err mdl_plan_run(struct mdl_plan *p, const struct mdl_io *io,
                                     struct ut_error *e);
+
+/* ---- Training: one plan, run in parts (model/train) ---- */
+
+bool mdl_backend_trains(const struct mdl_backend *b);
+/* Threads that this lane's plans may use, from the next plan on; 1 at first. */
+void mdl_lane_threads(struct mdl_lane *lane, int n);
+/* Runs the graph's nodes [first, last) on the batch `in`. */
+UT_MUSTUSE enum ut_err mdl_plan_run_nodes(struct mdl_plan *p, const void *in,
+                                          int first, int last,
+                                          struct ut_error *e);
+/* Row-major float32, [batch, shape] or [shape] of a whole value: into an input
+ * of mdl_graph_given; out of a value marked keep. */
+UT_MUSTUSE enum ut_err mdl_plan_set(struct mdl_plan *p, int value,
+                                    const float *from, struct ut_error *e);
+UT_MUSTUSE enum ut_err mdl_plan_get(struct mdl_plan *p, int value, float *to,
+                                    struct ut_error *e);
+/* The parameters' numbers have changed in place. */
+UT_MUSTUSE enum ut_err mdl_plan_refresh(struct mdl_plan *p, struct ut_error *e);
 
 void mdl_plan_profile(struct mdl_plan *p,
                       void (*line)(void *arg, const char *name,

@@ -122,12 +122,35 @@ int mdl_graph_param_owned(struct mdl_graph *g, struct mdl_shape shape,
 }
 
 static const char *const op_names[] = {
-    [MDL_OP_IMAGE] = "image",    [MDL_OP_CONV] = "convolution",
-    [MDL_OP_LINEAR] = "linear",  [MDL_OP_BATCHNORM] = "batch_norm",
-    [MDL_OP_ACT] = "activation", [MDL_OP_POOL] = "pool",
-    [MDL_OP_ADD] = "add",        [MDL_OP_SCALE] = "scale",
-    [MDL_OP_L2NORM] = "l2_norm", [MDL_OP_UPSAMPLE] = "upsample",
-    [MDL_OP_CONCAT] = "concat",  [MDL_OP_SOFTMAX] = "softmax",
+    [MDL_OP_IMAGE] = "image",
+    [MDL_OP_CONV] = "convolution",
+    [MDL_OP_LINEAR] = "linear",
+    [MDL_OP_BATCHNORM] = "batch_norm",
+    [MDL_OP_ACT] = "activation",
+    [MDL_OP_POOL] = "pool",
+    [MDL_OP_ADD] = "add",
+    [MDL_OP_SCALE] = "scale",
+    [MDL_OP_L2NORM] = "l2_norm",
+    [MDL_OP_UPSAMPLE] = "upsample",
+    [MDL_OP_CONCAT] = "concat",
+    [MDL_OP_SOFTMAX] = "softmax",
+    [MDL_OP_BN_STATS] = "batch_norm_statistics",
+    [MDL_OP_BN_TRAIN] = "batch_norm_training",
+    [MDL_OP_BN_DPARAM] = "batch_norm_parameter_gradient",
+    [MDL_OP_BN_DX] = "batch_norm_gradient",
+    [MDL_OP_CONV_DX] = "convolution_gradient",
+    [MDL_OP_CONV_DW] = "convolution_weight_gradient",
+    [MDL_OP_SUM] = "sum",
+    [MDL_OP_LINEAR_DX] = "linear_gradient",
+    [MDL_OP_LINEAR_DW] = "linear_weight_gradient",
+    [MDL_OP_ACT_DX] = "activation_gradient",
+    [MDL_OP_ACT_DSLOPE] = "slope_gradient",
+    [MDL_OP_POOL_DX] = "pool_gradient",
+    [MDL_OP_SCALE_DS] = "factor_gradient",
+    [MDL_OP_L2NORM_DX] = "l2_norm_gradient",
+    [MDL_OP_UPSAMPLE_DX] = "upsample_gradient",
+    [MDL_OP_SLICE] = "slice",
+    [MDL_OP_SOFTMAX_DX] = "softmax_gradient",
 };
 
 const char *mdl_op_name(enum mdl_op op)
@@ -234,9 +257,10 @@ static bool infer_scale(struct mdl_graph *g, struct mdl_node *n,
 
 /* The shape of n's result into *out. */
 static bool infer(struct mdl_graph *g, struct mdl_node *n,
-                  struct mdl_shape *out)
+                  struct mdl_shape *out, bool *whole)
 {
     const struct mdl_shape *x = &g->values[n->in[0]].shape;
+    const char *why;
 
     *out = *x;
     switch (n->op) {
@@ -274,14 +298,17 @@ static bool infer(struct mdl_graph *g, struct mdl_node *n,
     case MDL_OP_SOFTMAX:
         return (x->n_dims == 3 && x->dim[0] % 2 == 0) ||
                bad(g, n, "wants pairs of channels");
+    default:
+        return mdl_graph_infer_gradient(g, n, out, whole, &why) ||
+               bad(g, n, why);
     }
-    return bad(g, n, "is no operation");
 }
 
 int mdl_graph_append(struct mdl_graph *g, const struct mdl_node *n)
 {
     struct mdl_node node = *n;
     struct mdl_shape shape;
+    bool whole = false;
     int v;
 
     if (g->error.code)
@@ -290,14 +317,16 @@ int mdl_graph_append(struct mdl_graph *g, const struct mdl_node *n)
         bad(g, &node, "there is no input");
         return -1;
     }
-    if (!infer(g, &node, &shape) || !grow(g, (void **)&g->nodes, g->n_nodes,
-                                          &g->cap_nodes, sizeof(*g->nodes)))
+    if (!infer(g, &node, &shape, &whole) ||
+        !grow(g, (void **)&g->nodes, g->n_nodes, &g->cap_nodes,
+              sizeof(*g->nodes)))
         return -1;
     v = new_value(g, MDL_VALUE_RESULT, &shape);
     if (v < 0)
         return -1;
     node.out = v;
     g->values[v].producer = g->n_nodes;
+    g->values[v].whole = whole;
     g->nodes[g->n_nodes++] = node;
     return v;
 }
@@ -431,6 +460,11 @@ int mdl_graph_softmax(struct mdl_graph *g, int x)
     struct mdl_node n = blank(g, MDL_OP_SOFTMAX, x, 1);
 
     return mdl_graph_append(g, &n);
+}
+
+int mdl_graph_given(struct mdl_graph *g, struct mdl_shape shape)
+{
+    return new_value(g, MDL_VALUE_INPUT, &shape);
 }
 
 void mdl_graph_output(struct mdl_graph *g, int v, const char *fmt, ...)

@@ -34,6 +34,27 @@ enum mdl_op {
     MDL_OP_UPSAMPLE,  /* x [C,h,w] -> [C,H,W], nearest                       */
     MDL_OP_CONCAT,    /* along C                                             */
     MDL_OP_SOFTMAX,   /* x [P*2,H,W]: over each pair of channels             */
+
+    /* Training (model/train/backward.h builds these). dX is the loss's gradient
+     * by X; "whole" results are one for the batch, not one an image; inputs in
+     * brackets give only their shape. */
+    MDL_OP_BN_STATS,    /* x -> [2,C] whole: mean, variance of the batch     */
+    MDL_OP_BN_TRAIN,    /* x, gamma, beta, stats -> y                        */
+    MDL_OP_BN_DPARAM,   /* x, stats, dy -> [2,C] whole: dgamma, dbeta        */
+    MDL_OP_BN_DX,       /* x, gamma, stats, dparam, dy -> dx                 */
+    MDL_OP_CONV_DX,     /* dy, w, (x) -> dx                                  */
+    MDL_OP_CONV_DW,     /* x, dy, (w) -> dw whole                            */
+    MDL_OP_SUM,         /* dy [C,..] -> [C] whole: over batch and places     */
+    MDL_OP_LINEAR_DX,   /* dy, w, (x) -> dx                                  */
+    MDL_OP_LINEAR_DW,   /* x, dy, (w) -> dw whole                            */
+    MDL_OP_ACT_DX,      /* x, slope?, dy -> dx                               */
+    MDL_OP_ACT_DSLOPE,  /* x, dy -> [C] whole                                */
+    MDL_OP_POOL_DX,     /* dy [C], (x) -> dx                                 */
+    MDL_OP_SCALE_DS,    /* x, dy, (s) -> ds                                  */
+    MDL_OP_L2NORM_DX,   /* x, dy -> dx                                       */
+    MDL_OP_UPSAMPLE_DX, /* dy, (x) -> dx                                     */
+    MDL_OP_SLICE,       /* dy [C,H,W], (part) -> [c,H,W] from channel first  */
+    MDL_OP_SOFTMAX_DX,  /* y, dy -> dx                                       */
 };
 
 enum mdl_act {
@@ -61,6 +82,8 @@ struct mdl_value {
     const float *data;      /* PARAM, BUFFER once bound; else NULL */
     int producer;           /* node, or -1 */
     int output;             /* position among the outputs, or -1 */
+    bool whole;             /* RESULT: one for the batch, not one an image */
+    bool keep;              /* RESULT: asked for by mdl_plan_get */
 };
 
 /* Roles of in[] by operation; an absent input is -1. */
@@ -82,7 +105,8 @@ struct mdl_node {
     enum mdl_act act;
     float alpha; /* LEAKY */
 
-    float eps; /* BATCHNORM */
+    float eps; /* BATCHNORM, BN_* */
+    int first; /* SLICE */
 
     /* IMAGE: out[c] = (in[bgr ? 2 - c : c] - mean[c]) * scale[c] */
     float mean[3], scale[3];
@@ -152,6 +176,9 @@ int mdl_graph_upsample(struct mdl_graph *g, int x, int h, int w);
 int mdl_graph_concat(struct mdl_graph *g, const int *x, int n);
 int mdl_graph_softmax(struct mdl_graph *g, int x);
 
+/* A float32 value that the caller sets by mdl_plan_set before a run. */
+int mdl_graph_given(struct mdl_graph *g, struct mdl_shape shape);
+
 /* Makes v an output under a public name ("fatigue.logit"). */
 void mdl_graph_output(struct mdl_graph *g, int v, const char *fmt, ...)
     __attribute__((format(printf, 3, 4)));
@@ -181,6 +208,12 @@ void mdl_graph_needs(const struct mdl_graph *g, uint64_t *needs);
 UT_MUSTUSE enum ut_err mdl_graph_copy(const struct mdl_graph *g,
                                       struct mdl_graph *out,
                                       struct ut_error *e);
+
+/* The shape of a training operation's result, and whether it is whole; false
+ * after an error, which why says. Inside model/ only. */
+bool mdl_graph_infer_gradient(const struct mdl_graph *g,
+                              const struct mdl_node *n, struct mdl_shape *out,
+                              bool *whole, const char **why);
 
 /* Appends a raw node whose inputs and attributes are set, for passes and
  * backends' tests; infers its shape. Returns its value or -1. */

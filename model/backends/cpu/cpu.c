@@ -11,89 +11,15 @@
 
 #include <math.h>
 #include <omp.h>
-#include <oneapi/dnnl/dnnl.h>
-#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/clock.h"
 #include "model/backends/cpu/fc.h"
-#include "model/backends/cpu/kernels.h"
-#include "model/backends/cpu/winograd.h"
+#include "model/backends/cpu/plan.h"
+#include "model/backends/cpu/train_kernels.h"
 
-#define ALIGN 64
-#define MAX_ARGS 8
-
-/* Weights as a step reads them, shared by the plans that use them; gone with
- * the last. */
-enum layout {
-    WEIGHTS_DNNL, /* md tells */
-    WEIGHTS_WINO,
-    WEIGHTS_FC,
-};
-
-struct weights {
-    struct weights *next;
-    const float *from; /* the parameter; lives as long as the plans */
-    enum layout layout;
-    bool bf16; /* what it meets */
-    dnnl_memory_desc_t md;
-    dnnl_memory_t memory; /* oneDNN's, or NULL */
-    void *packed;         /* ours, or NULL */
-    int refs;
-};
-
-struct ctx {
-    dnnl_engine_t engine;
-    pthread_mutex_t lock; /* guards weights */
-    struct weights *weights;
-};
-
-struct lane {
-    dnnl_stream_t stream;
-    char *workspace; /* owned */
-    size_t size;
-};
-
-/* A oneDNN memory whose place is in the workspace. */
-struct placed {
-    dnnl_memory_t memory;
-    int value; /* -1: the scratchpad */
-};
-
-struct step {
-    const struct mdl_node *node;
-    uint64_t needs;
-    dnnl_primitive_t primitive; /* or NULL: our kernel */
-    dnnl_exec_arg_t args[MAX_ARGS];
-    int n_args;
-    struct placed placed[4];
-    int n_placed;
-    dnnl_memory_t bias; /* owned */
-    struct weights *weights;
-    struct mdl_wino *wino; /* owned; ours instead of a primitive */
-    bool epilogue;         /* after the primitive: act, shift, residual */
-    enum mdl_act act;
-    float *slope, *shift, *scale, *offset, *padded_bias; /* owned; padded */
-    double us;                                           /* of the last run */
-    char detail[48];
-};
-
-struct plan {
-    struct ctx *ctx;
-    struct lane *lane;
-    const struct mdl_graph *g;
-    int batch;
-    bool bf16;
-    struct step *steps;
-    int n_steps;
-    size_t *offset; /* [n_values]; place in the workspace */
-    size_t scratch, scratch_size, total;
-    char *base;           /* the workspace that the memories point into */
-    struct mdl_map *maps; /* [n_values] */
-};
-
-static enum ut_err check(dnnl_status_t s, const char *what, struct ut_error *e)
+enum ut_err cpu_check(dnnl_status_t s, const char *what, struct ut_error *e)
 {
     if (s == dnnl_success)
         return UT_OK;
@@ -116,7 +42,8 @@ static enum ut_err open_cpu(int device, void **out, struct ut_error *e)
     (void)device;
     if (!c)
         return ut_fail(e, UT_ENOMEM, "no memory for the CPU backend");
-    rc = check(dnnl_engine_create(&c->engine, dnnl_cpu, 0), "the engine", e);
+    rc =
+        cpu_check(dnnl_engine_create(&c->engine, dnnl_cpu, 0), "the engine", e);
     if (rc) {
         free(c);
         return rc;
@@ -142,9 +69,10 @@ static enum ut_err lane_new(void *ctx, void **out, struct ut_error *e)
 
     if (!l)
         return ut_fail(e, UT_ENOMEM, "no memory for a lane");
-    rc = check(dnnl_stream_create(&l->stream, ((struct ctx *)ctx)->engine,
-                                  dnnl_stream_default_flags),
-               "a stream", e);
+    l->threads = 1;
+    rc = cpu_check(dnnl_stream_create(&l->stream, ((struct ctx *)ctx)->engine,
+                                      dnnl_stream_default_flags),
+                   "a stream", e);
     if (rc)
         free(l);
     else
@@ -177,7 +105,7 @@ static dnnl_data_type_t type_of(const struct plan *p)
 }
 
 /* The descriptor of value v as it lies in memory. */
-static dnnl_memory_desc_t desc_of(const struct plan *p, int v)
+dnnl_memory_desc_t cpu_desc(const struct plan *p, int v)
 {
     const struct mdl_map *m = &p->maps[v];
     dnnl_dims_t dims = {m->batch, m->channels, m->height, m->width};
@@ -193,8 +121,7 @@ static dnnl_memory_desc_t desc_of(const struct plan *p, int v)
     return d;
 }
 
-static dnnl_memory_desc_t plain(int n, const dnnl_dims_t dims,
-                                dnnl_data_type_t t)
+dnnl_memory_desc_t cpu_plain(int n, const dnnl_dims_t dims, dnnl_data_type_t t)
 {
     static const dnnl_format_tag_t tags[] = {dnnl_format_tag_undef,
                                              dnnl_a,
@@ -224,8 +151,7 @@ static enum ut_err pad(const float *from, int64_t n, float **out,
     return UT_OK;
 }
 
-static const float *param(const struct plan *p, const struct mdl_node *n,
-                          int role)
+const float *cpu_param(const struct plan *p, const struct mdl_node *n, int role)
 {
     return role < n->n_in && n->in[role] >= 0 ? p->g->values[n->in[role]].data
                                               : NULL;
@@ -257,41 +183,61 @@ static void weights_put(struct ctx *c, struct weights *w)
     pthread_mutex_unlock(&c->lock);
 }
 
-/* from in plain layout `user` to the layout md, by a reorder. */
-static enum ut_err reorder(struct plan *p, const float *from,
-                           const dnnl_memory_desc_t *user, struct weights *w,
-                           struct ut_error *e)
+/* Copies from one layout to another. */
+static enum ut_err copy(struct plan *p, const dnnl_memory_desc_t *from_md,
+                        const void *from, const dnnl_memory_desc_t *to_md,
+                        void *to, struct ut_error *e)
 {
     dnnl_primitive_desc_t pd = NULL;
     dnnl_primitive_t prim = NULL;
-    dnnl_memory_t in = NULL;
+    dnnl_memory_t in = NULL, out = NULL;
     dnnl_exec_arg_t args[2];
     enum ut_err rc;
 
-    rc = check(dnnl_memory_create(&w->memory, &w->md, p->ctx->engine,
-                                  DNNL_MEMORY_ALLOCATE),
-               "weights", e);
-    if (!rc)
-        rc = check(dnnl_memory_create(&in, user, p->ctx->engine,
+    rc = cpu_check(dnnl_memory_create(&in, from_md, p->ctx->engine,
                                       (void *)(uintptr_t)from),
-                   "weights", e);
-    if (!rc)
-        rc = check(dnnl_reorder_primitive_desc_create(
-                       &pd, user, p->ctx->engine, &w->md, p->ctx->engine, NULL),
                    "a reorder", e);
     if (!rc)
-        rc = check(dnnl_primitive_create(&prim, pd), "a reorder", e);
+        rc = cpu_check(dnnl_memory_create(&out, to_md, p->ctx->engine, to),
+                       "a reorder", e);
+    if (!rc)
+        rc = cpu_check(dnnl_reorder_primitive_desc_create(&pd, from_md,
+                                                          p->ctx->engine, to_md,
+                                                          p->ctx->engine, NULL),
+                       "a reorder", e);
+    if (!rc)
+        rc = cpu_check(dnnl_primitive_create(&prim, pd), "a reorder", e);
     if (!rc) {
         args[0] = (dnnl_exec_arg_t){DNNL_ARG_FROM, in};
-        args[1] = (dnnl_exec_arg_t){DNNL_ARG_TO, w->memory};
-        rc = check(dnnl_primitive_execute(prim, p->lane->stream, 2, args),
-                   "a reorder", e);
+        args[1] = (dnnl_exec_arg_t){DNNL_ARG_TO, out};
+        rc = cpu_check(dnnl_primitive_execute(prim, p->lane->stream, 2, args),
+                       "a reorder", e);
         dnnl_stream_wait(p->lane->stream);
     }
     dnnl_primitive_destroy(prim);
     dnnl_primitive_desc_destroy(pd);
     dnnl_memory_destroy(in);
+    dnnl_memory_destroy(out);
     return rc;
+}
+
+/* from in plain layout `user` to the layout md. */
+static enum ut_err reorder(struct plan *p, const float *from,
+                           const dnnl_memory_desc_t *user, struct weights *w,
+                           struct ut_error *e)
+{
+    enum ut_err rc =
+        w->memory
+            ? UT_OK
+            : cpu_check(dnnl_memory_create(&w->memory, &w->md, p->ctx->engine,
+                                           DNNL_MEMORY_ALLOCATE),
+                        "weights", e);
+    void *to = NULL;
+
+    if (!rc)
+        rc = cpu_check(dnnl_memory_get_data_handle(w->memory, &to), "weights",
+                       e);
+    return rc ? rc : copy(p, user, from, &w->md, to, e);
 }
 
 static enum ut_err pack(struct plan *p, const struct mdl_node *n,
@@ -314,13 +260,12 @@ static enum ut_err pack(struct plan *p, const struct mdl_node *n,
 }
 
 /* The shared weights of node n in a layout; user and md are for oneDNN's. */
-static enum ut_err weights_get(struct plan *p, const struct mdl_node *n,
-                               enum layout layout,
-                               const dnnl_memory_desc_t *user,
-                               const dnnl_memory_desc_t *md,
-                               struct weights **out, struct ut_error *e)
+enum ut_err cpu_weights_get(struct plan *p, const struct mdl_node *n,
+                            enum layout layout, const dnnl_memory_desc_t *user,
+                            const dnnl_memory_desc_t *md, struct weights **out,
+                            struct ut_error *e)
 {
-    const float *from = param(p, n, MDL_IN_W);
+    const float *from = cpu_param(p, n, MDL_IN_W);
     bool bf16 = p->maps[n->in[MDL_IN_X]].bf16;
     enum ut_err rc = UT_OK;
     struct weights *w;
@@ -341,6 +286,7 @@ static enum ut_err weights_get(struct plan *p, const struct mdl_node *n,
         w->bf16 = bf16;
         if (md) {
             w->md = *md;
+            w->user = *user;
             rc = reorder(p, from, user, w, e);
         } else {
             rc = pack(p, n, w, e);
@@ -361,24 +307,24 @@ out:
 
 /* ---- building steps ---- */
 
-static void arg(struct step *s, int which, dnnl_memory_t m)
+void cpu_arg(struct step *s, int which, dnnl_memory_t m)
 {
     s->args[s->n_args++] = (dnnl_exec_arg_t){which, m};
 }
 
 /* An argument in the workspace; its place is set when the plan is bound. */
-static enum ut_err place(struct plan *p, struct step *s, int which, int value,
-                         const dnnl_memory_desc_t *md, struct ut_error *e)
+enum ut_err cpu_place(struct plan *p, struct step *s, int which, int value,
+                      const dnnl_memory_desc_t *md, struct ut_error *e)
 {
     dnnl_memory_t m;
     enum ut_err rc =
-        check(dnnl_memory_create(&m, md, p->ctx->engine, DNNL_MEMORY_NONE),
-              "a memory", e);
+        cpu_check(dnnl_memory_create(&m, md, p->ctx->engine, DNNL_MEMORY_NONE),
+                  "a memory", e);
 
     if (rc)
         return rc;
     s->placed[s->n_placed++] = (struct placed){m, value};
-    arg(s, which, m);
+    cpu_arg(s, which, m);
     return UT_OK;
 }
 
@@ -401,6 +347,20 @@ static dnnl_status_t append_act(dnnl_post_ops_t po, enum mdl_act act,
     return dnnl_success;
 }
 
+enum ut_err cpu_scratchpad(struct plan *p, struct step *s,
+                           dnnl_primitive_desc_t pd, struct ut_error *e)
+{
+    const dnnl_memory_desc_t *md =
+        dnnl_primitive_desc_query_md(pd, dnnl_query_scratchpad_md, 0);
+    size_t size = dnnl_memory_desc_get_size(md);
+
+    if (!size)
+        return UT_OK;
+    if (size > p->scratch_size)
+        p->scratch_size = size;
+    return cpu_place(p, s, DNNL_ARG_SCRATCHPAD, -1, md, e);
+}
+
 /* Finishes a step whose primitive descriptor is chosen: primitive, weights,
  * bias, scratchpad. */
 static enum ut_err complete(struct plan *p, struct step *s,
@@ -410,34 +370,28 @@ static enum ut_err complete(struct plan *p, struct step *s,
 {
     const dnnl_memory_desc_t *want =
         dnnl_primitive_desc_query_md(pd, dnnl_query_weights_md, 0);
-    const dnnl_memory_desc_t *scratch =
-        dnnl_primitive_desc_query_md(pd, dnnl_query_scratchpad_md, 0);
-    const float *bias = param(p, s->node, MDL_IN_B);
-    dnnl_memory_desc_t bias_md = plain(1, (dnnl_dims_t){outputs}, dnnl_f32);
+    const float *bias = cpu_param(p, s->node, MDL_IN_B);
+    dnnl_memory_desc_t bias_md = cpu_plain(1, (dnnl_dims_t){outputs}, dnnl_f32);
     const char *info = "";
     enum ut_err rc;
 
     dnnl_primitive_desc_query(pd, dnnl_query_impl_info_str, 0, (void *)&info);
     strncpy(s->detail, info, sizeof(s->detail) - 1);
-    rc = check(dnnl_primitive_create(&s->primitive, pd), info, e);
+    rc = cpu_check(dnnl_primitive_create(&s->primitive, pd), info, e);
     if (!rc)
-        rc = weights_get(p, s->node, WEIGHTS_DNNL, user, want, &s->weights, e);
+        rc = cpu_weights_get(p, s->node, WEIGHTS_DNNL, user, want, &s->weights,
+                             e);
     if (!rc)
-        arg(s, DNNL_ARG_WEIGHTS, s->weights->memory);
+        cpu_arg(s, DNNL_ARG_WEIGHTS, s->weights->memory);
     if (!rc && bias) {
-        rc = check(dnnl_memory_create(&s->bias, &bias_md, p->ctx->engine,
-                                      (void *)(uintptr_t)bias),
-                   "a bias", e);
+        rc = cpu_check(dnnl_memory_create(&s->bias, &bias_md, p->ctx->engine,
+                                          (void *)(uintptr_t)bias),
+                       "a bias", e);
         if (!rc)
-            arg(s, DNNL_ARG_BIAS, s->bias);
+            cpu_arg(s, DNNL_ARG_BIAS, s->bias);
     }
-    if (!rc && dnnl_memory_desc_get_size(scratch)) {
-        size_t size = dnnl_memory_desc_get_size(scratch);
-
-        if (size > p->scratch_size)
-            p->scratch_size = size;
-        rc = place(p, s, DNNL_ARG_SCRATCHPAD, -1, scratch, e);
-    }
+    if (!rc)
+        rc = cpu_scratchpad(p, s, pd, e);
     return rc;
 }
 
@@ -446,8 +400,8 @@ static dnnl_status_t conv_desc(struct plan *p, const struct mdl_node *n,
                                const dnnl_memory_desc_t *user, bool fuse,
                                dnnl_primitive_desc_t *pd)
 {
-    dnnl_memory_desc_t src = desc_of(p, n->in[MDL_IN_X]);
-    dnnl_memory_desc_t dst = desc_of(p, n->out), w, b;
+    dnnl_memory_desc_t src = cpu_desc(p, n->in[MDL_IN_X]);
+    dnnl_memory_desc_t dst = cpu_desc(p, n->out), w, b;
     const dnnl_dims_t stride = {n->stride, n->stride}, dilate = {0, 0},
                       pads = {n->pad, n->pad};
     dnnl_convolution_desc_t d;
@@ -489,9 +443,9 @@ static enum ut_err build_wino(struct plan *p, struct step *s,
     s->wino = calloc(1, sizeof(*s->wino));
     if (!s->wino)
         return ut_fail(e, UT_ENOMEM, "no memory for a plan");
-    rc = weights_get(p, n, WEIGHTS_WINO, NULL, NULL, &s->weights, e);
+    rc = cpu_weights_get(p, n, WEIGHTS_WINO, NULL, NULL, &s->weights, e);
     if (!rc)
-        rc = pad(param(p, n, MDL_IN_B), y->channels, &s->padded_bias, e);
+        rc = pad(cpu_param(p, n, MDL_IN_B), y->channels, &s->padded_bias, e);
     if (rc)
         return rc;
     *s->wino = (struct mdl_wino){
@@ -527,17 +481,17 @@ static enum ut_err build_conv(struct plan *p, struct step *s,
     dnnl_dims_t dims = {outputs, ins, n->kernel, n->kernel};
     dnnl_dims_t grouped_dims = {n->groups, outputs / n->groups, ins / n->groups,
                                 n->kernel, n->kernel};
-    dnnl_memory_desc_t user =
-        grouped ? plain(5, grouped_dims, dnnl_f32) : plain(4, dims, dnnl_f32);
-    dnnl_memory_desc_t src = desc_of(p, n->in[MDL_IN_X]);
-    dnnl_memory_desc_t dst = desc_of(p, n->out);
+    dnnl_memory_desc_t user = grouped ? cpu_plain(5, grouped_dims, dnnl_f32)
+                                      : cpu_plain(4, dims, dnnl_f32);
+    dnnl_memory_desc_t src = cpu_desc(p, n->in[MDL_IN_X]);
+    dnnl_memory_desc_t dst = cpu_desc(p, n->out);
     dnnl_primitive_desc_t pd = NULL;
     bool fuse = n->act != MDL_ACT_PRELU;
     enum ut_err rc;
 
-    rc = pad(param(p, n, MDL_IN_SLOPE), outputs, &s->slope, e);
+    rc = pad(cpu_param(p, n, MDL_IN_SLOPE), outputs, &s->slope, e);
     if (!rc)
-        rc = pad(param(p, n, MDL_IN_SHIFT), outputs, &s->shift, e);
+        rc = pad(cpu_param(p, n, MDL_IN_SHIFT), outputs, &s->shift, e);
     if (rc)
         return rc;
     if (p->bf16 && is_plain_3x3(n) && mdl_wino_fits(ins, outputs) &&
@@ -550,16 +504,17 @@ static enum ut_err build_conv(struct plan *p, struct step *s,
             dnnl_success)
             pd = NULL;
     if (!pd)
-        rc = check(conv_desc(p, n, dnnl_convolution_direct, &user, fuse, &pd),
-                   "a convolution", e);
+        rc = cpu_check(
+            conv_desc(p, n, dnnl_convolution_direct, &user, fuse, &pd),
+            "a convolution", e);
     if (rc)
         return rc;
     s->act = fuse ? MDL_ACT_NONE : n->act;
     s->epilogue = !fuse || s->shift || n->in[MDL_IN_RESIDUAL] >= 0 ||
                   n->act == MDL_ACT_SIGMOID;
-    rc = place(p, s, DNNL_ARG_SRC, n->in[MDL_IN_X], &src, e);
+    rc = cpu_place(p, s, DNNL_ARG_SRC, n->in[MDL_IN_X], &src, e);
     if (!rc)
-        rc = place(p, s, DNNL_ARG_DST, n->out, &dst, e);
+        rc = cpu_place(p, s, DNNL_ARG_DST, n->out, &dst, e);
     if (!rc)
         rc = complete(p, s, pd, &user, outputs, e);
     dnnl_primitive_desc_destroy(pd);
@@ -570,11 +525,12 @@ static enum ut_err build_linear(struct plan *p, struct step *s,
                                 struct ut_error *e)
 {
     const struct mdl_node *n = s->node;
-    enum ut_err rc = weights_get(p, n, WEIGHTS_FC, NULL, NULL, &s->weights, e);
+    enum ut_err rc =
+        cpu_weights_get(p, n, WEIGHTS_FC, NULL, NULL, &s->weights, e);
 
     strcpy(s->detail, p->maps[n->in[MDL_IN_X]].bf16 ? "fc bf16" : "fc f32");
     return rc ? rc
-              : pad(param(p, n, MDL_IN_SLOPE), p->maps[n->out].channels,
+              : pad(cpu_param(p, n, MDL_IN_SLOPE), p->maps[n->out].channels,
                     &s->slope, e);
 }
 
@@ -583,10 +539,10 @@ static enum ut_err build_batchnorm(struct plan *p, struct step *s,
 {
     const struct mdl_node *n = s->node;
     int channels = p->maps[n->out].channels;
-    const float *gamma = param(p, n, MDL_BN_GAMMA);
-    const float *beta = param(p, n, MDL_BN_BETA);
-    const float *mean = param(p, n, MDL_BN_MEAN);
-    const float *var = param(p, n, MDL_BN_VAR);
+    const float *gamma = cpu_param(p, n, MDL_BN_GAMMA);
+    const float *beta = cpu_param(p, n, MDL_BN_BETA);
+    const float *mean = cpu_param(p, n, MDL_BN_MEAN);
+    const float *var = cpu_param(p, n, MDL_BN_VAR);
     enum ut_err rc = pad(mean, channels, &s->offset, e);
 
     if (!rc)
@@ -602,6 +558,8 @@ static enum ut_err build_batchnorm(struct plan *p, struct step *s,
 
 static enum ut_err build(struct plan *p, struct step *s, struct ut_error *e)
 {
+    if (p->trains && s->node->op != MDL_OP_CONV)
+        return cpu_build_gradient(p, s, e);
     switch (s->node->op) {
     case MDL_OP_CONV:
         return build_conv(p, s, e);
@@ -610,7 +568,7 @@ static enum ut_err build(struct plan *p, struct step *s, struct ut_error *e)
     case MDL_OP_BATCHNORM:
         return build_batchnorm(p, s, e);
     case MDL_OP_ACT:
-        return pad(param(p, s->node, 1), p->maps[s->node->out].channels,
+        return pad(cpu_param(p, s->node, 1), p->maps[s->node->out].channels,
                    &s->slope, e);
     case MDL_OP_IMAGE:
     case MDL_OP_POOL:
@@ -621,8 +579,10 @@ static enum ut_err build(struct plan *p, struct step *s, struct ut_error *e)
     case MDL_OP_CONCAT:
     case MDL_OP_SOFTMAX:
         return UT_OK;
+    default:
+        return ut_fail(e, UT_EINVAL, "%s: the plan does not train",
+                       mdl_op_name(s->node->op));
     }
-    return UT_OK;
 }
 
 /* ---- memory ---- */
@@ -632,6 +592,8 @@ static void describe(struct plan *p, int v)
     const struct mdl_shape *s = &p->g->values[v].shape;
     struct mdl_map *m = &p->maps[v];
 
+    if (p->g->values[v].whole)
+        return; /* only its data */
     m->batch = p->batch;
     m->channels = (int)s->dim[0];
     m->vector = s->n_dims == 1;
@@ -642,48 +604,98 @@ static void describe(struct plan *p, int v)
 
 static size_t bytes_of(const struct plan *p, int v)
 {
-    dnnl_memory_desc_t d = desc_of(p, v);
+    const struct mdl_value *value = &p->g->values[v];
+    dnnl_memory_desc_t d;
+    size_t size;
 
-    return (dnnl_memory_desc_get_size(&d) + ALIGN - 1) / ALIGN * ALIGN;
+    if (!value->whole) {
+        d = cpu_desc(p, v);
+        size = dnnl_memory_desc_get_size(&d);
+    } else if (p->whole[v].ndims) {
+        size = dnnl_memory_desc_get_size(&p->whole[v]);
+    } else {
+        size = mdl_shape_count(&value->shape) * sizeof(float);
+    }
+    return (size + ALIGN - 1) / ALIGN * ALIGN;
 }
 
-/* Gives every result the lowest place that is free for its whole life: from
- * its step to the last that uses it, or to the end for an output. */
-static enum ut_err plan_memory(struct plan *p, struct ut_error *e)
+/* A value that a plan gives a place: a result, or an input that is set. */
+static bool is_placed(const struct mdl_value *v)
+{
+    return v->kind == MDL_VALUE_RESULT ||
+           (v->kind == MDL_VALUE_INPUT && v->dtype == MDL_F32);
+}
+
+/* When a value lives: steps [first, last]. */
+struct life {
+    int value, first, last;
+    size_t size;
+};
+
+static int by_first(const void *a, const void *b)
+{
+    return ((const struct life *)a)->first - ((const struct life *)b)->first;
+}
+
+/* From its step to the last that uses it, or to the end if it is asked for. */
+static int find_lives(const struct plan *p, struct life *lives)
 {
     const struct mdl_graph *g = p->g;
-    int *last = calloc((size_t)g->n_values, sizeof(*last));
+    int n = 0;
 
-    if (!last)
+    for (int v = 0; v < g->n_values; v++) {
+        const struct mdl_value *value = &g->values[v];
+        bool stays = value->output >= 0 || value->keep;
+
+        if (!is_placed(value))
+            continue;
+        lives[n++] = (struct life){
+            .value = v,
+            .first = value->producer < 0 ? 0 : value->producer,
+            .last = stays ? g->n_nodes : value->producer,
+            .size = bytes_of(p, v),
+        };
+    }
+    for (int k = 0; k < n; k++)
+        for (int i = lives[k].first; i < g->n_nodes; i++)
+            for (int j = 0; j < g->nodes[i].n_in; j++)
+                if (g->nodes[i].in[j] == lives[k].value && i > lives[k].last)
+                    lives[k].last = i;
+    qsort(lives, (size_t)n, sizeof(*lives), by_first);
+    return n;
+}
+
+/* Gives every value the lowest place that is free for its whole life. */
+static enum ut_err plan_memory(struct plan *p, struct ut_error *e)
+{
+    struct life *lives = malloc((size_t)p->g->n_values * sizeof(*lives));
+    int n;
+
+    if (!lives)
         return ut_fail(e, UT_ENOMEM, "no memory for a plan");
-    for (int i = 0; i < g->n_nodes; i++)
-        for (int k = 0; k < g->nodes[i].n_in; k++)
-            if (g->nodes[i].in[k] >= 0)
-                last[g->nodes[i].in[k]] = i;
-    for (int i = 0; i < g->n_nodes; i++) {
-        int v = g->nodes[i].out;
-        size_t size = bytes_of(p, v), at = 0;
+    n = find_lives(p, lives);
+    for (int i = 0; i < n; i++) {
+        const struct life *l = &lives[i];
         bool moved = true;
+        size_t at = 0;
 
-        if (g->values[v].output >= 0)
-            last[v] = g->n_nodes;
         while (moved) {
             moved = false;
             for (int k = 0; k < i; k++) {
-                int u = g->nodes[k].out;
-                size_t end = p->offset[u] + bytes_of(p, u);
+                size_t from = p->offset[lives[k].value];
 
-                if (last[u] >= i && at < end && p->offset[u] < at + size) {
-                    at = end;
+                if (lives[k].last >= l->first && at < from + lives[k].size &&
+                    from < at + l->size) {
+                    at = from + lives[k].size;
                     moved = true;
                 }
             }
         }
-        p->offset[v] = at;
-        if (at + size > p->scratch)
-            p->scratch = at + size;
+        p->offset[l->value] = at;
+        if (at + l->size > p->scratch)
+            p->scratch = at + l->size;
     }
-    free(last);
+    free(lives);
     return UT_OK;
 }
 
@@ -713,7 +725,7 @@ static void bind(struct plan *p)
         return;
     p->base = p->lane->workspace;
     for (int v = 0; v < p->g->n_values; v++)
-        if (p->g->values[v].kind == MDL_VALUE_RESULT)
+        if (is_placed(&p->g->values[v]))
             p->maps[v].data = p->base + p->offset[v];
     for (int i = 0; i < p->n_steps; i++)
         for (int k = 0; k < p->steps[i].n_placed; k++) {
@@ -751,7 +763,14 @@ static void plan_free(void *ctx, void *plan)
     free(p->steps);
     free(p->offset);
     free(p->maps);
+    free(p->whole);
     free(p);
+}
+
+/* A setting of the calling thread: one thread serves a lane, several train. */
+static void use_threads(const struct plan *p)
+{
+    omp_set_num_threads(p->trains ? p->lane->threads : 1);
 }
 
 static enum ut_err compile(void *ctx, void *lane, const struct mdl_graph *g,
@@ -762,7 +781,6 @@ static enum ut_err compile(void *ctx, void *lane, const struct mdl_graph *g,
     uint64_t *needs = calloc((size_t)g->n_nodes + 1, sizeof(*needs));
     enum ut_err rc = UT_OK;
 
-    omp_set_num_threads(1); /* this thread's setting */
     if (!p || !needs) {
         free(p);
         free(needs);
@@ -777,20 +795,25 @@ static enum ut_err compile(void *ctx, void *lane, const struct mdl_graph *g,
     p->steps = calloc((size_t)g->n_nodes + 1, sizeof(*p->steps));
     p->offset = calloc((size_t)g->n_values, sizeof(*p->offset));
     p->maps = calloc((size_t)g->n_values, sizeof(*p->maps));
-    if (!p->steps || !p->offset || !p->maps)
+    p->whole = calloc((size_t)g->n_values, sizeof(*p->whole));
+    for (int i = 0; i < g->n_nodes; i++)
+        p->trains |= g->nodes[i].op >= MDL_OP_BN_STATS;
+    use_threads(p);
+    if (!p->steps || !p->offset || !p->maps || !p->whole)
         rc = ut_fail(e, UT_ENOMEM, "no memory for a plan");
     if (!rc) {
         mdl_graph_needs(g, needs);
         for (int v = 0; v < g->n_values; v++)
-            if (g->values[v].kind == MDL_VALUE_RESULT)
+            if (is_placed(&g->values[v]))
                 describe(p, v);
-        rc = plan_memory(p, e);
     }
     for (int i = 0; i < g->n_nodes && !rc; i++) {
         p->steps[i].node = &g->nodes[i];
         p->steps[i].needs = needs[i];
         rc = build(p, &p->steps[i], e);
     }
+    if (!rc)
+        rc = plan_memory(p, e);
     if (!rc)
         rc = grow_workspace(p, e);
     free(needs);
@@ -829,6 +852,8 @@ static void run_kernel(struct plan *p, struct step *s, const void *in)
     const struct mdl_map *x = &p->maps[n->in[0]], *y = &p->maps[n->out];
     struct mdl_map list[MDL_NODE_INPUTS];
 
+    if (p->trains && cpu_run_gradient(p, s))
+        return;
     switch (n->op) {
     case MDL_OP_IMAGE:
         mdl_k_image(n, in, p->batch, y->height * y->width, y->bf16, y->data);
@@ -841,7 +866,7 @@ static void run_kernel(struct plan *p, struct step *s, const void *in)
                      y->data, p->base + p->scratch);
         return;
     case MDL_OP_LINEAR:
-        mdl_fc_run(x, s->weights->packed, param(p, n, MDL_IN_B), n->act,
+        mdl_fc_run(x, s->weights->packed, cpu_param(p, n, MDL_IN_B), n->act,
                    n->alpha, s->slope, y);
         return;
     case MDL_OP_BATCHNORM:
@@ -871,6 +896,8 @@ static void run_kernel(struct plan *p, struct step *s, const void *in)
     case MDL_OP_SOFTMAX:
         mdl_k_softmax(x, y);
         return;
+    default:
+        return; /* of training: cpu_run_gradient */
     }
 }
 
@@ -884,11 +911,12 @@ static enum ut_err run_step(struct plan *p, struct step *s, const void *in,
         run_kernel(p, s, in);
         return UT_OK;
     }
-    rc = check(dnnl_primitive_execute(s->primitive, p->lane->stream, s->n_args,
-                                      s->args),
-               mdl_op_name(n->op), e);
+    rc = cpu_check(dnnl_primitive_execute(s->primitive, p->lane->stream,
+                                          s->n_args, s->args),
+                   mdl_op_name(n->op), e);
     if (!rc)
-        rc = check(dnnl_stream_wait(p->lane->stream), mdl_op_name(n->op), e);
+        rc =
+            cpu_check(dnnl_stream_wait(p->lane->stream), mdl_op_name(n->op), e);
     if (rc || !s->epilogue)
         return rc;
     mdl_k_epilogue(&p->maps[n->out], s->act, n->alpha, s->slope, s->shift,
@@ -906,7 +934,7 @@ static enum ut_err run(void *ctx, void *plan, const struct mdl_io *io,
     uint64_t wanted = 0;
 
     (void)ctx;
-    omp_set_num_threads(1); /* this thread's setting */
+    use_threads(p);
     bind(p);
     for (int i = 0; i < g->n_outputs; i++)
         if (io->out[i] && g->outputs[i] >= 0)
@@ -926,6 +954,83 @@ static enum ut_err run(void *ctx, void *plan, const struct mdl_io *io,
         if (wanted >> i & 1)
             mdl_k_output(&p->maps[g->outputs[i]], io->out[i]);
     return UT_OK;
+}
+
+/* ---- training ---- */
+
+static void lane_threads(void *ctx, void *lane, int n)
+{
+    (void)ctx;
+    ((struct lane *)lane)->threads = n;
+}
+
+static enum ut_err run_nodes(void *ctx, void *plan, const void *in, int first,
+                             int last, struct ut_error *e)
+{
+    struct plan *p = plan;
+    enum ut_err rc = UT_OK;
+
+    (void)ctx;
+    use_threads(p);
+    bind(p);
+    for (int i = first; i < last && !rc; i++) {
+        int64_t start = ut_clock_us();
+
+        rc = run_step(p, &p->steps[i], in, e);
+        p->steps[i].us = (double)(ut_clock_us() - start);
+    }
+    return rc;
+}
+
+static enum ut_err set(void *ctx, void *plan, int value, const float *from,
+                       struct ut_error *e)
+{
+    struct plan *p = plan;
+
+    (void)ctx;
+    (void)e;
+    bind(p);
+    mdl_t_from_rows(from, &p->maps[value]);
+    return UT_OK;
+}
+
+static enum ut_err get(void *ctx, void *plan, int value, float *to,
+                       struct ut_error *e)
+{
+    struct plan *p = plan;
+    const struct mdl_value *v = &p->g->values[value];
+    size_t size = mdl_shape_count(&v->shape) * sizeof(*to);
+    dnnl_memory_desc_t plain = p->whole[value];
+    int n = plain.ndims;
+
+    (void)ctx;
+    if (!v->whole) {
+        mdl_t_to_rows(&p->maps[value], to);
+        return UT_OK;
+    }
+    if (!n) {
+        memcpy(to, p->maps[value].data, size);
+        return UT_OK;
+    }
+    plain = cpu_plain(n, p->whole[value].dims, dnnl_f32);
+    return copy(p, &p->whole[value], p->maps[value].data, &plain, to, e);
+}
+
+/* oneDNN's copies of the weights, anew from the parameters. */
+static enum ut_err refresh(void *ctx, void *plan, struct ut_error *e)
+{
+    struct plan *p = plan;
+    enum ut_err rc = UT_OK;
+
+    (void)ctx;
+    use_threads(p);
+    for (int i = 0; i < p->n_steps && !rc; i++) {
+        struct weights *w = p->steps[i].weights;
+
+        if (w && w->memory)
+            rc = reorder(p, w->from, &w->user, w, e);
+    }
+    return rc;
 }
 
 static void profile(void *plan,
@@ -957,5 +1062,10 @@ const struct mdl_backend_ops mdl_cpu_ops = {
     .plan_free = plan_free,
     .run = run,
     .supports = supports,
+    .lane_threads = lane_threads,
+    .run_nodes = run_nodes,
+    .set = set,
+    .get = get,
+    .refresh = refresh,
     .profile = profile,
 };

@@ -6,26 +6,7 @@
 #include <math.h>
 #include <string.h>
 
-#define LANES 16
-
-#define INLINE static inline __attribute__((always_inline))
-
-/* name: the inline function body compiled for AVX-512 and for any processor,
- * and chosen at run time. */
-#define TWICE(name, body, types, values)                                       \
-    __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq"))) static void  \
-        name##_avx512 types                                                    \
-    {                                                                          \
-        body values;                                                           \
-    }                                                                          \
-    void name types                                                            \
-    {                                                                          \
-        if (__builtin_cpu_supports("avx512dq") &&                              \
-            __builtin_cpu_supports("avx512vl"))                                \
-            name##_avx512 values;                                              \
-        else                                                                   \
-            body values;                                                       \
-    }
+#include "model/backends/cpu/twice.h"
 
 static inline float half_to_float(uint16_t h)
 {
@@ -150,7 +131,7 @@ INLINE void hot(const struct mdl_map *y, enum mdl_act act, float alpha,
         epilogue(y, act, alpha, slope, shift, residual, y->bf16);
 }
 
-TWICE(mdl_k_epilogue, hot,
+TWICE(, mdl_k_epilogue, hot,
       (const struct mdl_map *y, enum mdl_act act, float alpha,
        const float *slope, const float *shift, const void *residual),
       (y, act, alpha, slope, shift, residual))
@@ -193,7 +174,7 @@ INLINE void affine(const struct mdl_map *x, const float *s, const float *t,
             }
 }
 
-TWICE(mdl_k_affine, affine,
+TWICE(, mdl_k_affine, affine,
       (const struct mdl_map *x, const float *s, const float *t,
        const struct mdl_map *y),
       (x, s, t, y))
@@ -218,7 +199,7 @@ INLINE void image(const struct mdl_node *n, const uint8_t *rgb, int batch,
         }
 }
 
-TWICE(mdl_k_image, image,
+TWICE(, mdl_k_image, image,
       (const struct mdl_node *n, const uint8_t *rgb, int batch, int pixels,
        bool bf16, void *out),
       (n, rgb, batch, pixels, bf16, out))
@@ -262,8 +243,8 @@ INLINE void pool_hot(const struct mdl_map *x, const struct mdl_map *y)
     else
         pool(x, y, false);
 }
-TWICE(mdl_k_pool, pool_hot, (const struct mdl_map *x, const struct mdl_map *y),
-      (x, y))
+TWICE(, mdl_k_pool, pool_hot,
+      (const struct mdl_map *x, const struct mdl_map *y), (x, y))
 
 INLINE void add(const struct mdl_map *x, int n, const struct mdl_map *y,
                 bool bf16)
@@ -299,7 +280,7 @@ INLINE void add_hot(const struct mdl_map *x, int n, const struct mdl_map *y)
     else
         add(x, n, y, false);
 }
-TWICE(mdl_k_add, add_hot,
+TWICE(, mdl_k_add, add_hot,
       (const struct mdl_map *x, int n, const struct mdl_map *y), (x, n, y))
 
 INLINE void scale(const struct mdl_map *x, const struct mdl_map *s,
@@ -338,7 +319,7 @@ INLINE void scale_hot(const struct mdl_map *x, const struct mdl_map *s,
     else
         scale(x, s, y, false);
 }
-TWICE(mdl_k_scale, scale_hot,
+TWICE(, mdl_k_scale, scale_hot,
       (const struct mdl_map *x, const struct mdl_map *s,
        const struct mdl_map *y),
       (x, s, y))

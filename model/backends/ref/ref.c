@@ -1,30 +1,26 @@
-/* The reference backend: every operation as its definition says.
- *
- * A plan holds one float32 buffer per value for one image; run() takes the
- * batch image by image. */
+/* The reference backend: every operation as its definition says. */
 #include "model/backends/ref/ref.h"
 
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
-struct plan {
-    const struct mdl_graph *g;
-    int batch;
-    float **values;  /* [n_values]; owned for results */
-    uint64_t *needs; /* [n_nodes] */
-};
+#include "model/backends/ref/plan.h"
 
-/* A [C,H,W] value. */
-struct map {
-    float *data;
-    int64_t c, h, w;
-};
+float *ref_value(const struct plan *p, int v, int b)
+{
+    const struct mdl_value *value = &p->g->values[v];
+    bool batched = (value->kind == MDL_VALUE_RESULT && !value->whole) ||
+                   value->kind == MDL_VALUE_INPUT;
 
-static struct map map_of(const struct plan *p, int v)
+    return p->values[v] +
+           (batched ? (size_t)b * mdl_shape_count(&value->shape) : 0);
+}
+
+struct map ref_map(const struct plan *p, int v, int b)
 {
     const struct mdl_shape *s = &p->g->values[v].shape;
-    struct map m = {p->values[v], s->dim[0], 1, 1};
+    struct map m = {ref_value(p, v, b), s->dim[0], 1, 1};
 
     if (s->n_dims == 3) {
         m.h = s->dim[1];
@@ -33,13 +29,16 @@ static struct map map_of(const struct plan *p, int v)
     return m;
 }
 
-/* The parameter in role, or NULL. */
-static const float *data_of(const struct plan *p, const struct mdl_node *n,
-                            int role)
+const float *ref_in(const struct plan *p, const struct mdl_node *n, int role)
 {
     if (role >= n->n_in || n->in[role] < 0)
         return NULL;
-    return p->values[n->in[role]];
+    return ref_value(p, n->in[role], p->image);
+}
+
+static struct map map_of(const struct plan *p, int v)
+{
+    return ref_map(p, v, p->image);
 }
 
 static float activate(const struct mdl_node *n, const float *slope, int64_t c,
@@ -96,10 +95,10 @@ static double window(const struct mdl_node *n, struct map x, const float *w,
 static void run_conv(const struct plan *p, const struct mdl_node *n)
 {
     struct map x = map_of(p, n->in[MDL_IN_X]), y = map_of(p, n->out);
-    const float *w = data_of(p, n, MDL_IN_W), *b = data_of(p, n, MDL_IN_B);
-    const float *slope = data_of(p, n, MDL_IN_SLOPE);
-    const float *shift = data_of(p, n, MDL_IN_SHIFT);
-    const float *residual = data_of(p, n, MDL_IN_RESIDUAL);
+    const float *w = ref_in(p, n, MDL_IN_W), *b = ref_in(p, n, MDL_IN_B);
+    const float *slope = ref_in(p, n, MDL_IN_SLOPE);
+    const float *shift = ref_in(p, n, MDL_IN_SHIFT);
+    const float *residual = ref_in(p, n, MDL_IN_RESIDUAL);
     int64_t ins = x.c / n->groups, outs = y.c / n->groups;
 
     for (int64_t o = 0; o < y.c; o++)
@@ -117,9 +116,9 @@ static void run_conv(const struct plan *p, const struct mdl_node *n)
 
 static void run_linear(const struct plan *p, const struct mdl_node *n)
 {
-    const float *x = data_of(p, n, MDL_IN_X), *w = data_of(p, n, MDL_IN_W);
-    const float *b = data_of(p, n, MDL_IN_B);
-    const float *slope = data_of(p, n, MDL_IN_SLOPE);
+    const float *x = ref_in(p, n, MDL_IN_X), *w = ref_in(p, n, MDL_IN_W);
+    const float *b = ref_in(p, n, MDL_IN_B);
+    const float *slope = ref_in(p, n, MDL_IN_SLOPE);
     const struct mdl_shape *s = &p->g->values[n->in[MDL_IN_W]].shape;
 
     for (int64_t o = 0; o < s->dim[0]; o++) {
@@ -127,17 +126,17 @@ static void run_linear(const struct plan *p, const struct mdl_node *n)
 
         for (int64_t i = 0; i < s->dim[1]; i++)
             sum += (double)w[o * s->dim[1] + i] * x[i];
-        p->values[n->out][o] = activate(n, slope, o, (float)sum);
+        ref_value(p, n->out, p->image)[o] = activate(n, slope, o, (float)sum);
     }
 }
 
 static void run_batchnorm(const struct plan *p, const struct mdl_node *n)
 {
     struct map x = map_of(p, n->in[0]), y = map_of(p, n->out);
-    const float *gamma = data_of(p, n, MDL_BN_GAMMA);
-    const float *beta = data_of(p, n, MDL_BN_BETA);
-    const float *mean = data_of(p, n, MDL_BN_MEAN);
-    const float *var = data_of(p, n, MDL_BN_VAR);
+    const float *gamma = ref_in(p, n, MDL_BN_GAMMA);
+    const float *beta = ref_in(p, n, MDL_BN_BETA);
+    const float *mean = ref_in(p, n, MDL_BN_MEAN);
+    const float *var = ref_in(p, n, MDL_BN_VAR);
 
     for (int64_t c = 0; c < x.c; c++) {
         double s = (gamma ? gamma[c] : 1) / sqrt((double)var[c] + n->eps);
@@ -152,7 +151,7 @@ static void run_batchnorm(const struct plan *p, const struct mdl_node *n)
 static void run_act(const struct plan *p, const struct mdl_node *n)
 {
     struct map x = map_of(p, n->in[0]), y = map_of(p, n->out);
-    const float *slope = data_of(p, n, 1);
+    const float *slope = ref_in(p, n, 1);
 
     for (int64_t c = 0; c < x.c; c++)
         for (int64_t i = 0; i < x.h * x.w; i++)
@@ -169,7 +168,7 @@ static void run_pool(const struct plan *p, const struct mdl_node *n)
 
         for (int64_t i = 0; i < x.h * x.w; i++)
             sum += x.data[c * x.h * x.w + i];
-        p->values[n->out][c] = (float)(sum / (double)(x.h * x.w));
+        ref_value(p, n->out, p->image)[c] = (float)(sum / (double)(x.h * x.w));
     }
 }
 
@@ -181,7 +180,7 @@ static void run_add(const struct plan *p, const struct mdl_node *n)
         double sum = 0;
 
         for (int k = 0; k < n->n_in; k++)
-            sum += p->values[n->in[k]][i];
+            sum += ref_in(p, n, k)[i];
         y.data[i] = (float)sum;
     }
 }
@@ -190,7 +189,7 @@ static void run_scale(const struct plan *p, const struct mdl_node *n)
 {
     struct map x = map_of(p, n->in[0]), y = map_of(p, n->out);
     bool places = p->g->values[n->in[1]].shape.n_dims == 3;
-    const float *s = p->values[n->in[1]];
+    const float *s = ref_in(p, n, 1);
 
     for (int64_t c = 0; c < x.c; c++)
         for (int64_t i = 0; i < x.h * x.w; i++)
@@ -206,7 +205,8 @@ static void run_l2norm(const struct plan *p, const struct mdl_node *n)
     for (int64_t i = 0; i < x.c; i++)
         sum += (double)x.data[i] * x.data[i];
     for (int64_t i = 0; i < x.c; i++)
-        p->values[n->out][i] = (float)(x.data[i] / fmax(sqrt(sum), 1e-12));
+        ref_value(p, n->out, p->image)[i] =
+            (float)(x.data[i] / fmax(sqrt(sum), 1e-12));
 }
 
 static void run_upsample(const struct plan *p, const struct mdl_node *n)
@@ -222,12 +222,12 @@ static void run_upsample(const struct plan *p, const struct mdl_node *n)
 
 static void run_concat(const struct plan *p, const struct mdl_node *n)
 {
-    float *to = p->values[n->out];
+    float *to = ref_value(p, n->out, p->image);
 
     for (int k = 0; k < n->n_in; k++) {
         size_t count = mdl_shape_count(&p->g->values[n->in[k]].shape);
 
-        memcpy(to, p->values[n->in[k]], count * sizeof(*to));
+        memcpy(to, ref_in(p, n, k), count * sizeof(*to));
         to += count;
     }
 }
@@ -287,6 +287,8 @@ static void run_node(const struct plan *p, const struct mdl_node *n,
     case MDL_OP_SOFTMAX:
         run_softmax(p, n);
         return;
+    default:
+        return; /* of training: ref_run_gradient */
     }
 }
 
@@ -324,13 +326,28 @@ static void lane_free(void *ctx, void *lane)
     (void)lane;
 }
 
+/* Results, and inputs that the caller sets. */
+static bool is_ours(const struct mdl_value *v)
+{
+    return v->kind == MDL_VALUE_RESULT ||
+           (v->kind == MDL_VALUE_INPUT && v->dtype == MDL_F32);
+}
+
+static size_t count_of(const struct plan *p, int v)
+{
+    const struct mdl_value *value = &p->g->values[v];
+
+    return mdl_shape_count(&value->shape) *
+           (value->whole ? 1 : (size_t)p->batch);
+}
+
 static void plan_free(void *ctx, void *plan)
 {
     struct plan *p = plan;
 
     (void)ctx;
     for (int i = 0; p->values && i < p->g->n_values; i++)
-        if (p->g->values[i].kind == MDL_VALUE_RESULT)
+        if (is_ours(&p->g->values[i]))
             free(p->values[i]);
     free(p->values);
     free(p->needs);
@@ -357,10 +374,9 @@ static enum ut_err compile(void *ctx, void *lane, const struct mdl_graph *g,
     for (int i = 0; i < g->n_values; i++) {
         const struct mdl_value *v = &g->values[i];
 
-        if (v->kind != MDL_VALUE_RESULT)
+        if (!is_ours(v))
             p->values[i] = (float *)(uintptr_t)v->data; /* never written */
-        else if (!(p->values[i] =
-                       malloc(mdl_shape_count(&v->shape) * sizeof(float))))
+        else if (!(p->values[i] = malloc(count_of(p, i) * sizeof(float))))
             goto no_memory;
     }
     *plan = p;
@@ -372,35 +388,86 @@ no_memory:
                    g->n_nodes);
 }
 
+static void run_nodes_of(struct plan *p, const uint8_t *in, int first, int last,
+                         uint64_t wanted)
+{
+    const struct mdl_graph *g = p->g;
+    size_t in_len = mdl_shape_count(&g->values[g->input].shape);
+
+    for (int i = first; i < last; i++) {
+        const struct mdl_node *n = &g->nodes[i];
+
+        if ((wanted && !(p->needs[i] & wanted)) || ref_run_gradient(p, n))
+            continue;
+        for (p->image = 0; p->image < p->batch; p->image++)
+            run_node(p, n, in + (size_t)p->image * in_len);
+    }
+}
+
+static enum ut_err get(void *ctx, void *plan, int value, float *to,
+                       struct ut_error *e)
+{
+    const struct plan *p = plan;
+
+    (void)ctx;
+    (void)e;
+    memcpy(to, p->values[value], count_of(p, value) * sizeof(*to));
+    return UT_OK;
+}
+
 static enum ut_err run(void *ctx, void *plan, const struct mdl_io *io,
                        struct ut_error *e)
 {
     struct plan *p = plan;
     const struct mdl_graph *g = p->g;
-    size_t in_len = mdl_shape_count(&g->values[g->input].shape);
     uint64_t wanted = 0;
 
-    (void)ctx;
-    (void)e;
     for (int i = 0; i < g->n_outputs; i++)
         if (io->out[i] && g->outputs[i] >= 0)
             wanted |= 1ull << i;
-    for (int b = 0; b < p->batch; b++) {
-        for (int i = 0; i < g->n_nodes; i++)
-            if (p->needs[i] & wanted)
-                run_node(p, &g->nodes[i],
-                         (const uint8_t *)io->in + (size_t)b * in_len);
-        for (int i = 0; i < g->n_outputs; i++) {
-            size_t n;
-
-            if (!(wanted >> i & 1))
-                continue;
-            n = mdl_shape_count(&g->values[g->outputs[i]].shape);
-            memcpy(io->out[i] + (size_t)b * n, p->values[g->outputs[i]],
-                   n * sizeof(float));
-        }
-    }
+    if (wanted)
+        run_nodes_of(p, io->in, 0, g->n_nodes, wanted);
+    for (int i = 0; i < g->n_outputs; i++)
+        if (wanted >> i & 1 && get(ctx, p, g->outputs[i], io->out[i], e))
+            return UT_EDEVICE; /* it cannot: get only copies */
     return UT_OK;
+}
+
+/* ---- training ---- */
+
+static void lane_threads(void *ctx, void *lane, int n)
+{
+    (void)ctx;
+    (void)lane;
+    (void)n;
+}
+
+static enum ut_err run_nodes(void *ctx, void *plan, const void *in, int first,
+                             int last, struct ut_error *e)
+{
+    (void)ctx;
+    (void)e;
+    run_nodes_of(plan, in, first, last, 0);
+    return UT_OK;
+}
+
+static enum ut_err set(void *ctx, void *plan, int value, const float *from,
+                       struct ut_error *e)
+{
+    struct plan *p = plan;
+
+    (void)ctx;
+    (void)e;
+    memcpy(p->values[value], from, count_of(p, value) * sizeof(*from));
+    return UT_OK;
+}
+
+static enum ut_err refresh(void *ctx, void *plan, struct ut_error *e)
+{
+    (void)ctx;
+    (void)plan;
+    (void)e;
+    return UT_OK; /* parameters are read where they are */
 }
 
 static bool supports(void *ctx, enum mdl_precision precision)
@@ -420,4 +487,9 @@ const struct mdl_backend_ops mdl_ref_ops = {
     .plan_free = plan_free,
     .run = run,
     .supports = supports,
+    .lane_threads = lane_threads,
+    .run_nodes = run_nodes,
+    .set = set,
+    .get = get,
+    .refresh = refresh,
 };

@@ -1,0 +1,120 @@
+#ifndef MODEL_BACKENDS_CPU_PLAN_H
+#define MODEL_BACKENDS_CPU_PLAN_H
+
+#include <oneapi/dnnl/dnnl.h>
+#include <pthread.h>
+
+#include "model/backend.h"
+#include "model/backends/cpu/kernels.h"
+#include "model/backends/cpu/winograd.h"
+
+/* What cpu.c and gradient.c share: plans over oneDNN's primitives and our own
+ * kernels. Inside this folder only. */
+
+#define ALIGN 64
+#define MAX_ARGS 8
+
+/* Weights as a step reads them, shared by the plans that use them; gone with
+ * the last. */
+enum layout {
+    WEIGHTS_DNNL, /* md tells */
+    WEIGHTS_WINO,
+    WEIGHTS_FC,
+};
+
+struct weights {
+    struct weights *next;
+    const float *from; /* the parameter; lives as long as the plans */
+    enum layout layout;
+    bool bf16;                   /* what it meets */
+    dnnl_memory_desc_t md, user; /* oneDNN's and the parameter's */
+    dnnl_memory_t memory;        /* oneDNN's, or NULL */
+    void *packed;                /* ours, or NULL */
+    int refs;
+};
+
+struct ctx {
+    dnnl_engine_t engine;
+    pthread_mutex_t lock; /* guards weights */
+    struct weights *weights;
+};
+
+struct lane {
+    dnnl_stream_t stream;
+    int threads;     /* of OpenMP, for plans that train; 1 for others */
+    char *workspace; /* owned */
+    size_t size;
+};
+
+/* A oneDNN memory whose place is in the workspace. */
+struct placed {
+    dnnl_memory_t memory;
+    int value; /* -1: the scratchpad */
+};
+
+struct step {
+    const struct mdl_node *node;
+    uint64_t needs;
+    dnnl_primitive_t primitive; /* or NULL: our kernel */
+    dnnl_exec_arg_t args[MAX_ARGS];
+    int n_args;
+    struct placed placed[4];
+    int n_placed;
+    dnnl_memory_t bias; /* owned */
+    struct weights *weights;
+    struct mdl_wino *wino; /* owned; ours instead of a primitive */
+    bool epilogue;         /* after the primitive: act, shift, residual */
+    enum mdl_act act;
+    float *slope, *shift, *scale, *offset, *padded_bias; /* owned; padded */
+    double us;                                           /* of the last run */
+    char detail[48];
+};
+
+struct plan {
+    bool trains; /* it has operations of training */
+    struct ctx *ctx;
+    struct lane *lane;
+    const struct mdl_graph *g;
+    int batch;
+    bool bf16;
+    struct step *steps;
+    int n_steps;
+    size_t *offset; /* [n_values]; place in the workspace */
+    size_t scratch, scratch_size, total;
+    char *base;                /* the workspace that the memories point into */
+    struct mdl_map *maps;      /* [n_values] */
+    dnnl_memory_desc_t *whole; /* [n_values]; of whole values, ndims 0 before */
+};
+
+enum ut_err cpu_check(dnnl_status_t s, const char *what, struct ut_error *e);
+
+/* Descriptors: of value v as it lies in memory; of a plain row-major array. */
+dnnl_memory_desc_t cpu_desc(const struct plan *p, int v);
+dnnl_memory_desc_t cpu_plain(int n, const dnnl_dims_t dims, dnnl_data_type_t t);
+
+/* The parameter in a role, or NULL. */
+const float *cpu_param(const struct plan *p, const struct mdl_node *n,
+                       int role);
+
+/* The shared weights of node n in a layout; user and md are for oneDNN's. */
+enum ut_err cpu_weights_get(struct plan *p, const struct mdl_node *n,
+                            enum layout layout, const dnnl_memory_desc_t *user,
+                            const dnnl_memory_desc_t *md, struct weights **out,
+                            struct ut_error *e);
+
+/* An argument of a step's primitive; one in the workspace, whose place is set
+ * when the plan is bound (value -1: the scratchpad). */
+void cpu_arg(struct step *s, int which, dnnl_memory_t m);
+enum ut_err cpu_place(struct plan *p, struct step *s, int which, int value,
+                      const dnnl_memory_desc_t *md, struct ut_error *e);
+/* The scratchpad that a primitive wants, as an argument. */
+enum ut_err cpu_scratchpad(struct plan *p, struct step *s,
+                           dnnl_primitive_desc_t pd, struct ut_error *e);
+
+/* gradient.c: prepares and runs what a plan that trains has beside the
+ * forward operations; false from run if n is none of these. */
+enum ut_err cpu_build_gradient(struct plan *p, struct step *s,
+                               struct ut_error *e);
+bool cpu_run_gradient(struct plan *p, struct step *s);
+
+#endif

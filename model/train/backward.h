@@ -1,0 +1,46 @@
+#ifndef MODEL_TRAIN_BACKWARD_H
+#define MODEL_TRAIN_BACKWARD_H
+
+#include "model/graph.h"
+
+/* The graph of one training step for one output, derived from the forward
+ * graph: BatchNorms normalise by the batch's own statistics, and behind the
+ * output every gradient is computed, from the one of the output, which the
+ * caller gives. */
+
+/* Where a parameter's gradient lies: value grad of the step's graph, from
+ * element `at` on (gamma and beta share one). */
+struct mdl_gradient {
+    int param; /* value of the graph it was derived from */
+    int grad, at;
+};
+
+/* A BatchNorm whose running statistics move: stats [2, C] of this batch. */
+struct mdl_statistics {
+    int mean, var;  /* buffers of the graph it was derived from */
+    int stats;      /* value of the step's graph */
+    int64_t places; /* values of a channel in one image */
+};
+
+struct mdl_step {
+    struct mdl_graph graph; /* borrows the parameters */
+    int output;             /* the value that the loss is computed from */
+    int seed;               /* the loss's gradient by it, to be set */
+    int n_forward;          /* nodes up to the output */
+    struct mdl_gradient *gradients; /* owned */
+    int n_gradients;
+    struct mdl_statistics *statistics; /* owned */
+    int n_statistics;
+};
+
+/* output: a named output of g ("fatigue.logit"), as trained, not optimised.
+ * trains: for each value of g, whether it is a parameter that is trained; what
+ * lies above the first of them gets no gradient. Buffers of BatchNorms whose
+ * gamma and beta are frozen stay too, and those BatchNorms use them.
+ * Errors: UT_EINVAL for an output that there is not, UT_ENOMEM. */
+UT_MUSTUSE enum ut_err mdl_step_build(const struct mdl_graph *g,
+                                      const char *output, const bool *trains,
+                                      struct mdl_step *out, struct ut_error *e);
+void mdl_step_fini(struct mdl_step *s); /* zeroed memory is fine */
+
+#endif

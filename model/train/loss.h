@@ -1,0 +1,34 @@
+#ifndef MODEL_TRAIN_LOSS_H
+#define MODEL_TRAIN_LOSS_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/error.h"
+
+/* Losses over a batch, and their gradients. All are means over the batch.
+ * Thread: any. */
+
+/* Binary cross-entropy of logits [n] against target [n], 0 to 1.
+ * dlogit [n]. Returns the loss. */
+double mdl_loss_bce(const float *logit, const float *target, int n,
+                    float *dlogit);
+
+/* ArcFace with k sub-centres (the paper's eq. 6; Deng et al. 2019 and 2020):
+ * cosines to the nearest sub-centre of each class, the true one's angle
+ * widened by margin, times scale, cross-entropy. Past theta = pi - margin the
+ * target is cos(theta) - margin sin(margin).
+ *   embedding [n, dim]; weight [classes, k, dim]; label [n], -1: no label
+ *   dembedding [n, dim], dweight as weight: set
+ * The mean is over the labelled; 0 if there are none. Errors: UT_ENOMEM,
+ * UT_EINVAL for a label past the classes. */
+struct mdl_arcface {
+    int classes, k, dim;
+    float scale, margin;
+};
+UT_MUSTUSE enum ut_err
+mdl_loss_arcface(const struct mdl_arcface *a, const float *embedding,
+                 const float *weight, const int32_t *label, int n, double *loss,
+                 float *dembedding, float *dweight, struct ut_error *e);
+
+#endif

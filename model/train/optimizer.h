@@ -1,0 +1,42 @@
+#ifndef MODEL_TRAIN_OPTIMIZER_H
+#define MODEL_TRAIN_OPTIMIZER_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/error.h"
+
+/* Optimisers over plain float32 arrays. */
+
+enum mdl_optimizer_kind {
+    MDL_SGD,   /* momentum beta1 */
+    MDL_ADAM,  /* Kingma & Ba 2015; weight decay joins the gradient */
+    MDL_ADAMW, /* Loshchilov & Hutter 2019; weight decay apart      */
+};
+
+struct mdl_optimizer {
+    enum mdl_optimizer_kind kind;
+    float beta1, beta2, eps, weight_decay;
+};
+
+/* "sgd", "adam", "adamw"; -1 for others. */
+int mdl_optimizer_parse(const char *text);
+
+/* What is remembered of one parameter; steps are counted for each by itself,
+ * since branches take turns. */
+struct mdl_moments {
+    float *first, *second; /* owned; [n], NULL before the first step */
+    int64_t steps;
+};
+
+/* Moves x [n] against gradient [n]. decay false: no weight decay (biases,
+ * BatchNorms). Errors: UT_ENOMEM, nothing moved. */
+UT_MUSTUSE enum ut_err mdl_optimizer_step(const struct mdl_optimizer *o,
+                                          struct mdl_moments *m, double rate,
+                                          bool decay, float *x,
+                                          const float *gradient, size_t n,
+                                          struct ut_error *e);
+void mdl_moments_fini(struct mdl_moments *m); /* zeroed memory is fine */
+
+#endif

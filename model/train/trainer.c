@@ -1,0 +1,428 @@
+/* Master weights, gradients, and the steps that make them. */
+#include "model/train/trainer.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "model/train/backward.h"
+
+#define MAX_LEAVES 8
+
+/* Something that an optimiser moves. */
+struct weights {
+    float *x, *gradient; /* owned; [n] */
+    size_t n;
+    bool gathered; /* since the last update */
+    bool decays;
+    struct mdl_moments moments;
+    const char *name;
+};
+
+struct leaf {
+    char name[MDL_NAME_LEN];
+    struct mdl_step step;
+    struct mdl_plan *plan;
+    float *out, *seed; /* owned; [batch, shape of the output] */
+    struct mdl_arcface arcface;
+    struct weights centres; /* n 0: a binary leaf */
+    char centres_name[MDL_NAME_LEN + 24];
+    float *dcentres; /* owned */
+};
+
+struct mdl_trainer {
+    struct mdl_model *model;
+    struct mdl_trainer_config config;
+    struct mdl_backend *backend;
+    struct mdl_lane *lane;
+    struct weights *weights; /* owned; [graph values] */
+    bool *trains;            /* owned; [graph values] */
+    struct leaf leaves[MAX_LEAVES];
+    int n_leaves;
+    float *scratch; /* owned; the largest gradient */
+};
+
+static void weights_fini(struct weights *w)
+{
+    free(w->x);
+    free(w->gradient);
+    mdl_moments_fini(&w->moments);
+}
+
+static void leaf_fini(struct leaf *l)
+{
+    mdl_plan_free(l->plan);
+    mdl_step_fini(&l->step);
+    weights_fini(&l->centres);
+    free(l->out);
+    free(l->seed);
+    free(l->dcentres);
+}
+
+void mdl_trainer_free(struct mdl_trainer *t)
+{
+    if (!t)
+        return;
+    for (int i = 0; i < t->n_leaves; i++)
+        leaf_fini(&t->leaves[i]);
+    mdl_lane_free(t->lane);
+    mdl_backend_close(t->backend);
+    for (int v = 0; t->weights && v < t->model->graph.n_values; v++) {
+        if (t->weights[v].x)
+            t->model->graph.values[v].data = NULL;
+        weights_fini(&t->weights[v]);
+    }
+    free(t->weights);
+    free(t->trains);
+    free(t->scratch);
+    free(t);
+}
+
+static bool is_of_root(const struct mdl_spec *s, const char *name)
+{
+    for (int i = 0; i < s->n_nodes; i++) {
+        size_t n = strlen(s->nodes[i].name);
+
+        if (s->nodes[i].parent < 0 && !strncmp(name, s->nodes[i].name, n) &&
+            name[n] == '.')
+            return true;
+    }
+    return false;
+}
+
+/* Copies every parameter and buffer; parameters get room for gradients. */
+static enum ut_err take_weights(struct mdl_trainer *t, struct ut_error *e)
+{
+    struct mdl_graph *g = &t->model->graph;
+    size_t most = 0;
+
+    t->weights = calloc((size_t)g->n_values, sizeof(*t->weights));
+    t->trains = calloc((size_t)g->n_values, sizeof(*t->trains));
+    if (!t->weights || !t->trains)
+        return ut_fail(e, UT_ENOMEM, "no memory for a trainer");
+    for (int v = 0; v < g->n_values; v++) {
+        struct mdl_value *value = &g->values[v];
+        struct weights *w = &t->weights[v];
+        bool param = value->kind == MDL_VALUE_PARAM;
+        size_t n = mdl_shape_count(&value->shape);
+
+        if (!param && value->kind != MDL_VALUE_BUFFER)
+            continue;
+        w->n = n;
+        w->name = value->name;
+        w->decays = value->shape.n_dims > 1;
+        w->x = malloc(n * sizeof(*w->x));
+        w->gradient = param ? calloc(n, sizeof(*w->gradient)) : NULL;
+        if (!w->x || (param && !w->gradient))
+            return ut_fail(e, UT_ENOMEM, "no memory for %s", value->name);
+        memcpy(w->x, value->data, n * sizeof(*w->x));
+        value->data = w->x;
+        t->trains[v] = param && !(t->config.frozen_root &&
+                                  is_of_root(&t->model->spec, value->name));
+        most = n > most ? n : most;
+    }
+    t->scratch = malloc(most * sizeof(*t->scratch));
+    return t->scratch ? UT_OK
+                      : ut_fail(e, UT_ENOMEM, "no memory for a gradient");
+}
+
+enum ut_err mdl_trainer_new(struct mdl_model *model,
+                            const struct mdl_trainer_config *c,
+                            struct mdl_trainer **out, struct ut_error *e)
+{
+    struct mdl_trainer *t = calloc(1, sizeof(*t));
+    enum ut_err rc;
+
+    *out = NULL;
+    if (!t)
+        return ut_fail(e, UT_ENOMEM, "no memory for a trainer");
+    t->model = model;
+    t->config = *c;
+    rc = mdl_backend_open(c->backend, 0, &t->backend, e);
+    if (!rc && !mdl_backend_trains(t->backend))
+        rc = ut_fail(e, UT_EINVAL, "backend \"%s\" cannot train",
+                     mdl_backend_name(t->backend));
+    if (!rc)
+        rc = mdl_lane_new(t->backend, &t->lane, e);
+    if (!rc) {
+        mdl_lane_threads(t->lane, c->threads);
+        rc = take_weights(t, e);
+    }
+    if (rc) {
+        mdl_trainer_free(t);
+        return rc;
+    }
+    *out = t;
+    return UT_OK;
+}
+
+/* ---- leaves ---- */
+
+/* Uniform in [-1, 1): a function of seed and i alone. */
+static float noise(uint64_t seed, uint64_t i)
+{
+    uint64_t z = seed * 0x9e3779b97f4a7c15u + i + 1;
+
+    z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
+    z = (z ^ z >> 27) * 0x94d049bb133111ebu;
+    return (float)((double)(z >> 11) * 0x1p-52 - 1);
+}
+
+static enum ut_err make_centres(struct mdl_trainer *t, struct leaf *l,
+                                uint64_t seed, struct ut_error *e)
+{
+    const struct mdl_arcface *a = &l->arcface;
+    struct weights *w = &l->centres;
+    const struct mdl_st_tensor *given;
+
+    w->n = (size_t)a->classes * (size_t)a->k * (size_t)a->dim;
+    w->name = l->centres_name;
+    w->decays = true;
+    w->x = malloc(w->n * sizeof(*w->x));
+    w->gradient = calloc(w->n, sizeof(*w->gradient));
+    l->dcentres = malloc(w->n * sizeof(*w->gradient));
+    if (!w->x || !w->gradient || !l->dcentres)
+        return ut_fail(e, UT_ENOMEM, "no memory for %s", w->name);
+    given = t->model->file ? mdl_st_find(t->model->file, w->name) : NULL;
+    if (given && mdl_shape_count(&given->shape) == w->n)
+        return mdl_st_floats(given, w->x, e);
+    for (size_t i = 0; i < w->n; i++)
+        w->x[i] = 0.1f * noise(seed, i);
+    return UT_OK;
+}
+
+enum ut_err mdl_trainer_leaf(struct mdl_trainer *t, const char *leaf,
+                             const struct mdl_arcface *arcface, uint64_t seed,
+                             int *task, struct ut_error *e)
+{
+    struct leaf *l = &t->leaves[t->n_leaves];
+    char output[MDL_NAME_LEN + 16];
+    size_t n;
+    enum ut_err rc;
+
+    if (t->n_leaves == MAX_LEAVES)
+        return ut_fail(e, UT_EBUSY, "over %d leaves", MAX_LEAVES);
+    snprintf(l->name, sizeof(l->name), "%s", leaf);
+    snprintf(l->centres_name, sizeof(l->centres_name), "%s.arcface.weight",
+             leaf);
+    snprintf(output, sizeof(output), "%s.%s", leaf,
+             arcface ? "embedding" : "logit");
+    *task = t->n_leaves;
+    rc = mdl_step_build(&t->model->graph, output, t->trains, &l->step, e);
+    if (rc)
+        return rc;
+    t->n_leaves++;
+    rc = mdl_plan_new(t->lane, &l->step.graph, t->config.precision,
+                      t->config.batch, &l->plan, e);
+    if (rc)
+        return rc;
+    n = (size_t)t->config.batch *
+        mdl_shape_count(&l->step.graph.values[l->step.output].shape);
+    l->out = malloc(n * sizeof(*l->out));
+    l->seed = malloc(n * sizeof(*l->seed));
+    if (!l->out || !l->seed)
+        return ut_fail(e, UT_ENOMEM, "no memory for leaf %s", leaf);
+    if (!arcface)
+        return UT_OK;
+    l->arcface = *arcface;
+    l->arcface.dim = (int)l->step.graph.values[l->step.output].shape.dim[0];
+    return make_centres(t, l, seed, e);
+}
+
+/* ---- batches ---- */
+
+static void gather(struct weights *w, const float *gradient)
+{
+    for (size_t i = 0; i < w->n; i++)
+        w->gradient[i] += gradient[i];
+    w->gathered = true;
+}
+
+static enum ut_err gather_all(struct mdl_trainer *t, struct leaf *l,
+                              struct ut_error *e)
+{
+    const struct mdl_step *s = &l->step;
+    float *scratch = t->scratch;
+    enum ut_err rc = UT_OK;
+    int last = -1;
+
+    for (int i = 0; i < s->n_gradients && !rc; i++) {
+        const struct mdl_gradient *g = &s->gradients[i];
+
+        if (g->grad != last) /* gamma's and beta's lie together */
+            rc = mdl_plan_get(l->plan, g->grad, scratch, e);
+        last = g->grad;
+        if (!rc)
+            gather(&t->weights[g->param], scratch + g->at);
+    }
+    return rc;
+}
+
+/* running += momentum * (batch's - running); the variance unbiased. */
+static enum ut_err move_statistics(struct mdl_trainer *t, struct leaf *l,
+                                   struct ut_error *e)
+{
+    float m = t->config.momentum;
+    enum ut_err rc = UT_OK;
+
+    for (int i = 0; i < l->step.n_statistics && !rc; i++) {
+        const struct mdl_statistics *s = &l->step.statistics[i];
+        struct weights *mean = &t->weights[s->mean];
+        struct weights *var = &t->weights[s->var];
+        double n = (double)s->places * t->config.batch;
+        float unbias = n > 1 ? (float)(n / (n - 1)) : 1;
+
+        rc = mdl_plan_get(l->plan, s->stats, t->scratch, e);
+        for (size_t c = 0; c < mean->n && !rc; c++) {
+            mean->x[c] += m * (t->scratch[c] - mean->x[c]);
+            var->x[c] += m * (t->scratch[mean->n + c] * unbias - var->x[c]);
+        }
+    }
+    return rc;
+}
+
+static enum ut_err loss_of(struct mdl_trainer *t, struct leaf *l,
+                           const float *target, const int32_t *label,
+                           float weight, double *loss, struct ut_error *e)
+{
+    int n = t->config.batch;
+    size_t count = (size_t)n;
+    enum ut_err rc = UT_OK;
+
+    if (!l->centres.n) {
+        *loss = mdl_loss_bce(l->out, target, n, l->seed);
+    } else {
+        count *= (size_t)l->arcface.dim;
+        rc = mdl_loss_arcface(&l->arcface, l->out, l->centres.x, label, n, loss,
+                              l->seed, l->dcentres, e);
+        for (size_t i = 0; i < l->centres.n && !rc; i++)
+            l->dcentres[i] *= weight;
+        if (!rc)
+            gather(&l->centres, l->dcentres);
+    }
+    for (size_t i = 0; i < count && !rc; i++)
+        l->seed[i] *= weight;
+    if (!rc && !isfinite(*loss))
+        rc = ut_fail(e, UT_ESTATE, "the loss of %s is not finite", l->name);
+    return rc;
+}
+
+enum ut_err mdl_trainer_batch(struct mdl_trainer *t, int task,
+                              const uint8_t *images, const float *target,
+                              const int32_t *label, float weight, double *loss,
+                              struct ut_error *e)
+{
+    struct leaf *l = &t->leaves[task];
+    const struct mdl_step *s = &l->step;
+    enum ut_err rc;
+
+    rc = mdl_plan_run_nodes(l->plan, images, 0, s->n_forward, e);
+    if (!rc)
+        rc = mdl_plan_get(l->plan, s->output, l->out, e);
+    if (!rc)
+        rc = loss_of(t, l, target, label, weight, loss, e);
+    if (!rc)
+        rc = mdl_plan_set(l->plan, s->seed, l->seed, e);
+    if (!rc)
+        rc = mdl_plan_run_nodes(l->plan, images, s->n_forward, s->graph.n_nodes,
+                                e);
+    if (!rc)
+        rc = gather_all(t, l, e);
+    if (!rc)
+        rc = move_statistics(t, l, e);
+    return rc;
+}
+
+/* ---- updates ---- */
+
+/* Calls visit for everything that gathered a gradient. */
+static enum ut_err each(struct mdl_trainer *t,
+                        enum ut_err (*visit)(struct mdl_trainer *t,
+                                             struct weights *w, void *arg,
+                                             struct ut_error *e),
+                        void *arg, struct ut_error *e)
+{
+    enum ut_err rc = UT_OK;
+
+    for (int v = 0; v < t->model->graph.n_values && !rc; v++)
+        if (t->weights[v].gathered)
+            rc = visit(t, &t->weights[v], arg, e);
+    for (int i = 0; i < t->n_leaves && !rc; i++)
+        if (t->leaves[i].centres.gathered)
+            rc = visit(t, &t->leaves[i].centres, arg, e);
+    return rc;
+}
+
+static enum ut_err add_squares(struct mdl_trainer *t, struct weights *w,
+                               void *arg, struct ut_error *e)
+{
+    double sum = 0;
+
+    (void)t;
+    for (size_t i = 0; i < w->n; i++)
+        sum += (double)w->gradient[i] * w->gradient[i];
+    *(double *)arg += sum;
+    return isfinite(sum) ? UT_OK
+                         : ut_fail(e, UT_ESTATE,
+                                   "the gradient of %s is not finite", w->name);
+}
+
+struct move {
+    double rate;
+    float factor; /* of the gradients: clipping */
+};
+
+static enum ut_err move(struct mdl_trainer *t, struct weights *w, void *arg,
+                        struct ut_error *e)
+{
+    const struct move *m = arg;
+    enum ut_err rc;
+
+    for (size_t i = 0; m->factor < 1 && i < w->n; i++)
+        w->gradient[i] *= m->factor;
+    rc = mdl_optimizer_step(&t->config.optimizer, &w->moments, m->rate,
+                            w->decays, w->x, w->gradient, w->n, e);
+    memset(w->gradient, 0, w->n * sizeof(*w->gradient));
+    w->gathered = false;
+    return rc;
+}
+
+enum ut_err mdl_trainer_update(struct mdl_trainer *t, double rate, double *norm,
+                               struct ut_error *e)
+{
+    struct move m = {rate, 1};
+    double squares = 0;
+    enum ut_err rc = each(t, add_squares, &squares, e);
+
+    if (norm)
+        *norm = sqrt(squares);
+    if (rc)
+        return rc;
+    if (t->config.clip > 0 && sqrt(squares) > t->config.clip)
+        m.factor = (float)(t->config.clip / sqrt(squares));
+    rc = each(t, move, &m, e);
+    for (int i = 0; i < t->n_leaves && !rc; i++)
+        rc = mdl_plan_refresh(t->leaves[i].plan, e);
+    return rc;
+}
+
+/* ---- reading ---- */
+
+const float *mdl_trainer_gradient(const struct mdl_trainer *t, const char *name)
+{
+    for (int v = 0; v < t->model->graph.n_values; v++)
+        if (t->weights[v].gathered && !strcmp(t->weights[v].name, name))
+            return t->weights[v].gradient;
+    return NULL;
+}
+
+const float *mdl_trainer_centres(const struct mdl_trainer *t, int task)
+{
+    return t->leaves[task].centres.x;
+}
+
+const float *mdl_trainer_centres_gradient(const struct mdl_trainer *t, int task)
+{
+    return t->leaves[task].centres.gradient;
+}

@@ -1,0 +1,72 @@
+#ifndef MODEL_TRAIN_TRAINER_H
+#define MODEL_TRAIN_TRAINER_H
+
+#include "model/backend.h"
+#include "model/model.h"
+#include "model/train/loss.h"
+#include "model/train/optimizer.h"
+
+/* Trains one model's leaves: float32 master weights, a step's plan for each
+ * leaf, gradients that add up until an update. The paper's two modes are two
+ * ways to call it:
+ *   alternating updation   batch(fatigue) update  batch(recognition) update
+ *   gradient accumulation  batch(fatigue, w) batch(recognition, 1 - w) update
+ * A leaf that had no batch since the last update stays as it is, its
+ * BatchNorms too. Not shared between threads. */
+
+struct mdl_trainer_config {
+    const char *backend; /* NULL: the best that trains */
+    enum mdl_precision precision;
+    int threads;
+    int batch;
+    struct mdl_optimizer optimizer;
+    float momentum;   /* of BatchNorms' running statistics: 0.1 */
+    float clip;       /* the gradient's norm; 0: none */
+    bool frozen_root; /* only branches train */
+};
+
+struct mdl_trainer;
+
+/* model must outlive it; its weights are copied, its graph then shows the
+ * trainer's. Errors: UT_EINVAL, UT_ENOMEM, those of the backend. */
+UT_MUSTUSE enum ut_err mdl_trainer_new(struct mdl_model *model,
+                                       const struct mdl_trainer_config *c,
+                                       struct mdl_trainer **out,
+                                       struct ut_error *e);
+/* The model's graph shows nothing afterwards. Accepts NULL. */
+void mdl_trainer_free(struct mdl_trainer *t);
+
+/* A leaf to train, by name; *task counts from 0. arcface is for an embedding
+ * leaf (dim is set from it) and NULL for a binary one; its sub-centres come
+ * from the model's file ("LEAF.arcface.weight") if they are there and fit, else
+ * from seed. */
+UT_MUSTUSE enum ut_err mdl_trainer_leaf(struct mdl_trainer *t, const char *leaf,
+                                        const struct mdl_arcface *arcface,
+                                        uint64_t seed, int *task,
+                                        struct ut_error *e);
+
+/* Forward, loss, backward over images [batch, H, W, 3]; the gradients, times
+ * weight, are added up and running statistics move. target [batch] for a binary
+ * leaf, label [batch] for an embedding one (-1: none). */
+UT_MUSTUSE enum ut_err mdl_trainer_batch(struct mdl_trainer *t, int task,
+                                         const uint8_t *images,
+                                         const float *target,
+                                         const int32_t *label, float weight,
+                                         double *loss, struct ut_error *e);
+
+/* One optimiser step over what gathered gradients; *norm (may be NULL) is their
+ * norm before clipping. Errors: UT_ESTATE naming a tensor that is not finite;
+ * then nothing has moved. */
+UT_MUSTUSE enum ut_err mdl_trainer_update(struct mdl_trainer *t, double rate,
+                                          double *norm, struct ut_error *e);
+
+/* The gradient gathered for a parameter, or NULL: for tests. */
+const float *mdl_trainer_gradient(const struct mdl_trainer *t,
+                                  const char *name);
+
+/* A leaf's sub-centres [classes, k, dim]. */
+const float *mdl_trainer_centres(const struct mdl_trainer *t, int task);
+const float *mdl_trainer_centres_gradient(const struct mdl_trainer *t,
+                                          int task);
+
+#endif

@@ -1,0 +1,266 @@
+/* Losses, gradients, statistics and four-step runs against the golden ones. */
+#include <math.h>
+
+#include "model/train/trainer.h"
+#include "tests/golden/golden.h"
+
+#define LEAF_FATIGUE 0
+#define LEAF_RECOGNITION 1
+#define MAX_BATCH 16
+
+struct run {
+    struct mdl_model model;
+    struct mdl_trainer *trainer;
+    struct mdl_st *batches;
+    int n, classes, k;
+};
+
+static void start(struct run *r, const char *name, const char *backend,
+                  enum mdl_precision precision)
+{
+    struct mdl_trainer_config c = {
+        .backend = backend,
+        .precision = precision,
+        .threads = 2,
+        .optimizer = {.kind = MDL_ADAM,
+                      .beta1 = 0.9f,
+                      .beta2 = 0.999f,
+                      .eps = 1e-3f},
+        .momentum = 0.1f,
+    };
+    struct mdl_arcface a = {.scale = 20, .margin = 0.5f};
+    const struct mdl_st_tensor *centres;
+    struct ut_error e;
+    char path[256];
+    int task;
+
+    snprintf(path, sizeof(path), GOLDEN_DIR "/%s/weights.safetensors", name);
+    r->batches = golden_open(name, "batches");
+    c.batch = r->n = (int)mdl_st_find(r->batches, "0.images")->shape.dim[0];
+    assert_true(r->n <= MAX_BATCH);
+    if (mdl_model_open(path, &r->model, &e))
+        fail_msg("%s", e.msg);
+    centres = mdl_st_find(r->model.file, "recognition.arcface.weight");
+    a.classes = (int)centres->shape.dim[0];
+    a.k = (int)centres->shape.dim[1];
+    if (mdl_trainer_new(&r->model, &c, &r->trainer, &e) ||
+        mdl_trainer_leaf(r->trainer, "fatigue", NULL, 1, &task, &e) ||
+        mdl_trainer_leaf(r->trainer, "recognition", &a, 1, &task, &e))
+        fail_msg("%s: %s", name, e.msg);
+    assert_int_equal(task, LEAF_RECOGNITION);
+}
+
+static void stop(struct run *r)
+{
+    mdl_trainer_free(r->trainer);
+    mdl_model_close(&r->model);
+    mdl_st_close(r->batches);
+}
+
+static double batch(struct run *r, int step, int task, float weight)
+{
+    const struct mdl_st_tensor *images, *drowsy, *identity;
+    float target[MAX_BATCH];
+    int32_t label[MAX_BATCH];
+    struct ut_error e;
+    char name[32];
+    double loss;
+
+    snprintf(name, sizeof(name), "%d.images", step);
+    images = mdl_st_find(r->batches, name);
+    snprintf(name, sizeof(name), "%d.drowsy", step);
+    drowsy = mdl_st_find(r->batches, name);
+    snprintf(name, sizeof(name), "%d.identity", step);
+    identity = mdl_st_find(r->batches, name);
+    for (int i = 0; i < r->n; i++) {
+        int64_t v[2];
+
+        memcpy(&v[0], (const char *)drowsy->data + 8 * i, 8);
+        memcpy(&v[1], (const char *)identity->data + 8 * i, 8);
+        target[i] = (float)v[0];
+        label[i] = (int32_t)v[1];
+    }
+    if (mdl_trainer_batch(r->trainer, task, images->data, target, label, weight,
+                          &loss, &e))
+        fail_msg("%s", e.msg);
+    return loss;
+}
+
+static float *floats_of(const struct mdl_st_tensor *t)
+{
+    float *f = malloc(mdl_shape_count(&t->shape) * sizeof(*f));
+    struct ut_error e;
+
+    assert_int_equal(mdl_st_floats(t, f, &e), UT_OK);
+    return f;
+}
+
+/* Relative to the tensor's norm: single elements may be next to nothing. */
+static void compare(const float *got, const struct mdl_st_tensor *want,
+                    double bound, const char *what)
+{
+    size_t n = mdl_shape_count(&want->shape);
+    float *w = floats_of(want);
+    double off = 0, norm = 0;
+
+    if (!got)
+        fail_msg("%s: there is no %s", what, want->name);
+    for (size_t i = 0; i < n; i++) {
+        off += ((double)got[i] - w[i]) * ((double)got[i] - w[i]);
+        norm += (double)w[i] * w[i];
+    }
+    /* The gradient of a bias before a BatchNorm is zero but for the rounding of
+     * what cancels, gradients of up to 600. */
+    if (!(sqrt(off) <= bound * sqrt(norm) + 1e-4 * sqrt((double)n)))
+        fail_msg("%s, %s: relative error %g of %g", what, want->name,
+                 sqrt(off / norm), sqrt(norm));
+    free(w);
+}
+
+static const float *value_of(const struct run *r, const char *name)
+{
+    const struct mdl_graph *g = &r->model.graph;
+
+    if (!strcmp(name, "recognition.arcface.weight"))
+        return mdl_trainer_centres(r->trainer, LEAF_RECOGNITION);
+    for (int v = 0; v < g->n_values; v++)
+        if (g->values[v].data && !strcmp(g->values[v].name, name))
+            return g->values[v].data;
+    return NULL;
+}
+
+/* In mobilenetv2_lase one of the last map's 20480 values lies 6e-6 from the
+ * kink of its ReLU6, nearer than float32 is sure of after fifty layers. Both
+ * backends put it on the same side, the golden numbers on the other: the errors
+ * of that BatchNorm's dgamma and dbeta have one ratio in both tasks, 0.137,
+ * which is that one element's normalised value. The root's gradients differ by
+ * up to 3 % from it, four steps by up to 8 %; the branches behind it are not
+ * touched. */
+static double bound_of(const char *name, const char *tensor, double bound)
+{
+    return strstr(name, "mobilenet") && strstr(tensor, "root.") ? 0.05 : bound;
+}
+
+static double bound_after(const char *name, const char *tensor)
+{
+    if (!strstr(name, "mobilenet"))
+        return 1e-3;
+    return strstr(tensor, "running_") ? 0.25 : 5e-2;
+}
+
+static void step_case(const char *name, const char *backend, int task,
+                      enum mdl_precision precision, double bound)
+{
+    struct mdl_st *want = golden_open(
+        name, task == LEAF_FATIGUE ? "step_fatigue" : "step_recognition");
+    struct run r = {0};
+    float loss;
+    char what[128];
+    int compared = 0;
+
+    snprintf(what, sizeof(what), "%s %s task %d", name, backend, task);
+    start(&r, name, backend, precision);
+    loss = (float)batch(&r, 0, task, 1);
+    for (size_t i = 0; i < mdl_st_count(want); i++) {
+        const struct mdl_st_tensor *t = mdl_st_at(want, i);
+
+        if (!strcmp(t->name, "loss"))
+            compare(&loss, t, bound, what);
+        else if (!strcmp(t->name, "grad.recognition.arcface.weight"))
+            compare(mdl_trainer_centres_gradient(r.trainer, LEAF_RECOGNITION),
+                    t, bound, what);
+        else if (!strncmp(t->name, "grad.", 5))
+            compare(mdl_trainer_gradient(r.trainer, t->name + 5), t,
+                    bound_of(name, t->name, bound), what);
+        else
+            compare(value_of(&r, t->name + 6), t, bound, what);
+        compared++;
+    }
+    assert_true(compared > 40);
+    stop(&r);
+    mdl_st_close(want);
+}
+
+static void steps(const char *backend, enum mdl_precision precision,
+                  double bound)
+{
+    for (size_t i = 0; i < N_GOLDEN_CASES; i++) {
+        step_case(golden_cases[i], backend, LEAF_FATIGUE, precision, bound);
+        step_case(golden_cases[i], backend, LEAF_RECOGNITION, precision, bound);
+    }
+}
+
+/* Alternating (w < 0) or accumulating with loss weights w and 1 - w. */
+static void train_case(const char *name, const char *file, const char *backend,
+                       float w)
+{
+    struct mdl_st *want = golden_open(name, file);
+    struct run r = {0};
+    float losses[4];
+    char what[128];
+
+    snprintf(what, sizeof(what), "%s %s %s", name, backend, file);
+    start(&r, name, backend, MDL_PREC_F32);
+    for (int i = 0; i < 4; i++) {
+        struct ut_error e;
+
+        losses[i] =
+            w < 0 ? (float)batch(&r, i, i % 2, 1)
+                  : (float)(w * batch(&r, i, LEAF_FATIGUE, w) +
+                            (1 - w) * batch(&r, i, LEAF_RECOGNITION, 1 - w));
+        if (mdl_trainer_update(r.trainer, 1e-3, NULL, &e))
+            fail_msg("%s: %s", what, e.msg);
+    }
+    for (size_t i = 0; i < mdl_st_count(want); i++) {
+        const struct mdl_st_tensor *t = mdl_st_at(want, i);
+
+        compare(strcmp(t->name, "losses") ? value_of(&r, t->name) : losses, t,
+                bound_after(name, t->name), what);
+    }
+    stop(&r);
+    mdl_st_close(want);
+}
+
+static void runs(const char *backend)
+{
+    for (size_t i = 0; i < N_GOLDEN_CASES; i++)
+        train_case(golden_cases[i], "train_alternate", backend, -1);
+    train_case("iresnet_lase", "train_accumulate_w0.5", backend, 0.5f);
+    train_case("iresnet_lase", "train_accumulate_w0.2", backend, 0.2f);
+}
+
+static void ref__one_step__gradients_and_statistics(void **state)
+{
+    (void)state;
+    steps("ref", MDL_PREC_F32, 1e-3);
+}
+
+static void ref__four_steps__both_modes(void **state)
+{
+    (void)state;
+    runs("ref");
+}
+
+static void cpu__one_step__gradients_and_statistics(void **state)
+{
+    (void)state;
+    steps("cpu", MDL_PREC_F32, 1e-3);
+}
+
+static void cpu__four_steps__both_modes(void **state)
+{
+    (void)state;
+    runs("cpu");
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(ref__one_step__gradients_and_statistics),
+        cmocka_unit_test(ref__four_steps__both_modes),
+        cmocka_unit_test(cpu__one_step__gradients_and_statistics),
+        cmocka_unit_test(cpu__four_steps__both_modes),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
