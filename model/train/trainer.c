@@ -409,6 +409,15 @@ enum ut_err mdl_trainer_update(struct mdl_trainer *t, double rate, double *norm,
 
 /* ---- reading ---- */
 
+void mdl_trainer_profile(struct mdl_trainer *t, int task,
+                         void (*line)(void *arg, const char *name,
+                                      const char *detail, double us,
+                                      double macs),
+                         void *arg)
+{
+    mdl_plan_profile(t->leaves[task].plan, line, arg);
+}
+
 const float *mdl_trainer_gradient(const struct mdl_trainer *t, const char *name)
 {
     for (int v = 0; v < t->model->graph.n_values; v++)

@@ -60,6 +60,13 @@ UT_MUSTUSE enum ut_err mdl_trainer_batch(struct mdl_trainer *t, int task,
 UT_MUSTUSE enum ut_err mdl_trainer_update(struct mdl_trainer *t, double rate,
                                           double *norm, struct ut_error *e);
 
+/* Each step of a leaf's last batch, as mdl_plan_profile. */
+void mdl_trainer_profile(struct mdl_trainer *t, int task,
+                         void (*line)(void *arg, const char *name,
+                                      const char *detail, double us,
+                                      double macs),
+                         void *arg);
+
 /* The gradient gathered for a parameter, or NULL: for tests. */
 const float *mdl_trainer_gradient(const struct mdl_trainer *t,
                                   const char *name);

@@ -259,14 +259,14 @@ INLINE float activate(enum mdl_act act, float alpha, float slope, float x)
     switch (act) {
     case MDL_ACT_NONE:
         return x;
-    case MDL_ACT_RELU:
-        return x > 0 ? x : 0;
+    case MDL_ACT_RELU: /* products, not choices: those become vectors */
+        return x * (float)(x > 0);
     case MDL_ACT_RELU6:
-        return x > 0 ? (x < 6 ? x : 6) : 0;
+        return x * (float)((x > 0) & (x < 6)) + 6 * (float)(x >= 6);
     case MDL_ACT_LEAKY:
         return x > 0 ? x : alpha * x;
     case MDL_ACT_PRELU:
-        return x > 0 ? x : slope * x;
+        return x * ((float)(x > 0) + slope * (float)(x <= 0));
     case MDL_ACT_SIGMOID:
         return 1 / (1 + expf(-x));
     }
@@ -281,13 +281,13 @@ INLINE float derivative(enum mdl_act act, float alpha, float slope, float x)
     case MDL_ACT_NONE:
         return 1;
     case MDL_ACT_RELU:
-        return x > 0;
+        return (float)(x > 0);
     case MDL_ACT_RELU6:
-        return x > 0 && x < 6;
+        return (float)((x > 0) & (x < 6));
     case MDL_ACT_LEAKY:
         return x > 0 ? 1 : alpha;
     case MDL_ACT_PRELU:
-        return x > 0 ? 1 : slope;
+        return (float)(x > 0) + slope * (float)(x <= 0);
     case MDL_ACT_SIGMOID:
         s = 1 / (1 + expf(-x));
         return s * (1 - s);
@@ -297,25 +297,34 @@ INLINE float derivative(enum mdl_act act, float alpha, float slope, float x)
 
 /* y = act(x), or with dy: y = dy act'(x). Padding stays zero. */
 INLINE void act_rows(enum mdl_act act, float alpha, const float slopes[LANES],
-                     const struct mdl_map *x, const struct mdl_map *dy, int n,
-                     int b, const struct mdl_map *y)
+                     const struct mdl_map *x, const struct mdl_map *dy,
+                     bool back, int n, int b, const struct mdl_map *y)
 {
-    const float *px = block(x, n, b), *pd = dy ? block(dy, n, b) : NULL;
+    const float *px = block(x, n, b), *pd = back ? block(dy, n, b) : NULL;
     float *out = block(y, n, b), v[LANES], d[LANES];
 
     for (int i = 0; i < area(x); i++) {
         get(x, b, px + i * LANES, v);
-        if (dy)
+        if (back) {
             get(dy, b, pd + i * LANES, d);
-        for (int k = 0; k < LANES; k++)
-            v[k] = dy ? d[k] * derivative(act, alpha, slopes[k], v[k])
-                      : activate(act, alpha, slopes[k], v[k]);
-        if (act == MDL_ACT_SIGMOID && !dy)
-            for (int k = channels(x, b); k < LANES; k++)
+            for (int k = 0; k < LANES; k++)
+                v[k] = d[k] * derivative(act, alpha, slopes[k], v[k]);
+        } else {
+            for (int k = 0; k < LANES; k++)
+                v[k] = activate(act, alpha, slopes[k], v[k]);
+            for (int k = channels(x, b); act == MDL_ACT_SIGMOID && k < LANES;
+                 k++)
                 v[k] = 0;
+        }
         put(y, b, out + i * LANES, v);
     }
 }
+
+#define ACT_ROWS(known)                                                        \
+    if (dy)                                                                    \
+        act_rows(known, 0, slopes, x, dy, true, n, b, y);                      \
+    else                                                                       \
+        act_rows(known, 0, slopes, x, NULL, false, n, b, y)
 
 /* Each activation with its constants known to the compiler. */
 INLINE void act_of_block(enum mdl_act act, float alpha,
@@ -323,20 +332,19 @@ INLINE void act_of_block(enum mdl_act act, float alpha,
                          const struct mdl_map *dy, int n, int b,
                          const struct mdl_map *y)
 {
-    if (act == MDL_ACT_RELU && dy)
-        act_rows(MDL_ACT_RELU, 0, slopes, x, dy, n, b, y);
-    else if (act == MDL_ACT_RELU)
-        act_rows(MDL_ACT_RELU, 0, slopes, x, NULL, n, b, y);
-    else if (act == MDL_ACT_RELU6 && dy)
-        act_rows(MDL_ACT_RELU6, 0, slopes, x, dy, n, b, y);
-    else if (act == MDL_ACT_RELU6)
-        act_rows(MDL_ACT_RELU6, 0, slopes, x, NULL, n, b, y);
-    else if (act == MDL_ACT_PRELU && dy)
-        act_rows(MDL_ACT_PRELU, 0, slopes, x, dy, n, b, y);
-    else if (act == MDL_ACT_PRELU)
-        act_rows(MDL_ACT_PRELU, 0, slopes, x, NULL, n, b, y);
-    else
-        act_rows(act, alpha, slopes, x, dy, n, b, y);
+    switch (act) {
+    case MDL_ACT_RELU:
+        ACT_ROWS(MDL_ACT_RELU);
+        return;
+    case MDL_ACT_RELU6:
+        ACT_ROWS(MDL_ACT_RELU6);
+        return;
+    case MDL_ACT_PRELU:
+        ACT_ROWS(MDL_ACT_PRELU);
+        return;
+    default:
+        act_rows(act, alpha, slopes, x, dy, dy != NULL, n, b, y);
+    }
 }
 TWICE(static, act_block, act_of_block,
       (enum mdl_act act, float alpha, const float slopes[LANES],
@@ -371,27 +379,37 @@ void mdl_t_act_dx(enum mdl_act act, float alpha, const float *slope,
 
 /* Sums over batch and places of dy times x where that is negative, or of dy
  * alone (x NULL). */
-INLINE void reduce_of_block(const struct mdl_map *x, const struct mdl_map *dy,
-                            int b, float *out)
+INLINE void reduce_rows(const struct mdl_map *x, const struct mdl_map *dy,
+                        bool negative, int b, float *out)
 {
     double sums[LANES] = {0};
 
     for (int n = 0; n < dy->batch; n++) {
-        const float *px = x ? block(x, n, b) : NULL, *pd = block(dy, n, b);
+        const float *px = negative ? block(x, n, b) : NULL;
+        const float *pd = block(dy, n, b);
         float part[LANES] = {0}, v[LANES], d[LANES];
 
         for (int i = 0; i < area(dy); i++) {
             get(dy, b, pd + i * LANES, d);
-            if (x)
+            if (negative)
                 get(x, b, px + i * LANES, v);
             for (int k = 0; k < LANES; k++)
-                part[k] += x ? (v[k] < 0 ? d[k] * v[k] : 0) : d[k];
+                part[k] += negative ? d[k] * (v[k] < 0 ? v[k] : 0) : d[k];
         }
         for (int k = 0; k < LANES; k++)
             sums[k] += part[k];
     }
     for (int k = 0; k < channels(dy, b); k++)
         out[b * LANES + k] = (float)sums[k];
+}
+
+INLINE void reduce_of_block(const struct mdl_map *x, const struct mdl_map *dy,
+                            int b, float *out)
+{
+    if (x)
+        reduce_rows(x, dy, true, b, out);
+    else
+        reduce_rows(NULL, dy, false, b, out);
 }
 TWICE(static, reduce_block, reduce_of_block,
       (const struct mdl_map *x, const struct mdl_map *dy, int b, float *out),
