@@ -74,7 +74,8 @@ static bool is_named(const struct mdl_graph *g, const char *name)
 
 static bool is_training_only(const char *name)
 {
-    const char *suffixes[] = {".arcface.weight", ".num_batches_tracked"};
+    const char *suffixes[] = {".arcface.weight", ".projection.weight",
+                              ".num_batches_tracked"};
     size_t len = strlen(name);
 
     for (size_t i = 0; i < sizeof(suffixes) / sizeof(suffixes[0]); i++)
@@ -373,10 +374,11 @@ double mdl_model_threshold(const struct mdl_model *m, const char *leaf,
 enum ut_err mdl_model_write(const char *path, const struct mdl_spec *spec,
                             const struct mdl_graph *g,
                             const struct mdl_st_pair *meta, size_t n_meta,
+                            const struct mdl_st_tensor *more, size_t n_more,
                             struct ut_error *e)
 {
     struct mdl_st_tensor *tensors =
-        calloc((size_t)g->n_values + 1, sizeof(*tensors));
+        calloc((size_t)g->n_values + n_more + 1, sizeof(*tensors));
     struct mdl_st_pair *pairs = calloc(n_meta + 2, sizeof(*pairs));
     char *json = NULL;
     enum ut_err rc;
@@ -405,6 +407,8 @@ enum ut_err mdl_model_write(const char *path, const struct mdl_spec *spec,
                 .len = mdl_shape_count(&v->shape) * sizeof(float),
             };
     }
+    for (size_t i = 0; i < n_more; i++)
+        tensors[n++] = more[i];
     rc = mdl_st_write(path, tensors, n, pairs, n_meta + 2, e);
 out:
     free(tensors);

@@ -65,12 +65,12 @@ UT_MUSTUSE enum ut_err mdl_model_bind(struct mdl_graph *g,
 UT_MUSTUSE enum ut_err mdl_model_init(struct mdl_graph *g, uint64_t seed,
                                       float **floats, struct ut_error *e);
 
-/* Writes a bound graph's parameters and spec as a model file; extra metadata
- * may be NULL. */
-UT_MUSTUSE enum ut_err mdl_model_write(const char *path,
-                                       const struct mdl_spec *spec,
-                                       const struct mdl_graph *g,
-                                       const struct mdl_st_pair *meta,
-                                       size_t n_meta, struct ut_error *e);
+/* Writes a bound graph's parameters and spec as a model file, with more
+ * metadata and more tensors (training's own), which may be NULL. */
+UT_MUSTUSE enum ut_err
+mdl_model_write(const char *path, const struct mdl_spec *spec,
+                const struct mdl_graph *g, const struct mdl_st_pair *meta,
+                size_t n_meta, const struct mdl_st_tensor *more, size_t n_more,
+                struct ut_error *e);
 
 #endif

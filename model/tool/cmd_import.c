@@ -117,7 +117,7 @@ static enum ut_err run_import(struct import *im, struct ut_error *e)
         return rc;
     meta[0] = (struct mdl_st_pair){"name", im->from};
     meta[1] = (struct mdl_st_pair){"trained", im->fresh ? "false" : "true"};
-    rc = mdl_model_write(im->out, &im->spec, g, meta, 2, e);
+    rc = mdl_model_write(im->out, &im->spec, g, meta, 2, NULL, 0, e);
     if (!rc)
         printf("%s: %d tensors taken over, %d fresh\n", im->out, im->taken,
                im->fresh);

@@ -29,7 +29,7 @@ static int write_fresh(const char *spec_path, const char *out, uint64_t seed,
     if (!rc)
         rc = mdl_model_fresh(spec, seed, &m, &e);
     if (!rc)
-        rc = mdl_model_write(out, &m.spec, &m.graph, meta, 2, &e);
+        rc = mdl_model_write(out, &m.spec, &m.graph, meta, 2, NULL, 0, &e);
     mdl_model_close(&m);
     free(spec);
     return rc ? cmd_fail(&e) : 0;

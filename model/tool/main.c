@@ -17,6 +17,7 @@ static const struct {
     {"run", cmd_run, "images through the network, all outputs to a file"},
     {"import", cmd_import, "take over InsightFace or torchvision weights"},
     {"export", cmd_export, "write a model as ONNX"},
+    {"train", cmd_train, "train both leaves over two dataset queues"},
     {"bench", cmd_bench, "time the network or the gallery search"},
     {"sample", cmd_sample, "draw a sample face"},
 };

@@ -210,3 +210,107 @@ out:
     release(&s);
     return rc;
 }
+
+/* ---- distillation ---- */
+
+static double dot(const float *a, const float *b, int n)
+{
+    double sum = 0;
+
+    for (int i = 0; i < n; i++)
+        sum += (double)a[i] * b[i];
+    return sum;
+}
+
+static void add_times(float *y, float a, const float *x, int n)
+{
+    for (int i = 0; i < n; i++)
+        y[i] += a * x[i];
+}
+
+static double cosine_part(const struct mdl_distill *d, const float *embedding,
+                          const float *projection, const float *teacher, int n,
+                          float *p, float *dembedding, float *dprojection)
+{
+    double loss = 0;
+
+    for (int i = 0; i < n; i++) {
+        const float *e = embedding + (size_t)i * (size_t)d->dim;
+        const float *t = teacher + (size_t)i * (size_t)d->teacher_dim;
+        double norm, cosine;
+
+        for (int k = 0; k < d->teacher_dim; k++)
+            p[k] =
+                (float)dot(projection + (size_t)k * (size_t)d->dim, e, d->dim);
+        norm = fmax(sqrt(dot(p, p, d->teacher_dim)), 1e-12);
+        cosine = dot(p, t, d->teacher_dim) / norm;
+        loss += 1 - cosine;
+        for (int k = 0; k < d->teacher_dim; k++) {
+            const float *row = projection + (size_t)k * (size_t)d->dim;
+            double dp = -(t[k] - p[k] / norm * cosine) / norm / n * d->cosine;
+
+            add_times(dembedding + (size_t)i * (size_t)d->dim, (float)dp, row,
+                      d->dim);
+            add_times(dprojection + (size_t)k * (size_t)d->dim, (float)dp, e,
+                      d->dim);
+        }
+    }
+    return loss / n;
+}
+
+static double similarity_part(const struct mdl_distill *d, const float *unit,
+                              const float *norm, const float *teacher, int n,
+                              float *du, float *dembedding)
+{
+    double loss = 0, pairs = fmax((double)n * (n - 1), 1);
+    size_t dim = (size_t)d->dim;
+
+    memset(du, 0, (size_t)n * dim * sizeof(*du));
+    for (int i = 0; i < n; i++)
+        for (int j = 0; j < i; j++) {
+            double off =
+                dot(unit + (size_t)i * dim, unit + (size_t)j * dim, d->dim) -
+                dot(teacher + (size_t)i * (size_t)d->teacher_dim,
+                    teacher + (size_t)j * (size_t)d->teacher_dim,
+                    d->teacher_dim);
+            float g = (float)(4 * off / pairs * d->similarity);
+
+            loss += 2 * off * off / pairs;
+            add_times(du + (size_t)i * dim, g, unit + (size_t)j * dim, d->dim);
+            add_times(du + (size_t)j * dim, g, unit + (size_t)i * dim, d->dim);
+        }
+    through_norm(unit, norm, (size_t)n, dim, du);
+    for (size_t i = 0; i < (size_t)n * dim; i++)
+        dembedding[i] += du[i];
+    return loss;
+}
+
+enum ut_err mdl_loss_distill(const struct mdl_distill *d,
+                             const float *embedding, const float *projection,
+                             const float *teacher, int n, double *loss,
+                             float *dembedding, float *dprojection,
+                             struct ut_error *e)
+{
+    size_t dim = (size_t)d->dim, count = (size_t)n * dim;
+    float *p = malloc((size_t)d->teacher_dim * sizeof(*p));
+    float *unit = malloc(count * sizeof(*unit));
+    float *norm = malloc((size_t)n * sizeof(*norm));
+    float *du = malloc(count * sizeof(*du));
+    enum ut_err rc = UT_OK;
+
+    *loss = 0;
+    if (!p || !unit || !norm || !du) {
+        rc = ut_fail(e, UT_ENOMEM, "no memory for distillation");
+    } else {
+        normalise(embedding, (size_t)n, dim, unit, norm);
+        *loss = d->cosine * cosine_part(d, embedding, projection, teacher, n, p,
+                                        dembedding, dprojection) +
+                d->similarity *
+                    similarity_part(d, unit, norm, teacher, n, du, dembedding);
+    }
+    free(p);
+    free(unit);
+    free(norm);
+    free(du);
+    return rc;
+}

@@ -31,4 +31,21 @@ mdl_loss_arcface(const struct mdl_arcface *a, const float *embedding,
                  const float *weight, const int32_t *label, int n, double *loss,
                  float *dembedding, float *dweight, struct ut_error *e);
 
+/* Distillation from a teacher's unit embeddings:
+ *   cosine       mean of 1 - <p / |p|, teacher>, p = projection embedding
+ *   similarity   mean over pairs of (cosine here - cosine there)^2
+ * The loss is their weighted sum. embedding [n, dim]; teacher [n, teacher_dim];
+ * projection [teacher_dim, dim], used while training only.
+ * dembedding and dprojection are added to. Errors: UT_ENOMEM. */
+struct mdl_distill {
+    int dim, teacher_dim;
+    float cosine, similarity; /* weights */
+};
+UT_MUSTUSE enum ut_err mdl_loss_distill(const struct mdl_distill *d,
+                                        const float *embedding,
+                                        const float *projection,
+                                        const float *teacher, int n,
+                                        double *loss, float *dembedding,
+                                        float *dprojection, struct ut_error *e);
+
 #endif

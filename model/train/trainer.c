@@ -25,10 +25,11 @@ struct leaf {
     struct mdl_step step;
     struct mdl_plan *plan;
     float *out, *seed; /* owned; [batch, shape of the output] */
-    struct mdl_arcface arcface;
-    struct weights centres; /* n 0: a binary leaf */
-    char centres_name[MDL_NAME_LEN + 24];
-    float *dcentres; /* owned */
+    bool binary;
+    struct mdl_recognition r;
+    struct weights centres, projection; /* n 0: there is none */
+    char centres_name[MDL_NAME_LEN + 24], projection_name[MDL_NAME_LEN + 24];
+    float *scratch; /* owned; the larger of their gradients */
 };
 
 struct mdl_trainer {
@@ -55,9 +56,10 @@ static void leaf_fini(struct leaf *l)
     mdl_plan_free(l->plan);
     mdl_step_fini(&l->step);
     weights_fini(&l->centres);
+    weights_fini(&l->projection);
     free(l->out);
     free(l->seed);
-    free(l->dcentres);
+    free(l->scratch);
 }
 
 void mdl_trainer_free(struct mdl_trainer *t)
@@ -169,32 +171,57 @@ static float noise(uint64_t seed, uint64_t i)
     return (float)((double)(z >> 11) * 0x1p-52 - 1);
 }
 
-static enum ut_err make_centres(struct mdl_trainer *t, struct leaf *l,
-                                uint64_t seed, struct ut_error *e)
+/* Weights [n] of training alone, by name from the model's file, or drawn. */
+static enum ut_err make_own(struct mdl_trainer *t, struct weights *w,
+                            const char *name, size_t n, float size,
+                            uint64_t seed, struct ut_error *e)
 {
-    const struct mdl_arcface *a = &l->arcface;
-    struct weights *w = &l->centres;
-    const struct mdl_st_tensor *given;
+    const struct mdl_st_tensor *given =
+        t->model->file ? mdl_st_find(t->model->file, name) : NULL;
 
-    w->n = (size_t)a->classes * (size_t)a->k * (size_t)a->dim;
-    w->name = l->centres_name;
+    w->n = n;
+    w->name = name;
     w->decays = true;
-    w->x = malloc(w->n * sizeof(*w->x));
-    w->gradient = calloc(w->n, sizeof(*w->gradient));
-    l->dcentres = malloc(w->n * sizeof(*w->gradient));
-    if (!w->x || !w->gradient || !l->dcentres)
-        return ut_fail(e, UT_ENOMEM, "no memory for %s", w->name);
-    given = t->model->file ? mdl_st_find(t->model->file, w->name) : NULL;
-    if (given && mdl_shape_count(&given->shape) == w->n)
+    w->x = malloc(n * sizeof(*w->x));
+    w->gradient = calloc(n, sizeof(*w->gradient));
+    if (!w->x || !w->gradient)
+        return ut_fail(e, UT_ENOMEM, "no memory for %s", name);
+    if (given && mdl_shape_count(&given->shape) == n)
         return mdl_st_floats(given, w->x, e);
-    for (size_t i = 0; i < w->n; i++)
-        w->x[i] = 0.1f * noise(seed, i);
+    for (size_t i = 0; i < n; i++)
+        w->x[i] = size * noise(seed, i);
     return UT_OK;
 }
 
+static enum ut_err make_recognition(struct mdl_trainer *t, struct leaf *l,
+                                    struct ut_error *e)
+{
+    struct mdl_recognition *r = &l->r;
+    int dim = (int)l->step.graph.values[l->step.output].shape.dim[0];
+    size_t centres, projection;
+    enum ut_err rc = UT_OK;
+
+    r->arcface.dim = r->distill.dim = dim;
+    centres = (size_t)r->arcface.classes * (size_t)r->arcface.k * (size_t)dim;
+    projection = (size_t)r->distill.teacher_dim * (size_t)dim;
+    if (!centres && !projection)
+        return ut_fail(e, UT_EINVAL, "%s has nothing to learn from", l->name);
+    l->scratch = malloc((centres > projection ? centres : projection) *
+                        sizeof(*l->scratch));
+    if (!l->scratch)
+        return ut_fail(e, UT_ENOMEM, "no memory for leaf %s", l->name);
+    if (centres)
+        rc = make_own(t, &l->centres, l->centres_name, centres, 0.1f, r->seed,
+                      e);
+    if (!rc && projection)
+        rc = make_own(t, &l->projection, l->projection_name, projection,
+                      sqrtf(3 / (float)dim), r->seed + 1, e);
+    return rc;
+}
+
 enum ut_err mdl_trainer_leaf(struct mdl_trainer *t, const char *leaf,
-                             const struct mdl_arcface *arcface, uint64_t seed,
-                             int *task, struct ut_error *e)
+                             const struct mdl_recognition *r, int *task,
+                             struct ut_error *e)
 {
     struct leaf *l = &t->leaves[t->n_leaves];
     char output[MDL_NAME_LEN + 16];
@@ -206,8 +233,10 @@ enum ut_err mdl_trainer_leaf(struct mdl_trainer *t, const char *leaf,
     snprintf(l->name, sizeof(l->name), "%s", leaf);
     snprintf(l->centres_name, sizeof(l->centres_name), "%s.arcface.weight",
              leaf);
-    snprintf(output, sizeof(output), "%s.%s", leaf,
-             arcface ? "embedding" : "logit");
+    snprintf(l->projection_name, sizeof(l->projection_name),
+             "%s.projection.weight", leaf);
+    snprintf(output, sizeof(output), "%s.%s", leaf, r ? "embedding" : "logit");
+    l->binary = !r;
     *task = t->n_leaves;
     rc = mdl_step_build(&t->model->graph, output, t->trains, &l->step, e);
     if (rc)
@@ -223,11 +252,10 @@ enum ut_err mdl_trainer_leaf(struct mdl_trainer *t, const char *leaf,
     l->seed = malloc(n * sizeof(*l->seed));
     if (!l->out || !l->seed)
         return ut_fail(e, UT_ENOMEM, "no memory for leaf %s", leaf);
-    if (!arcface)
+    if (!r)
         return UT_OK;
-    l->arcface = *arcface;
-    l->arcface.dim = (int)l->step.graph.values[l->step.output].shape.dim[0];
-    return make_centres(t, l, seed, e);
+    l->r = *r;
+    return make_recognition(t, l, e);
 }
 
 /* ---- batches ---- */
@@ -282,36 +310,73 @@ static enum ut_err move_statistics(struct mdl_trainer *t, struct leaf *l,
     return rc;
 }
 
-static enum ut_err loss_of(struct mdl_trainer *t, struct leaf *l,
-                           const float *target, const int32_t *label,
-                           float weight, double *loss, struct ut_error *e)
+static void times(float *x, size_t n, float factor)
 {
+    for (size_t i = 0; i < n; i++)
+        x[i] *= factor;
+}
+
+/* ArcFace's and the teacher's parts; l->seed is their gradient's sum. */
+static enum ut_err recognition_loss(struct mdl_trainer *t, struct leaf *l,
+                                    const struct mdl_labels *labels,
+                                    float weight, double *loss,
+                                    struct ut_error *e)
+{
+    const struct mdl_recognition *r = &l->r;
     int n = t->config.batch;
-    size_t count = (size_t)n;
+    size_t count = (size_t)n * (size_t)r->arcface.dim;
+    double part = 0;
     enum ut_err rc = UT_OK;
 
-    if (!l->centres.n) {
-        *loss = mdl_loss_bce(l->out, target, n, l->seed);
-    } else {
-        count *= (size_t)l->arcface.dim;
-        rc = mdl_loss_arcface(&l->arcface, l->out, l->centres.x, label, n, loss,
-                              l->seed, l->dcentres, e);
-        for (size_t i = 0; i < l->centres.n && !rc; i++)
-            l->dcentres[i] *= weight;
-        if (!rc)
-            gather(&l->centres, l->dcentres);
+    memset(l->seed, 0, count * sizeof(*l->seed));
+    if (l->centres.n) {
+        rc = mdl_loss_arcface(&r->arcface, l->out, l->centres.x, labels->label,
+                              n, &part, l->seed, l->scratch, e);
+        if (rc)
+            return rc;
+        times(l->seed, count, r->arcface_weight);
+        times(l->scratch, l->centres.n, r->arcface_weight * weight);
+        gather(&l->centres, l->scratch);
+        *loss += r->arcface_weight * part;
     }
-    for (size_t i = 0; i < count && !rc; i++)
-        l->seed[i] *= weight;
+    if (l->projection.n) {
+        memset(l->scratch, 0, l->projection.n * sizeof(*l->scratch));
+        rc =
+            mdl_loss_distill(&r->distill, l->out, l->projection.x,
+                             labels->teacher, n, &part, l->seed, l->scratch, e);
+        if (rc)
+            return rc;
+        times(l->scratch, l->projection.n, weight);
+        gather(&l->projection, l->scratch);
+        *loss += part;
+    }
+    times(l->seed, count, weight);
+    return UT_OK;
+}
+
+static enum ut_err loss_of(struct mdl_trainer *t, struct leaf *l,
+                           const struct mdl_labels *labels, float weight,
+                           double *loss, struct ut_error *e)
+{
+    int n = t->config.batch;
+    enum ut_err rc = UT_OK;
+
+    *loss = 0;
+    if (l->binary) {
+        *loss = mdl_loss_bce(l->out, labels->target, n, l->seed);
+        times(l->seed, (size_t)n, weight);
+    } else {
+        rc = recognition_loss(t, l, labels, weight, loss, e);
+    }
     if (!rc && !isfinite(*loss))
         rc = ut_fail(e, UT_ESTATE, "the loss of %s is not finite", l->name);
     return rc;
 }
 
 enum ut_err mdl_trainer_batch(struct mdl_trainer *t, int task,
-                              const uint8_t *images, const float *target,
-                              const int32_t *label, float weight, double *loss,
-                              struct ut_error *e)
+                              const uint8_t *images,
+                              const struct mdl_labels *labels, float weight,
+                              double *loss, struct ut_error *e)
 {
     struct leaf *l = &t->leaves[task];
     const struct mdl_step *s = &l->step;
@@ -321,7 +386,7 @@ enum ut_err mdl_trainer_batch(struct mdl_trainer *t, int task,
     if (!rc)
         rc = mdl_plan_get(l->plan, s->output, l->out, e);
     if (!rc)
-        rc = loss_of(t, l, target, label, weight, loss, e);
+        rc = loss_of(t, l, labels, weight, loss, e);
     if (!rc)
         rc = mdl_plan_set(l->plan, s->seed, l->seed, e);
     if (!rc)
@@ -348,9 +413,14 @@ static enum ut_err each(struct mdl_trainer *t,
     for (int v = 0; v < t->model->graph.n_values && !rc; v++)
         if (t->weights[v].gathered)
             rc = visit(t, &t->weights[v], arg, e);
-    for (int i = 0; i < t->n_leaves && !rc; i++)
-        if (t->leaves[i].centres.gathered)
-            rc = visit(t, &t->leaves[i].centres, arg, e);
+    for (int i = 0; i < t->n_leaves && !rc; i++) {
+        struct leaf *l = &t->leaves[i];
+
+        if (l->centres.gathered)
+            rc = visit(t, &l->centres, arg, e);
+        if (!rc && l->projection.gathered)
+            rc = visit(t, &l->projection, arg, e);
+    }
     return rc;
 }
 
@@ -434,4 +504,38 @@ const float *mdl_trainer_centres(const struct mdl_trainer *t, int task)
 const float *mdl_trainer_centres_gradient(const struct mdl_trainer *t, int task)
 {
     return t->leaves[task].centres.gradient;
+}
+
+enum ut_err mdl_trainer_write(const struct mdl_trainer *t, const char *path,
+                              const struct mdl_st_pair *meta, size_t n_meta,
+                              struct ut_error *e)
+{
+    struct mdl_st_tensor more[2 * MAX_LEAVES];
+    char part[4096];
+    size_t n = 0;
+    enum ut_err rc;
+
+    if (snprintf(part, sizeof(part), "%s.part", path) >= (int)sizeof(part))
+        return ut_fail(e, UT_EINVAL, "%.150s...: is too long", path);
+    for (int i = 0; i < t->n_leaves; i++) {
+        const struct leaf *l = &t->leaves[i];
+        const struct mdl_recognition *r = &l->r;
+
+        if (l->centres.n)
+            more[n++] = (struct mdl_st_tensor){
+                l->centres_name, MDL_F32,
+                mdl_shape_of(3, r->arcface.classes, r->arcface.k,
+                             r->arcface.dim),
+                l->centres.x, l->centres.n * sizeof(float)};
+        if (l->projection.n)
+            more[n++] = (struct mdl_st_tensor){
+                l->projection_name, MDL_F32,
+                mdl_shape_of(2, r->distill.teacher_dim, r->distill.dim),
+                l->projection.x, l->projection.n * sizeof(float)};
+    }
+    rc = mdl_model_write(part, &t->model->spec, &t->model->graph, meta, n_meta,
+                         more, n, e);
+    if (!rc && rename(part, path))
+        rc = ut_fail(e, UT_EIO, "%.150s: cannot be renamed to: %m", path);
+    return rc;
 }

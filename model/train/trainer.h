@@ -36,29 +36,51 @@ UT_MUSTUSE enum ut_err mdl_trainer_new(struct mdl_model *model,
 /* The model's graph shows nothing afterwards. Accepts NULL. */
 void mdl_trainer_free(struct mdl_trainer *t);
 
-/* A leaf to train, by name; *task counts from 0. arcface is for an embedding
- * leaf (dim is set from it) and NULL for a binary one; its sub-centres come
- * from the model's file ("LEAF.arcface.weight") if they are there and fit, else
- * from seed. */
+/* What an embedding leaf learns from; weights of 0 leave a part out. dim is set
+ * from the leaf. Sub-centres and projection come from the model's file
+ * ("LEAF.arcface.weight", "LEAF.projection.weight") if they are there and fit,
+ * else from seed. */
+struct mdl_recognition {
+    struct mdl_arcface arcface; /* classes 0: none */
+    float arcface_weight;
+    struct mdl_distill distill; /* teacher_dim 0: none */
+    uint64_t seed;
+};
+
+/* A leaf to train, by name; *task counts from 0. recognition is for an
+ * embedding leaf and NULL for a binary one. */
 UT_MUSTUSE enum ut_err mdl_trainer_leaf(struct mdl_trainer *t, const char *leaf,
-                                        const struct mdl_arcface *arcface,
-                                        uint64_t seed, int *task,
-                                        struct ut_error *e);
+                                        const struct mdl_recognition *r,
+                                        int *task, struct ut_error *e);
+
+/* What a batch says of its images; only what the leaf learns from. */
+struct mdl_labels {
+    const float *target;  /* [batch], 0 to 1: a binary leaf          */
+    const int32_t *label; /* [batch], -1: none: ArcFace              */
+    const float *teacher; /* [batch, teacher_dim], unit: distillation */
+};
 
 /* Forward, loss, backward over images [batch, H, W, 3]; the gradients, times
- * weight, are added up and running statistics move. target [batch] for a binary
- * leaf, label [batch] for an embedding one (-1: none). */
+ * weight, are added up and running statistics move. */
 UT_MUSTUSE enum ut_err mdl_trainer_batch(struct mdl_trainer *t, int task,
                                          const uint8_t *images,
-                                         const float *target,
-                                         const int32_t *label, float weight,
-                                         double *loss, struct ut_error *e);
+                                         const struct mdl_labels *labels,
+                                         float weight, double *loss,
+                                         struct ut_error *e);
 
 /* One optimiser step over what gathered gradients; *norm (may be NULL) is their
  * norm before clipping. Errors: UT_ESTATE naming a tensor that is not finite;
  * then nothing has moved. */
 UT_MUSTUSE enum ut_err mdl_trainer_update(struct mdl_trainer *t, double rate,
                                           double *norm, struct ut_error *e);
+
+/* Writes the model with its weights as they are, training's own tensors
+ * included. trained: what the file says of itself; pairs as in
+ * mdl_model_write. By a temporary file and a rename. */
+UT_MUSTUSE enum ut_err mdl_trainer_write(const struct mdl_trainer *t,
+                                         const char *path,
+                                         const struct mdl_st_pair *meta,
+                                         size_t n_meta, struct ut_error *e);
 
 /* Each step of a leaf's last batch, as mdl_plan_profile. */
 void mdl_trainer_profile(struct mdl_trainer *t, int task,

@@ -28,7 +28,9 @@ static void start(struct run *r, const char *name, const char *backend,
                       .eps = 1e-3f},
         .momentum = 0.1f,
     };
-    struct mdl_arcface a = {.scale = 20, .margin = 0.5f};
+    struct mdl_recognition a = {.arcface = {.scale = 20, .margin = 0.5f},
+                                .arcface_weight = 1,
+                                .seed = 1};
     const struct mdl_st_tensor *centres;
     struct ut_error e;
     char path[256];
@@ -41,11 +43,11 @@ static void start(struct run *r, const char *name, const char *backend,
     if (mdl_model_open(path, &r->model, &e))
         fail_msg("%s", e.msg);
     centres = mdl_st_find(r->model.file, "recognition.arcface.weight");
-    a.classes = (int)centres->shape.dim[0];
-    a.k = (int)centres->shape.dim[1];
+    a.arcface.classes = (int)centres->shape.dim[0];
+    a.arcface.k = (int)centres->shape.dim[1];
     if (mdl_trainer_new(&r->model, &c, &r->trainer, &e) ||
-        mdl_trainer_leaf(r->trainer, "fatigue", NULL, 1, &task, &e) ||
-        mdl_trainer_leaf(r->trainer, "recognition", &a, 1, &task, &e))
+        mdl_trainer_leaf(r->trainer, "fatigue", NULL, &task, &e) ||
+        mdl_trainer_leaf(r->trainer, "recognition", &a, &task, &e))
         fail_msg("%s: %s", name, e.msg);
     assert_int_equal(task, LEAF_RECOGNITION);
 }
@@ -80,7 +82,8 @@ static double batch(struct run *r, int step, int task, float weight)
         target[i] = (float)v[0];
         label[i] = (int32_t)v[1];
     }
-    if (mdl_trainer_batch(r->trainer, task, images->data, target, label, weight,
+    if (mdl_trainer_batch(r->trainer, task, images->data,
+                          &(struct mdl_labels){target, label, NULL}, weight,
                           &loss, &e))
         fail_msg("%s", e.msg);
     return loss;

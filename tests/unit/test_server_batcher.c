@@ -215,7 +215,7 @@ static int make_engine(void **state)
     (void)state;
     if (mdl_spec_parse(tiny, strlen(tiny), &spec, &e) ||
         mdl_model_fresh(&spec, 1, &m, &e) ||
-        mdl_model_write(MODEL, &m.spec, &m.graph, &meta, 1, &e))
+        mdl_model_write(MODEL, &m.spec, &m.graph, &meta, 1, NULL, 0, &e))
         fail_msg("%s", e.msg);
     mdl_model_close(&m);
     if (srv_engine_new(&c, &engine, &e))

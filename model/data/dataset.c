@@ -1,0 +1,221 @@
+/* Manifests and folders of pictures. */
+#include "model/data/dataset.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+#include <sys/stat.h>
+
+struct reader {
+    struct mdl_dataset *d;
+    int cap;
+    char **groups; /* owned; names by number */
+    int cap_groups;
+    struct ut_error *e;
+};
+
+void mdl_dataset_fini(struct mdl_dataset *d)
+{
+    for (int i = 0; i < d->n; i++)
+        free(d->examples[i].path);
+    free(d->examples);
+    memset(d, 0, sizeof(*d));
+}
+
+static enum ut_err no_memory(struct reader *r)
+{
+    return ut_fail(r->e, UT_ENOMEM, "no memory for a dataset");
+}
+
+static enum ut_err add(struct reader *r, const char *folder, const char *file,
+                       int32_t label, int32_t group)
+{
+    struct mdl_dataset *d = r->d;
+    char *path;
+
+    if (d->n == MDL_DATASET_MAX)
+        return ut_fail(r->e, UT_EBUSY, "more than %d pictures",
+                       MDL_DATASET_MAX);
+    if (d->n == r->cap) {
+        int cap = r->cap ? 2 * r->cap : 1024;
+        struct mdl_example *more =
+            realloc(d->examples, (size_t)cap * sizeof(*more));
+
+        if (!more)
+            return no_memory(r);
+        d->examples = more;
+        r->cap = cap;
+    }
+    path = malloc(strlen(folder) + strlen(file) + 2);
+    if (!path)
+        return no_memory(r);
+    sprintf(path, "%s/%s", folder, file);
+    d->examples[d->n++] = (struct mdl_example){path, label, group};
+    if (label >= d->classes)
+        d->classes = label + 1;
+    return UT_OK;
+}
+
+/* The number of a group's name; -1 without memory. Neighbours in a manifest
+ * tend to share it, so the search starts at the end. */
+static int32_t group_of(struct reader *r, const char *name)
+{
+    struct mdl_dataset *d = r->d;
+
+    for (int i = d->groups - 1; i >= 0; i--)
+        if (!strcmp(r->groups[i], name))
+            return i;
+    if (d->groups == r->cap_groups) {
+        int cap = r->cap_groups ? 2 * r->cap_groups : 64;
+        char **more = realloc(r->groups, (size_t)cap * sizeof(*more));
+
+        if (!more)
+            return -1;
+        r->groups = more;
+        r->cap_groups = cap;
+    }
+    r->groups[d->groups] = strdup(name);
+    return r->groups[d->groups] ? d->groups++ : -1;
+}
+
+static enum ut_err read_line(struct reader *r, const char *folder, char *line,
+                             const char *path, int at)
+{
+    char *file = strsep(&line, "\t"), *label = strsep(&line, "\t");
+    char *group = strsep(&line, "\t"), *end;
+    int32_t g = -1;
+    long n;
+
+    if (!*file || !label)
+        return ut_fail(r->e, UT_EFORMAT, "%.150s:%d: is not file<TAB>label",
+                       path, at);
+    n = strtol(label, &end, 10);
+    if (end == label || *end || n < -1 || n > 100000000)
+        return ut_fail(r->e, UT_EFORMAT,
+                       "%.150s:%d: label \"%.40s\" is no number from -1 on",
+                       path, at, label);
+    if (group && *group) {
+        g = group_of(r, group);
+        if (g < 0)
+            return no_memory(r);
+    }
+    return add(r, folder, file, (int32_t)n, g);
+}
+
+static enum ut_err read_manifest(struct reader *r, const char *path)
+{
+    char *line = NULL, *folder = strdup(path), *slash;
+    enum ut_err rc = UT_OK;
+    FILE *f = fopen(path, "r");
+    size_t size = 0;
+    int at = 0;
+
+    if (!f || !folder) {
+        rc = ut_fail(r->e, UT_ENOTFOUND, "%.150s: %s", path, strerror(errno));
+        goto out;
+    }
+    slash = strrchr(folder, '/');
+    if (slash)
+        *slash = '\0';
+    while (!rc && getline(&line, &size, f) > 0) {
+        line[strcspn(line, "\r\n")] = '\0';
+        at++;
+        if (at == 1 && strncmp(line, "file\tlabel", 10))
+            rc = ut_fail(r->e, UT_EFORMAT,
+                         "%.150s:1: does not start with file<TAB>label", path);
+        else if (at > 1 && *line)
+            rc = read_line(r, slash ? folder : ".", line, path, at);
+    }
+    if (!rc && ferror(f))
+        rc = ut_fail(r->e, UT_EIO, "%.150s: cannot be read", path);
+out:
+    if (f)
+        fclose(f);
+    free(folder);
+    free(line);
+    return rc;
+}
+
+static int visible(const struct dirent *d)
+{
+    return d->d_name[0] != '.';
+}
+
+static bool is_picture(const char *name)
+{
+    const char *dot = strrchr(name, '.');
+
+    return dot && (!strcasecmp(dot, ".jpg") || !strcasecmp(dot, ".jpeg") ||
+                   !strcasecmp(dot, ".png"));
+}
+
+/* Calls visit for every visible entry of a folder, by name. */
+static enum ut_err each(struct reader *r, const char *folder,
+                        enum ut_err (*visit)(struct reader *r,
+                                             const char *folder,
+                                             const char *name, int32_t *label),
+                        int32_t *label)
+{
+    struct dirent **entries;
+    enum ut_err rc = UT_OK;
+    int n = scandir(folder, &entries, visible, alphasort);
+
+    if (n < 0)
+        return ut_fail(r->e, UT_EIO, "%.150s: %s", folder, strerror(errno));
+    for (int i = 0; i < n; i++) {
+        if (!rc)
+            rc = visit(r, folder, entries[i]->d_name, label);
+        free(entries[i]);
+    }
+    free(entries);
+    return rc;
+}
+
+static enum ut_err visit_file(struct reader *r, const char *folder,
+                              const char *name, int32_t *label)
+{
+    return is_picture(name) ? add(r, folder, name, *label, -1) : UT_OK;
+}
+
+static enum ut_err visit_class(struct reader *r, const char *folder,
+                               const char *name, int32_t *label)
+{
+    char path[4096];
+    struct stat st;
+    enum ut_err rc;
+
+    if (snprintf(path, sizeof(path), "%s/%s", folder, name) >=
+            (int)sizeof(path) ||
+        stat(path, &st) || !S_ISDIR(st.st_mode))
+        return UT_OK;
+    rc = each(r, path, visit_file, label);
+    ++*label;
+    return rc;
+}
+
+enum ut_err mdl_dataset_open(const char *path, struct mdl_dataset *out,
+                             struct ut_error *e)
+{
+    struct reader r = {.d = out, .e = e};
+    struct stat st;
+    int32_t label = 0;
+    enum ut_err rc;
+
+    memset(out, 0, sizeof(*out));
+    if (stat(path, &st))
+        return ut_fail(e, UT_ENOTFOUND, "%.150s: %s", path, strerror(errno));
+    rc = S_ISDIR(st.st_mode) ? each(&r, path, visit_class, &label)
+                             : read_manifest(&r, path);
+    if (!rc && !out->n)
+        rc = ut_fail(e, UT_EFORMAT, "%.150s: has no pictures", path);
+    for (int i = 0; i < out->groups; i++)
+        free(r.groups[i]);
+    free(r.groups);
+    if (rc)
+        mdl_dataset_fini(out);
+    return rc;
+}

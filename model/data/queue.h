@@ -1,0 +1,53 @@
+#ifndef MODEL_DATA_QUEUE_H
+#define MODEL_DATA_QUEUE_H
+
+#include <stdbool.h>
+
+#include "model/data/augment.h"
+#include "model/data/dataset.h"
+
+/* A bounded queue of batches, filled by threads of its own: decoded, resized to
+ * the network's side, augmented. The order is a shuffle of each epoch, a
+ * function of the seed alone, however many threads there are. A broken picture
+ * is replaced by the next one, counted and told. */
+
+#define MDL_QUEUE_BATCHES 4
+
+struct mdl_batch {
+    uint8_t *images; /* owned by the queue; [n, side, side, 3] */
+    int32_t *label;  /* [n] */
+    int32_t *row;    /* [n]: the example's position in its dataset */
+};
+
+struct mdl_queue_config {
+    int batch, side, threads;
+    uint64_t seed;
+    bool augmented;
+    struct mdl_augment augment;
+};
+
+struct mdl_queue;
+
+/* d must outlive it. Errors: UT_ENOMEM. */
+UT_MUSTUSE enum ut_err mdl_queue_new(const struct mdl_dataset *d,
+                                     const struct mdl_queue_config *c,
+                                     struct mdl_queue **out,
+                                     struct ut_error *e);
+void mdl_queue_free(struct mdl_queue *q); /* accepts NULL */
+
+/* The next batch; *out is NULL at first, then the one before, which goes back
+ * to the queue. Errors: UT_EFORMAT
+ * when no picture of a whole epoch can be read. Thread: one. */
+UT_MUSTUSE enum ut_err mdl_queue_next(struct mdl_queue *q,
+                                      const struct mdl_batch **out,
+                                      struct ut_error *e);
+
+struct mdl_queue_state {
+    int waiting;    /* batches that are ready */
+    int64_t dry;    /* calls that had to wait */
+    int64_t broken; /* pictures that could not be read */
+    char last[200]; /* what was wrong with the last one */
+};
+void mdl_queue_state(struct mdl_queue *q, struct mdl_queue_state *out);
+
+#endif
