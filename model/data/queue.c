@@ -170,8 +170,10 @@ static void *work(void *arg)
         pthread_mutex_unlock(&q->lock);
         ok = fill(q, number, scratch, &s->batch);
         pthread_mutex_lock(&q->lock);
-        s->number = number;
-        q->state.waiting++;
+        if (ok) {
+            s->number = number;
+            q->state.waiting++;
+        }
         pthread_cond_broadcast(&q->changed);
     }
     if (!ok)

@@ -18,6 +18,7 @@ static const struct {
     {"import", cmd_import, "take over InsightFace or torchvision weights"},
     {"export", cmd_export, "write a model as ONNX"},
     {"train", cmd_train, "train both leaves over two dataset queues"},
+    {"eval", cmd_eval, "accuracy and the rest, for fatigue and recognition"},
     {"bench", cmd_bench, "time the network or the gallery search"},
     {"sample", cmd_sample, "draw a sample face"},
 };

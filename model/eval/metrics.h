@@ -1,0 +1,48 @@
+#ifndef MODEL_EVAL_METRICS_H
+#define MODEL_EVAL_METRICS_H
+
+#include <stdbool.h>
+
+#include "base/error.h"
+
+/* The field's figures from scores. Thread: any. */
+
+/* A score and the truth. */
+struct mdl_scored {
+    float score;
+    bool positive;
+    int fold; /* of a 10-fold protocol; else 0 */
+};
+
+/* Scores at or over threshold count as positive. */
+struct mdl_confusion {
+    int true_positive, false_positive, true_negative, false_negative;
+};
+struct mdl_confusion mdl_confusion_at(const struct mdl_scored *s, int n,
+                                      double threshold);
+double mdl_accuracy(const struct mdl_confusion *c);
+
+/* Sorts s, highest score first. The functions below want that. */
+void mdl_scored_sort(struct mdl_scored *s, int n);
+
+/* Area under the ROC: the chance that a positive scores over a negative, ties
+ * half. 0.5 if either is missing. */
+double mdl_auc(const struct mdl_scored *s, int n);
+/* Where false positive and false negative rate meet. */
+double mdl_eer(const struct mdl_scored *s, int n);
+/* True positive rate at the loosest threshold with a false positive rate of at
+ * most far; *threshold is that (may be NULL). */
+double mdl_tar_at(const struct mdl_scored *s, int n, double far,
+                  double *threshold);
+
+/* LFW's protocol: for each fold the threshold that is best on the others, and
+ * its accuracy here. Mean and standard deviation over the folds, and the mean
+ * threshold. Errors: UT_EINVAL unless there are two folds, UT_ENOMEM. */
+struct mdl_folds {
+    double mean, deviation, threshold;
+    int n;
+};
+UT_MUSTUSE enum ut_err mdl_folds_of(const struct mdl_scored *s, int n,
+                                    struct mdl_folds *out, struct ut_error *e);
+
+#endif
