@@ -1,0 +1,336 @@
+/* Every operation's gradient: the reference's against finite differences, the
+ * CPU's against the reference's. The loss is a fixed random sum of the result.
+ */
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "model/backend.h"
+#include "model/train/backward.h"
+#include "tests/support/unit.h"
+
+#define SIDE 6
+#define BATCH 3
+
+static unsigned seed;
+
+static float noise(void)
+{
+    seed = seed * 1664525u + 1013904223u;
+    return (float)(seed >> 8 & 0xffff) / 32768 - 1;
+}
+
+static int param(struct mdl_graph *g, struct mdl_shape shape, double mid,
+                 double spread)
+{
+    static int n;
+    size_t count = mdl_shape_count(&shape);
+    float *data = malloc(count * sizeof(*data));
+
+    for (size_t i = 0; i < count; i++)
+        data[i] = (float)((mid + noise()) / spread);
+    return mdl_graph_param_owned(g, shape, &data, "p%d", n++);
+}
+
+static int conv(struct mdl_graph *g, int x, int outputs, int kernel, int stride,
+                int groups)
+{
+    int ins = (int)g->values[x].shape.dim[0] / groups;
+    int w = param(g, mdl_shape_of(4, outputs, ins, kernel, kernel), 0,
+                  sqrt(ins * kernel * kernel / 3.0));
+
+    return mdl_graph_conv(g, x, w, param(g, mdl_shape_of(1, outputs), 0, 2),
+                          stride, kernel / 2, groups);
+}
+
+/* [channels, SIDE, SIDE], trained itself, so that a gradient must come back. */
+static int start(struct mdl_graph *g, int channels)
+{
+    static const float mean[] = {127.5f, 120, 130},
+                       scale[] = {0.01f, 0.01f, 0.01f};
+
+    mdl_graph_init(g);
+    mdl_graph_module(g, "test");
+    return conv(
+        g,
+        mdl_graph_image(g, mdl_graph_input(g, SIDE, SIDE), mean, scale, false),
+        channels, 1, 1, 1);
+}
+
+static int batchnorm(struct mdl_graph *g, int x)
+{
+    int c = (int)g->values[x].shape.dim[0];
+
+    return mdl_graph_batchnorm(g, x, param(g, mdl_shape_of(1, c), 3, 3),
+                               param(g, mdl_shape_of(1, c), 0, 2),
+                               param(g, mdl_shape_of(1, c), 0, 2),
+                               param(g, mdl_shape_of(1, c), 2, 2), 1e-5f);
+}
+
+struct machine {
+    struct mdl_backend *backend;
+    struct mdl_lane *lane;
+    struct mdl_plan *plan;
+};
+
+static struct machine open_machine(const char *name, const struct mdl_step *s)
+{
+    struct machine m;
+    struct ut_error e;
+
+    if (mdl_backend_open(name, 0, &m.backend, &e) ||
+        mdl_lane_new(m.backend, &m.lane, &e))
+        fail_msg("%s: %s", name, e.msg);
+    mdl_lane_threads(m.lane, 2);
+    if (mdl_plan_new(m.lane, &s->graph, MDL_PREC_F32, BATCH, &m.plan, &e))
+        fail_msg("%s: %s", name, e.msg);
+    return m;
+}
+
+static void close_machine(struct machine *m)
+{
+    mdl_plan_free(m->plan);
+    mdl_lane_free(m->lane);
+    mdl_backend_close(m->backend);
+}
+
+static double loss_of(struct machine *m, const struct mdl_step *s,
+                      const uint8_t *in, const float *weights, size_t n)
+{
+    float *y = malloc(n * sizeof(*y));
+    double sum = 0;
+    struct ut_error e;
+
+    assert_int_equal(mdl_plan_refresh(m->plan, &e), UT_OK);
+    assert_int_equal(mdl_plan_run_nodes(m->plan, in, 0, s->n_forward, &e),
+                     UT_OK);
+    assert_int_equal(mdl_plan_get(m->plan, s->output, y, &e), UT_OK);
+    for (size_t i = 0; i < n; i++)
+        sum += (double)y[i] * weights[i];
+    free(y);
+    return sum;
+}
+
+/* All gradients of a parameter, in floats of its size. */
+static float *gradient_of(struct machine *m, const struct mdl_step *s, int at,
+                          size_t n)
+{
+    const struct mdl_gradient *g = &s->gradients[at];
+    size_t whole = mdl_shape_count(&s->graph.values[g->grad].shape);
+    float *all = malloc(whole * sizeof(*all)), *part = malloc(n * sizeof(*all));
+    struct ut_error e;
+
+    assert_int_equal(mdl_plan_get(m->plan, g->grad, all, &e), UT_OK);
+    memcpy(part, all + g->at, n * sizeof(*part));
+    free(all);
+    return part;
+}
+
+static void back(struct machine *m, const struct mdl_step *s, const uint8_t *in,
+                 const float *weights)
+{
+    struct ut_error e;
+
+    assert_int_equal(mdl_plan_set(m->plan, s->seed, weights, &e), UT_OK);
+    assert_int_equal(
+        mdl_plan_run_nodes(m->plan, in, s->n_forward, s->graph.n_nodes, &e),
+        UT_OK);
+}
+
+/* A few elements of a parameter against central differences. */
+static void differences(struct machine *m, const struct mdl_step *s,
+                        const uint8_t *in, const float *weights, size_t n_out,
+                        float *x, size_t n, const float *got, const char *what)
+{
+    double norm = 0;
+
+    for (size_t i = 0; i < n; i++)
+        norm += (double)got[i] * got[i];
+    for (size_t k = 0; k < 4; k++) {
+        size_t i = (size_t)(seed >> 4) % n;
+        float old = x[i], step = 4e-3f;
+        double up, down, want;
+
+        noise();
+        x[i] = old + step;
+        up = loss_of(m, s, in, weights, n_out);
+        x[i] = old - step;
+        down = loss_of(m, s, in, weights, n_out);
+        x[i] = old;
+        want = (up - down) / (2.0 * (double)step);
+        /* A kink between the two points may cost a little; 1e-3 is what the
+         * results' rounding makes of a gradient of zero. */
+        if (!(fabs(got[i] - want) <=
+              0.02 * sqrt(norm) + 0.02 * fabs(want) + 1e-3))
+            fail_msg("%s: element %zu of %zu: %g, by differences %g, norm %g",
+                     what, i, n, got[i], want, sqrt(norm));
+    }
+}
+
+static void check(struct mdl_graph *g, int y, const char *what)
+{
+    static uint8_t in[BATCH * SIDE * SIDE * 3];
+    bool *trains = calloc((size_t)g->n_values, sizeof(*trains));
+    struct machine ref, cpu;
+    struct mdl_step s;
+    struct ut_error e;
+    float *weights;
+    size_t n_out;
+
+    mdl_graph_output(g, y, "y");
+    if (g->error.code)
+        fail_msg("%s: %s", what, g->error.msg);
+    for (int v = 0; v < g->n_values; v++)
+        trains[v] = g->values[v].kind == MDL_VALUE_PARAM;
+    if (mdl_step_build(g, "y", trains, &s, &e))
+        fail_msg("%s: %s", what, e.msg);
+    n_out = BATCH * mdl_shape_count(&g->values[y].shape);
+    weights = malloc(n_out * sizeof(*weights));
+    for (size_t i = 0; i < n_out; i++)
+        weights[i] = noise();
+    for (size_t i = 0; i < sizeof(in); i++)
+        in[i] = (uint8_t)(128 + 120 * noise());
+    ref = open_machine("ref", &s);
+    cpu = open_machine("cpu", &s);
+    loss_of(&ref, &s, in, weights, n_out);
+    back(&ref, &s, in, weights);
+    loss_of(&cpu, &s, in, weights, n_out);
+    back(&cpu, &s, in, weights);
+    for (int i = 0; i < s.n_gradients; i++) {
+        const struct mdl_value *p = &g->values[s.gradients[i].param];
+        size_t n = mdl_shape_count(&p->shape);
+        float *a = gradient_of(&ref, &s, i, n);
+        float *b = gradient_of(&cpu, &s, i, n);
+        double off = 0, norm = 0;
+
+        for (size_t k = 0; k < n; k++) {
+            off += ((double)a[k] - b[k]) * ((double)a[k] - b[k]);
+            norm += (double)a[k] * a[k];
+        }
+        if (!(sqrt(off) <= 1e-4 * sqrt(norm) + 1e-4))
+            fail_msg("%s: cpu is off by %g of %g", what, sqrt(off), sqrt(norm));
+        free(b);
+        differences(&ref, &s, in, weights, n_out, (float *)(uintptr_t)p->data,
+                    n, a, what);
+        /* The plan has moved on: bring it back for the next one. */
+        loss_of(&ref, &s, in, weights, n_out);
+        back(&ref, &s, in, weights);
+        free(a);
+    }
+    close_machine(&ref);
+    close_machine(&cpu);
+    mdl_step_fini(&s);
+    mdl_graph_fini(g);
+    free(weights);
+    free(trains);
+}
+
+static void convolutions__shapes__by_differences(void **state)
+{
+    static const struct {
+        int ins, outs, kernel, stride, groups;
+    } c[] = {{3, 5, 3, 1, 1},    {16, 32, 3, 1, 1},  {17, 5, 3, 2, 1},
+             {20, 20, 3, 1, 20}, {16, 16, 3, 2, 16}, {8, 24, 1, 1, 1}};
+    struct mdl_graph g;
+    char what[64];
+
+    (void)state;
+    seed = 1;
+    for (size_t i = 0; i < sizeof(c) / sizeof(c[0]); i++) {
+        snprintf(what, sizeof(what), "convolution %zu", i);
+        check(&g,
+              conv(&g, start(&g, c[i].ins), c[i].outs, c[i].kernel, c[i].stride,
+                   c[i].groups),
+              what);
+    }
+}
+
+static void activations__each__by_differences(void **state)
+{
+    struct mdl_graph g;
+    char what[64];
+
+    (void)state;
+    seed = 2;
+    for (int act = MDL_ACT_RELU; act <= MDL_ACT_SIGMOID; act++) {
+        int x = start(&g, 19), slope = -1;
+
+        snprintf(what, sizeof(what), "activation %d", act);
+        if (act == MDL_ACT_PRELU)
+            slope = param(&g, mdl_shape_of(1, 19), 1, 4);
+        check(&g, mdl_graph_act(&g, x, (enum mdl_act)act, 0.1f, slope), what);
+    }
+}
+
+static void batchnorms__maps_and_vectors__by_differences(void **state)
+{
+    struct mdl_graph g;
+
+    (void)state;
+    seed = 3;
+    check(&g, batchnorm(&g, start(&g, 20)), "BatchNorm of a map");
+    check(&g, batchnorm(&g, mdl_graph_pool(&g, start(&g, 7))),
+          "BatchNorm of a vector");
+}
+
+static void others__each__by_differences(void **state)
+{
+    struct mdl_graph g;
+    int x, s;
+
+    (void)state;
+    seed = 4;
+    check(&g, mdl_graph_pool(&g, start(&g, 18)), "pool");
+    check(&g, mdl_graph_l2norm(&g, mdl_graph_pool(&g, start(&g, 18))),
+          "l2 norm");
+    x = start(&g, 18);
+    s = mdl_graph_act(&g, mdl_graph_pool(&g, x), MDL_ACT_SIGMOID, 0, -1);
+    check(&g, mdl_graph_scale(&g, x, s), "scale by channel");
+    x = start(&g, 18);
+    s = mdl_graph_act(&g, conv(&g, x, 1, 1, 1, 1), MDL_ACT_SIGMOID, 0, -1);
+    check(&g, mdl_graph_scale(&g, x, s), "scale by place");
+    x = start(&g, 18);
+    s = conv(&g, x, 18, 1, 1, 1);
+    check(&g, mdl_graph_add(&g, (int[]){x, s, x}, 3), "add");
+    x = conv(&g, start(&g, 8), 18, 3, 2, 1);
+    check(&g, mdl_graph_upsample(&g, x, SIDE, SIDE), "upsample");
+    x = start(&g, 18);
+    s = conv(&g, x, 7, 1, 1, 1);
+    check(&g, mdl_graph_concat(&g, (int[]){x, s}, 2), "concat");
+    check(&g, mdl_graph_softmax(&g, start(&g, 6)), "softmax");
+    x = start(&g, 5);
+    check(&g,
+          mdl_graph_linear(&g, x, param(&g, mdl_shape_of(2, 9, 5 * 36), 0, 8),
+                           param(&g, mdl_shape_of(1, 9), 0, 2)),
+          "linear");
+}
+
+static void build__no_output_or_nothing_trained__refused(void **state)
+{
+    bool trains[64] = {false};
+    struct mdl_graph g;
+    struct mdl_step s;
+    struct ut_error e;
+
+    (void)state;
+    mdl_graph_output(&g, start(&g, 4), "y");
+    assert_int_equal(mdl_step_build(&g, "z", trains, &s, &e), UT_EINVAL);
+    assert_non_null(strstr(e.msg, "\"z\""));
+    assert_int_equal(mdl_step_build(&g, "y", trains, &s, &e), UT_EINVAL);
+    assert_non_null(strstr(e.msg, "nothing that trains"));
+    mdl_graph_fini(&g);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(convolutions__shapes__by_differences),
+        cmocka_unit_test(activations__each__by_differences),
+        cmocka_unit_test(batchnorms__maps_and_vectors__by_differences),
+        cmocka_unit_test(others__each__by_differences),
+        cmocka_unit_test(build__no_output_or_nothing_trained__refused),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
