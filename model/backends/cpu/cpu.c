@@ -558,7 +558,8 @@ static enum ut_err build_batchnorm(struct plan *p, struct step *s,
 
 static enum ut_err build(struct plan *p, struct step *s, struct ut_error *e)
 {
-    if (p->trains && s->node->op != MDL_OP_CONV)
+    if (p->trains && s->node->op != MDL_OP_CONV &&
+        s->node->op != MDL_OP_BATCHNORM)
         return cpu_build_gradient(p, s, e);
     switch (s->node->op) {
     case MDL_OP_CONV:
