@@ -22,7 +22,7 @@ endif
 # What each folder needs from outside; see ARCHITECTURE.md for who may use whom.
 PKGS_base   :=
 PKGS_api    := libprotobuf-c jansson
-PKGS_model  := jansson libsodium libturbojpeg spng libexif
+PKGS_model  := libprotobuf-c jansson libsodium libturbojpeg spng libexif
 PKGS_server := libmicrohttpd libuv sqlite3 libsodium libprotobuf-c jansson
 PKGS_client := libcurl libprotobuf-c jansson
 LIBS_model  := -ldnnl -fopenmp
@@ -40,7 +40,7 @@ obj   = $(patsubst %.c,$B/%.o,$(1))
 libs  = $(foreach f,$(1),$(if $(PKGS_$f),$(shell $(PKG) --libs $(PKGS_$f))) $(LIBS_$f))
 ar    = $(patsubst %,$B/lib%.a,$(1))
 
-PBC      := $(GEN)/api/tscaf.pb-c
+PROTOS   := api/tscaf model/onnx/onnx
 PROGRAMS := $B/tscafd $B/tscaf $B/tscaf-model
 TESTS    := $(patsubst tests/%.c,$B/tests/%,$(wildcard tests/unit/test_*.c tests/golden/test_*.c tests/integration/test_*.c))
 BENCHES  := $(patsubst tests/%.c,$B/tests/%,$(wildcard tests/bench/bench_*.c))
@@ -62,7 +62,7 @@ $B/tscaf-model: $(call obj,$(wildcard model/tool/*.c)) $(call ar,model base)
 	$(CC) $(LDFLAGS) -o $@ $^ $(call libs,model) -lm -lpthread
 
 define FOLDER
-$B/lib$(1).a: $(call obj,$(call src,$(1))) $(if $(filter api,$(1)),$B/gen/tscaf.pb-c.o)
+$B/lib$(1).a: $(call obj,$(call src,$(1))) $(patsubst %,$B/gen/%.pb-c.o,$(filter $(1)/%,$(PROTOS)))
 	@mkdir -p $$(@D) && rm -f $$@
 	ar rcs $$@ $$^
 $(call obj,$(shell find $(1) -name '*.c')): CPPFLAGS += $(if $(PKGS_$(1)),$(shell $(PKG) --cflags $(PKGS_$(1))))
@@ -70,15 +70,15 @@ endef
 $(foreach f,$(FOLDERS),$(eval $(call FOLDER,$f)))
 $(call obj,$(call src,model)): CFLAGS += -fopenmp
 
-$(PBC).c $(PBC).h &: api/tscaf.proto
+$(GEN)/%.pb-c.c $(GEN)/%.pb-c.h: %.proto
 	@mkdir -p $(@D)
-	protoc-c --proto_path=api --c_out=$(GEN)/api $<
-$B/gen/tscaf.pb-c.o: $(PBC).c
+	protoc-c --proto_path=$(<D) --c_out=$(@D) $<
+$B/gen/%.pb-c.o: $(GEN)/%.pb-c.c
 	@mkdir -p $(@D)
 	$(CC) $(CPPFLAGS) $(CFLAGS) -w -c -o $@ $<
 
-# The messages' header must exist before anything that includes it.
-$(call obj,$(shell find api server client tests -name '*.c')): | $(PBC).h
+# The messages' headers must exist before anything that includes them.
+$(call obj,$(shell find api model server client tests -name '*.c')): | $(PROTOS:%=$(GEN)/%.pb-c.h)
 
 $B/%.o: %.c Makefile
 	@mkdir -p $(@D)

@@ -73,6 +73,31 @@ enum ut_err ut_buf_addf(struct ut_buf *b, struct ut_error *e, const char *fmt,
     return UT_OK;
 }
 
+enum ut_err ut_buf_add_file(struct ut_buf *b, const char *path,
+                            struct ut_error *e)
+{
+    FILE *f = fopen(path, "rbe");
+    size_t len = b->len, n;
+    enum ut_err rc = UT_OK;
+    char chunk[65536];
+
+    if (!f)
+        return ut_fail(e, UT_EIO, "%.150s: cannot be opened: %m", path);
+    while (!rc && (n = fread(chunk, 1, sizeof(chunk), f)) > 0) {
+        struct ut_error why;
+
+        rc = ut_buf_add(b, chunk, n, &why);
+        if (rc)
+            ut_fail(e, rc, "%.150s: %.90s", path, why.msg);
+    }
+    if (!rc && ferror(f))
+        rc = ut_fail(e, UT_EIO, "%.150s: cannot be read: %m", path);
+    fclose(f);
+    if (rc)
+        b->len = len;
+    return rc;
+}
+
 char *ut_buf_take(struct ut_buf *b, size_t *len)
 {
     char *data = b->data;

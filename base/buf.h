@@ -28,6 +28,10 @@ UT_MUSTUSE enum ut_err ut_buf_addf(struct ut_buf *b, struct ut_error *e,
                                    const char *fmt, ...)
     __attribute__((format(printf, 3, 4)));
 
+/* Appends a whole file. Errors: UT_EIO naming it; those of ut_buf_add. */
+UT_MUSTUSE enum ut_err ut_buf_add_file(struct ut_buf *b, const char *path,
+                                       struct ut_error *e);
+
 /* Hands the bytes to the caller, who frees them; *b becomes empty. NULL if
  * nothing was ever added. */
 char *ut_buf_take(struct ut_buf *b, size_t *len);

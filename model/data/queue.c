@@ -7,10 +7,10 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/buf.h"
 #include "model/vision/image.h"
 
 #define MAX_THREADS 16
-#define MAX_FILE_BYTES MDL_IMAGE_MAX_BYTES
 
 struct slot {
     struct mdl_batch batch;
@@ -57,31 +57,6 @@ static int position(const struct mdl_queue *q, int64_t p)
     return (int)x;
 }
 
-static bool read_file(const char *path, uint8_t **bytes, size_t *len,
-                      struct ut_error *e)
-{
-    FILE *f = fopen(path, "rb");
-    long n = -1;
-
-    *bytes = NULL;
-    if (f && !fseek(f, 0, SEEK_END))
-        n = ftell(f);
-    if (n >= 0 && n <= (long)MAX_FILE_BYTES) {
-        rewind(f);
-        *bytes = malloc((size_t)n + 1);
-    }
-    if (*bytes)
-        *len = fread(*bytes, 1, (size_t)n, f);
-    if (!*bytes || *len != (size_t)n) {
-        ut_fail(e, UT_EIO, "%.150s: cannot be read: %m", path);
-        free(*bytes);
-        *bytes = NULL;
-    }
-    if (f)
-        fclose(f);
-    return *bytes != NULL;
-}
-
 /* Decodes example i into [side, side, 3]. */
 static bool load(const struct mdl_queue *q, int i, uint8_t *out,
                  struct ut_error *e)
@@ -89,23 +64,23 @@ static bool load(const struct mdl_queue *q, int i, uint8_t *out,
     const char *path = q->d->examples[i].path;
     int side = q->config.side;
     struct mdl_image im;
-    uint8_t *bytes;
-    size_t len = 0;
+    struct ut_buf file;
+    struct ut_error why;
+    bool ok = false;
 
-    if (!read_file(path, &bytes, &len, e))
-        return false;
-    if (mdl_image_decode(bytes, len, 2 * side, &im, e)) {
-        char why[160];
-
-        snprintf(why, sizeof(why), "%.159s", e->msg);
-        ut_fail(e, UT_EFORMAT, "%.90s: %s", path, why);
-        free(bytes);
-        return false;
+    ut_buf_init(&file, MDL_IMAGE_MAX_BYTES);
+    if (!ut_buf_add_file(&file, path, e)) {
+        ok = !mdl_image_decode((const uint8_t *)file.data, file.len, 2 * side,
+                               &im, &why);
+        if (!ok)
+            ut_fail(e, UT_EFORMAT, "%.90s: %.120s", path, why.msg);
     }
-    mdl_image_resize(&im, side, side, out);
-    mdl_image_fini(&im);
-    free(bytes);
-    return true;
+    if (ok) {
+        mdl_image_resize(&im, side, side, out);
+        mdl_image_fini(&im);
+    }
+    ut_buf_fini(&file);
+    return ok;
 }
 
 static void note_broken(struct mdl_queue *q, const struct ut_error *e)
@@ -116,14 +91,10 @@ static void note_broken(struct mdl_queue *q, const struct ut_error *e)
     pthread_mutex_unlock(&q->lock);
 }
 
-/* One picture of a batch; a broken one is stepped over. */
-static bool fill_one(struct mdl_queue *q, int64_t p, uint8_t *scratch,
-                     struct mdl_batch *b, int at)
+/* Example i, augmented; a broken one is stepped over. Its number, or -1. */
+static int view(struct mdl_queue *q, int i, uint64_t *seed, uint8_t *scratch,
+                uint8_t *out)
 {
-    size_t size = (size_t)q->config.side * (size_t)q->config.side * 3;
-    uint8_t *out = b->images + (size_t)at * size;
-    uint64_t seed = q->config.seed ^ (uint64_t)p * 0x2545f4914f6cdd1du;
-    int i = position(q, p);
     struct ut_error e;
 
     for (int tries = 0; tries < q->d->n; tries++, i = (i + 1) % q->d->n) {
@@ -132,13 +103,34 @@ static bool fill_one(struct mdl_queue *q, int64_t p, uint8_t *scratch,
             continue;
         }
         if (q->config.augmented)
-            mdl_augment(&q->config.augment, scratch, q->config.side, &seed,
-                        out);
-        b->label[at] = q->d->examples[i].label;
-        b->row[at] = i;
-        return true;
+            mdl_augment(&q->config.augment, scratch, q->config.side, seed, out);
+        return i;
     }
-    return false;
+    return -1;
+}
+
+/* One picture of a batch. scratch: room for two. */
+static bool fill_one(struct mdl_queue *q, int64_t p, uint8_t *scratch,
+                     struct mdl_batch *b, int at)
+{
+    size_t size = (size_t)q->config.side * (size_t)q->config.side * 3;
+    uint8_t *out = b->images + (size_t)at * size, *other = scratch + size;
+    uint64_t seed = q->config.seed ^ (uint64_t)p * 0x2545f4914f6cdd1du;
+    int i = view(q, position(q, p), &seed, scratch, out);
+
+    if (i < 0)
+        return false;
+    b->row[at] = i;
+    b->label[at] = q->d->examples[i].label;
+    if (mdl_uniform(&seed) < q->config.mix) {
+        int with = (int)(mdl_uniform(&seed) * q->d->n);
+
+        if (view(q, with, &seed, scratch, other) < 0)
+            return false;
+        mdl_mix(other, q->config.side, &seed, out);
+        b->label[at] = -1;
+    }
+    return true;
 }
 
 static bool fill(struct mdl_queue *q, int64_t number, uint8_t *scratch,
@@ -154,7 +146,7 @@ static void *work(void *arg)
 {
     struct mdl_queue *q = arg;
     uint8_t *scratch =
-        malloc((size_t)q->config.side * (size_t)q->config.side * 3);
+        malloc(2 * (size_t)q->config.side * (size_t)q->config.side * 3);
     bool ok = scratch != NULL;
 
     pthread_mutex_lock(&q->lock);

@@ -3,7 +3,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "model/onnx.h"
+#include "model/onnx/onnx.h"
 #include "model/tool/cmd.h"
 
 static const char help[] =

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "model/backend.h"
+#include "model/onnx/onnx.h"
 #include "model/tool/cmd.h"
 
 static const char help[] =
@@ -13,16 +14,22 @@ static const char help[] =
     "\n"
     "IMAGES is a safetensors with \"images\" (or \"0.images\"), uint8 "
     "[N,H,W,3]; OUT\n"
-    "gets every named output of the model as float32 [N,...].\n"
+    "gets every named output of the model as float32 [N,...]. MODEL may be an "
+    "ONNX\n"
+    "network (FILE.onnx).\n"
     "\n"
     "  --backend NAME   ref or cpu (the best here)\n"
     "  --precision P    float32 or bfloat16 (float32)\n"
-    "  --batch N        images at a time (all)\n";
+    "  --batch N        images at a time (all)\n"
+    "  --input KIND     what an ONNX network's input is: imagenet, insightface "
+    "or\n"
+    "                   bytes (insightface)\n";
 
 struct job {
     const char *backend;
     enum mdl_precision precision;
     int batch; /* 0: all */
+    struct mdl_onnx_input input;
     struct mdl_model model;
     struct mdl_graph graph;
     struct mdl_st *images;
@@ -31,6 +38,18 @@ struct job {
     struct mdl_lane *lane;
     float *out[MDL_MAX_OUTPUTS];
 };
+
+static enum ut_err open_network(struct job *j, const char *path,
+                                struct ut_error *e)
+{
+    const char *end = strrchr(path, '.');
+    enum ut_err rc;
+
+    rc = end && !strcmp(end, ".onnx")
+             ? mdl_onnx_read(path, &j->input, &j->model.graph, e)
+             : mdl_model_open(path, &j->model, e);
+    return rc ? rc : mdl_graph_optimise(&j->model.graph, ~0ull, &j->graph, e);
+}
 
 static enum ut_err open_images(struct job *j, const char *path,
                                struct ut_error *e)
@@ -102,11 +121,9 @@ static enum ut_err write_outputs(const struct job *j, const char *path,
 
 static enum ut_err run_job(struct job *j, char **paths, struct ut_error *e)
 {
-    enum ut_err rc = mdl_model_open(paths[0], &j->model, e);
+    enum ut_err rc = open_network(j, paths[0], e);
     int64_t n, step;
 
-    if (!rc)
-        rc = mdl_graph_optimise(&j->model.graph, ~0ull, &j->graph, e);
     if (!rc)
         rc = open_images(j, paths[1], e);
     if (!rc)
@@ -137,6 +154,7 @@ static int parse(int argc, char **argv, struct job *j)
         {"backend", required_argument, NULL, 'b'},
         {"precision", required_argument, NULL, 'p'},
         {"batch", required_argument, NULL, 'n'},
+        {"input", required_argument, NULL, 'i'},
         {"help", no_argument, NULL, 'h'},
         {0},
     };
@@ -168,6 +186,13 @@ static int parse(int argc, char **argv, struct job *j)
                 return 2;
             }
         }
+        if (c == 'i' && !mdl_onnx_input_parse(optarg, &j->input)) {
+            fprintf(stderr,
+                    "tscaf-model: --input %s is neither imagenet, insightface "
+                    "nor bytes\n",
+                    optarg);
+            return 2;
+        }
         if (c == '?')
             return 2;
     }
@@ -183,8 +208,10 @@ int cmd_run(int argc, char **argv)
     struct job j = {.precision = MDL_PREC_F32};
     struct ut_error e;
     enum ut_err rc;
-    int code = parse(argc, argv, &j);
+    int code;
 
+    mdl_onnx_input_parse("insightface", &j.input);
+    code = parse(argc, argv, &j);
     if (code >= 0)
         return code;
     mdl_graph_init(&j.graph);

@@ -35,24 +35,16 @@ enum ut_err cmd_read_spec(const char *path, struct mdl_spec *out,
                           struct ut_error *e)
 {
     const char *builtin = mdl_model_builtin_spec(path);
-    char chunk[4096];
     struct ut_buf text;
-    enum ut_err rc = UT_OK;
-    FILE *f;
-    size_t n;
+    enum ut_err rc;
 
     if (builtin)
         return mdl_spec_parse(builtin, strlen(builtin), out, e);
-    f = fopen(path, "rb");
-    if (!f)
-        return ut_fail(e, UT_EIO, "%s: cannot be opened: %m", path);
     ut_buf_init(&text, 1 << 20);
-    while (!rc && (n = fread(chunk, 1, sizeof(chunk), f)) > 0)
-        rc = ut_buf_add(&text, chunk, n, e);
+    rc = ut_buf_add_file(&text, path, e);
     if (!rc)
         rc = mdl_spec_parse(text.data ? text.data : "", text.len, out, e);
     ut_buf_fini(&text);
-    fclose(f);
     return rc;
 }
 

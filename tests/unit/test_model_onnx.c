@@ -6,7 +6,7 @@
 #include <unistd.h>
 
 #include "model/model.h"
-#include "model/onnx.h"
+#include "model/onnx/onnx.h"
 #include "tests/support/unit.h"
 
 #define MAX_NAMES 8192

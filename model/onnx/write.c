@@ -1,5 +1,5 @@
 /* ONNX by hand: the few messages of onnx.proto that a graph needs. */
-#include "model/onnx.h"
+#include "model/onnx/onnx.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -508,6 +508,9 @@ static void write_node(struct writer *w, const struct mdl_node *n)
     case MDL_OP_SOFTMAX:
         write_softmax(w, n, out);
         break;
+    default:
+        w->rc = ut_fail(w->e, UT_EINVAL, "%s belongs to training",
+                        mdl_op_name(n->op));
     }
 }
 
