@@ -157,3 +157,28 @@ void mdl_augment(const struct mdl_augment *a, const uint8_t *rgb, int side,
     if (mdl_uniform(seed) < a->occlude)
         occlude(out, side, seed);
 }
+
+static void mix_box(const uint8_t *other, int side, uint64_t *seed,
+                    uint8_t *rgb)
+{
+    int w = (int)(side * (0.2 + 0.5 * mdl_uniform(seed)));
+    int h = (int)(side * (0.2 + 0.5 * mdl_uniform(seed)));
+    int x = (int)((side - w) * mdl_uniform(seed));
+    int y = (int)((side - h) * mdl_uniform(seed));
+
+    for (int i = y; i < y + h; i++)
+        memcpy(rgb + 3 * (i * side + x), other + 3 * (i * side + x),
+               3 * (size_t)w);
+}
+
+void mdl_mix(const uint8_t *other, int side, uint64_t *seed, uint8_t *rgb)
+{
+    int share = (int)(128 * mdl_uniform(seed));
+
+    if (mdl_uniform(seed) < 0.5) {
+        mix_box(other, side, seed, rgb);
+        return;
+    }
+    for (int i = 0; i < 3 * side * side; i++)
+        rgb[i] = (uint8_t)((rgb[i] * (256 - share) + other[i] * share) >> 8);
+}

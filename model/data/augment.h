@@ -26,6 +26,9 @@ extern const struct mdl_augment mdl_augment_default;
 void mdl_augment(const struct mdl_augment *a, const uint8_t *rgb, int side,
                  uint64_t *seed, uint8_t *out);
 
+/* Another picture's share in rgb: blended in, up to a half, or a box of it. */
+void mdl_mix(const uint8_t *other, int side, uint64_t *seed, uint8_t *rgb);
+
 /* The generator: uniform in [0, 1). */
 double mdl_uniform(uint64_t *seed);
 

@@ -15,7 +15,7 @@
 
 struct mdl_batch {
     uint8_t *images; /* owned by the queue; [n, side, side, 3] */
-    int32_t *label;  /* [n] */
+    int32_t *label;  /* [n]; -1: none */
     int32_t *row;    /* [n]: the example's position in its dataset */
 };
 
@@ -24,6 +24,7 @@ struct mdl_queue_config {
     uint64_t seed;
     bool augmented;
     struct mdl_augment augment;
+    float mix; /* chance of another picture in it, which costs the label */
 };
 
 struct mdl_queue;

@@ -9,6 +9,7 @@
 #include "base/clock.h"
 #include "model/data/queue.h"
 #include "model/tool/cmd.h"
+#include "model/train/teacher.h"
 #include "model/train/trainer.h"
 
 static const char help[] =
@@ -28,9 +29,17 @@ static const char help[] =
     "  --turn N                     recognition batches for each of fatigue, "
     "when\n"
     "                               alternating (1)\n"
-    "  --teacher FILE               unit embeddings, a row for each line of "
-    "the\n"
-    "                               recognition data: distil\n"
+    "  --teacher FILE               distil: FILE.onnx, an embedder that is run "
+    "on\n"
+    "                               what the network is shown, or unit "
+    "embeddings,\n"
+    "                               a row for each line of the recognition "
+    "data\n"
+    "  --teacher-input KIND         imagenet, insightface or bytes "
+    "(insightface)\n"
+    "  --mix P                      chance of a second picture mixed in; for "
+    "a\n"
+    "                               teacher that is run (0)\n"
     "  --cosine W, --similarity W   weights of distillation (1, 20)\n"
     "  --arcface W                  weight of ArcFace (1; needs labels)\n"
     "  --scale S, --margin M, --sub-centres K   of ArcFace (20, 0.5, 3)\n"
@@ -64,20 +73,20 @@ struct training {
     struct mdl_queue *queues[N_TASKS];
     const struct mdl_batch *batches[N_TASKS];
     struct mdl_st *teacher_file;
-    float *teacher; /* owned; [rows, dim] */
+    float *embeddings; /* owned; [rows, dim]; or: */
+    struct mdl_teacher *teacher;
+    struct mdl_onnx_input teacher_input;
+    float mix;
     float *target, *rows;
     int tasks[N_TASKS];
     double loss[N_TASKS]; /* moving means, for the eye */
 };
 
-static enum ut_err open_teacher(struct training *t, struct ut_error *e)
+static enum ut_err open_embeddings(struct training *t, struct ut_error *e)
 {
     const struct mdl_st_tensor *x;
-    enum ut_err rc;
+    enum ut_err rc = mdl_st_open(t->teacher_path, &t->teacher_file, e);
 
-    if (!t->teacher_path)
-        return UT_OK;
-    rc = mdl_st_open(t->teacher_path, &t->teacher_file, e);
     if (rc)
         return rc;
     x = mdl_st_find(t->teacher_file, "embedding");
@@ -87,10 +96,33 @@ static enum ut_err open_teacher(struct training *t, struct ut_error *e)
                        "pictures",
                        t->teacher_path, t->sets[RECOGNITION].n);
     t->recognition.distill.teacher_dim = (int)x->shape.dim[1];
-    t->teacher = malloc(mdl_shape_count(&x->shape) * sizeof(float));
-    return t->teacher
-               ? mdl_st_floats(x, t->teacher, e)
+    t->embeddings = malloc(mdl_shape_count(&x->shape) * sizeof(float));
+    return t->embeddings
+               ? mdl_st_floats(x, t->embeddings, e)
                : ut_fail(e, UT_ENOMEM, "no memory for %s", t->teacher_path);
+}
+
+static enum ut_err open_teacher(struct training *t, struct ut_error *e)
+{
+    const char *end = t->teacher_path ? strrchr(t->teacher_path, '.') : NULL;
+    bool runs = end && !strcmp(end, ".onnx");
+    struct mdl_teacher_config c = {
+        .path = t->teacher_path,
+        .input = t->teacher_input,
+        .side = t->model.spec.input,
+        .batch = t->config.batch,
+        .threads = t->config.threads,
+    };
+    enum ut_err rc;
+
+    if (!runs && t->mix > 0)
+        return ut_fail(e, UT_EINVAL, "--mix needs a --teacher FILE.onnx");
+    if (!runs)
+        return t->teacher_path ? open_embeddings(t, e) : UT_OK;
+    rc = mdl_teacher_open(&c, &t->teacher, e);
+    if (!rc)
+        t->recognition.distill.teacher_dim = mdl_teacher_dim(t->teacher);
+    return rc;
 }
 
 static enum ut_err open_queues(struct training *t, struct ut_error *e)
@@ -106,6 +138,7 @@ static enum ut_err open_queues(struct training *t, struct ut_error *e)
 
     for (int i = 0; i < N_TASKS && !rc; i++) {
         c.seed = t->seed * 2 + (uint64_t)i;
+        c.mix = i == RECOGNITION ? t->mix : 0;
         rc = mdl_queue_new(&t->sets[i], &c, &t->queues[i], e);
     }
     return rc;
@@ -156,13 +189,16 @@ static enum ut_err one_batch(struct training *t, int which, float weight,
     labels.label = b->label;
     for (int i = 0; i < n; i++) {
         t->target[i] = (float)(b->label[i] > 0);
-        if (which == RECOGNITION && dim)
+        if (which == RECOGNITION && t->embeddings)
             memcpy(t->rows + (size_t)i * (size_t)dim,
-                   t->teacher + (size_t)b->row[i] * (size_t)dim,
+                   t->embeddings + (size_t)b->row[i] * (size_t)dim,
                    (size_t)dim * sizeof(float));
     }
-    rc = mdl_trainer_batch(t->trainer, t->tasks[which], b->images, &labels,
-                           weight, &loss, e);
+    if (which == RECOGNITION && t->teacher)
+        rc = mdl_teacher_embed(t->teacher, b->images, t->rows, e);
+    if (!rc)
+        rc = mdl_trainer_batch(t->trainer, t->tasks[which], b->images, &labels,
+                               weight, &loss, e);
     if (!rc)
         t->loss[which] += (t->loss[which] ? 0.05 : 1) * (loss - t->loss[which]);
     return rc;
@@ -254,7 +290,8 @@ static void close_all(struct training *t)
     mdl_trainer_free(t->trainer);
     mdl_model_close(&t->model);
     mdl_st_close(t->teacher_file);
-    free(t->teacher);
+    mdl_teacher_close(t->teacher);
+    free(t->embeddings);
     free(t->target);
     free(t->rows);
 }
@@ -317,6 +354,9 @@ static bool set_number(struct training *t, int option, const char *text)
     case 'n':
         t->steps = (long)v;
         return v >= 1;
+    case 'X':
+        t->mix = (float)v;
+        return v <= 1;
     case 'T':
         t->turn = (long)v;
         return v >= 1;
@@ -345,6 +385,8 @@ static bool set_text(struct training *t, int option, const char *text)
     case 'k':
         t->teacher_path = text;
         return true;
+    case 'I':
+        return mdl_onnx_input_parse(text, &t->teacher_input);
     case 'N':
         t->name = text;
         return true;
@@ -372,6 +414,8 @@ static int parse(struct training *t, int argc, char **argv)
         {"fatigue", required_argument, NULL, 'f'},
         {"recognition", required_argument, NULL, 'g'},
         {"teacher", required_argument, NULL, 'k'},
+        {"teacher-input", required_argument, NULL, 'I'},
+        {"mix", required_argument, NULL, 'X'},
         {"mode", required_argument, NULL, 'a'},
         {"weight", required_argument, NULL, 'w'},
         {"turn", required_argument, NULL, 'T'},
@@ -446,6 +490,7 @@ int cmd_train(int argc, char **argv)
         .distill = {.cosine = 1, .similarity = 20},
     };
     t->augmented = true;
+    mdl_onnx_input_parse("insightface", &t->teacher_input);
     t->weight = 0.5f;
     t->rate = 2e-3;
     t->warm_up = 100;
