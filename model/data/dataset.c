@@ -54,7 +54,9 @@ static enum ut_err add(struct reader *r, const char *folder, const char *file,
     if (!path)
         return no_memory(r);
     sprintf(path, "%s/%s", folder, file);
-    d->examples[d->n++] = (struct mdl_example){path, label, group};
+    d->examples[d->n].path = path;
+    d->examples[d->n].label = label;
+    d->examples[d->n++].group = group;
     if (label >= d->classes)
         d->classes = label + 1;
     return UT_OK;

@@ -117,7 +117,7 @@ static double row(const struct mdl_arcface *a, struct work *s,
 
         d[s->nearest[c]] = (float)(p * a->scale * (c == label ? slope : 1) / n);
     }
-    return log(sum) + top - target;
+    return log(fmax(sum, 1)) + top - target; /* the top gives 1 */
 }
 
 static size_t panel_bytes(size_t rows, size_t columns)

@@ -297,15 +297,15 @@ INLINE float derivative(enum mdl_act act, float alpha, float slope, float x)
 
 /* y = act(x), or with dy: y = dy act'(x). Padding stays zero. */
 INLINE void act_rows(enum mdl_act act, float alpha, const float slopes[LANES],
-                     const struct mdl_map *x, const struct mdl_map *dy,
-                     bool back, int n, int b, const struct mdl_map *y)
+                     const struct mdl_map *x, const struct mdl_map *dy, int n,
+                     int b, const struct mdl_map *y)
 {
-    const float *px = block(x, n, b), *pd = back ? block(dy, n, b) : NULL;
+    const float *px = block(x, n, b), *pd = dy ? block(dy, n, b) : NULL;
     float *out = block(y, n, b), v[LANES], d[LANES];
 
     for (int i = 0; i < area(x); i++) {
         get(x, b, px + i * LANES, v);
-        if (back) {
+        if (dy) {
             get(dy, b, pd + i * LANES, d);
             for (int k = 0; k < LANES; k++)
                 v[k] = d[k] * derivative(act, alpha, slopes[k], v[k]);
@@ -320,11 +320,7 @@ INLINE void act_rows(enum mdl_act act, float alpha, const float slopes[LANES],
     }
 }
 
-#define ACT_ROWS(known)                                                        \
-    if (dy)                                                                    \
-        act_rows(known, 0, slopes, x, dy, true, n, b, y);                      \
-    else                                                                       \
-        act_rows(known, 0, slopes, x, NULL, false, n, b, y)
+#define ACT_ROWS(known) act_rows(known, 0, slopes, x, dy, n, b, y)
 
 /* Each activation with its constants known to the compiler. */
 INLINE void act_of_block(enum mdl_act act, float alpha,
@@ -343,7 +339,7 @@ INLINE void act_of_block(enum mdl_act act, float alpha,
         ACT_ROWS(MDL_ACT_PRELU);
         return;
     default:
-        act_rows(act, alpha, slopes, x, dy, dy != NULL, n, b, y);
+        act_rows(act, alpha, slopes, x, dy, n, b, y);
     }
 }
 TWICE(static, act_block, act_of_block,
@@ -379,22 +375,22 @@ void mdl_t_act_dx(enum mdl_act act, float alpha, const float *slope,
 
 /* Sums over batch and places of dy times x where that is negative, or of dy
  * alone (x NULL). */
-INLINE void reduce_rows(const struct mdl_map *x, const struct mdl_map *dy,
-                        bool negative, int b, float *out)
+INLINE void reduce_of_block(const struct mdl_map *x, const struct mdl_map *dy,
+                            int b, float *out)
 {
     double sums[LANES] = {0};
 
     for (int n = 0; n < dy->batch; n++) {
-        const float *px = negative ? block(x, n, b) : NULL;
+        const float *px = x ? block(x, n, b) : NULL;
         const float *pd = block(dy, n, b);
         float part[LANES] = {0}, v[LANES], d[LANES];
 
         for (int i = 0; i < area(dy); i++) {
             get(dy, b, pd + i * LANES, d);
-            if (negative)
+            if (x)
                 get(x, b, px + i * LANES, v);
             for (int k = 0; k < LANES; k++)
-                part[k] += negative ? d[k] * (v[k] < 0 ? v[k] : 0) : d[k];
+                part[k] += x ? d[k] * (v[k] < 0 ? v[k] : 0) : d[k];
         }
         for (int k = 0; k < LANES; k++)
             sums[k] += part[k];
@@ -403,14 +399,6 @@ INLINE void reduce_rows(const struct mdl_map *x, const struct mdl_map *dy,
         out[b * LANES + k] = (float)sums[k];
 }
 
-INLINE void reduce_of_block(const struct mdl_map *x, const struct mdl_map *dy,
-                            int b, float *out)
-{
-    if (x)
-        reduce_rows(x, dy, true, b, out);
-    else
-        reduce_rows(NULL, dy, false, b, out);
-}
 TWICE(static, reduce_block, reduce_of_block,
       (const struct mdl_map *x, const struct mdl_map *dy, int b, float *out),
       (x, dy, b, out))
