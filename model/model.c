@@ -78,6 +78,8 @@ static bool is_training_only(const char *name)
                               ".num_batches_tracked"};
     size_t len = strlen(name);
 
+    if (!strncmp(name, "optimizer.", strlen("optimizer.")))
+        return true;
     for (size_t i = 0; i < sizeof(suffixes) / sizeof(suffixes[0]); i++)
         if (len > strlen(suffixes[i]) &&
             !strcmp(name + len - strlen(suffixes[i]), suffixes[i]))

@@ -12,9 +12,7 @@
 
 struct reader {
     struct mdl_dataset *d;
-    int cap;
-    char **groups; /* owned; names by number */
-    int cap_groups;
+    int cap, cap_groups;
     struct ut_error *e;
 };
 
@@ -23,6 +21,9 @@ void mdl_dataset_fini(struct mdl_dataset *d)
     for (int i = 0; i < d->n; i++)
         free(d->examples[i].path);
     free(d->examples);
+    for (int i = 0; i < d->groups; i++)
+        free(d->group[i]);
+    free(d->group);
     memset(d, 0, sizeof(*d));
 }
 
@@ -56,7 +57,9 @@ static enum ut_err add(struct reader *r, const char *folder, const char *file,
     sprintf(path, "%s/%s", folder, file);
     d->examples[d->n].path = path;
     d->examples[d->n].label = label;
-    d->examples[d->n++].group = group;
+    d->examples[d->n].group = group;
+    d->examples[d->n].line = d->n;
+    d->n++;
     if (label >= d->classes)
         d->classes = label + 1;
     return UT_OK;
@@ -69,19 +72,19 @@ static int32_t group_of(struct reader *r, const char *name)
     struct mdl_dataset *d = r->d;
 
     for (int i = d->groups - 1; i >= 0; i--)
-        if (!strcmp(r->groups[i], name))
+        if (!strcmp(d->group[i], name))
             return i;
     if (d->groups == r->cap_groups) {
         int cap = r->cap_groups ? 2 * r->cap_groups : 64;
-        char **more = realloc(r->groups, (size_t)cap * sizeof(*more));
+        char **more = realloc(d->group, (size_t)cap * sizeof(*more));
 
         if (!more)
             return -1;
-        r->groups = more;
+        d->group = more;
         r->cap_groups = cap;
     }
-    r->groups[d->groups] = strdup(name);
-    return r->groups[d->groups] ? d->groups++ : -1;
+    d->group[d->groups] = strdup(name);
+    return d->group[d->groups] ? d->groups++ : -1;
 }
 
 static enum ut_err read_line(struct reader *r, const char *folder, char *line,
@@ -214,10 +217,67 @@ enum ut_err mdl_dataset_open(const char *path, struct mdl_dataset *out,
                              : read_manifest(&r, path);
     if (!rc && !out->n)
         rc = ut_fail(e, UT_EFORMAT, "%.150s: has no pictures", path);
-    for (int i = 0; i < out->groups; i++)
-        free(r.groups[i]);
-    free(r.groups);
     if (rc)
         mdl_dataset_fini(out);
     return rc;
+}
+
+/* ---- splits ---- */
+
+/* What an example is drawn with: the same number for all that stay together. */
+static uint64_t lot(const struct mdl_example *x, enum mdl_split by,
+                    uint64_t seed)
+{
+    int64_t key = by == MDL_SPLIT_LABEL ? x->label : x->group;
+    uint64_t z = seed * 0x9e3779b97f4a7c15u;
+
+    /* Those without stay alone: negative keys, one for each line. */
+    z += (uint64_t)(key >= 0 ? key : -1 - (int64_t)x->line);
+    z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
+    z = (z ^ z >> 27) * 0x94d049bb133111ebu;
+    return z ^ z >> 31;
+}
+
+static int by_number(const void *a, const void *b)
+{
+    uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+
+    return (x > y) - (x < y);
+}
+
+enum ut_err mdl_dataset_split(struct mdl_dataset *d, enum mdl_split by,
+                              double share, uint64_t seed,
+                              struct mdl_dataset *held, struct ut_error *e)
+{
+    int want = (int)(share * d->n + 0.5), kept = 0;
+    uint64_t *lots = malloc((size_t)d->n * sizeof(*lots)), last;
+
+    memset(held, 0, sizeof(*held));
+    held->examples = malloc((size_t)d->n * sizeof(*held->examples));
+    if (!lots || !held->examples) {
+        free(lots);
+        mdl_dataset_fini(held);
+        return ut_fail(e, UT_ENOMEM, "no memory for a split");
+    }
+    for (int i = 0; i < d->n; i++)
+        lots[i] = lot(&d->examples[i], by, seed);
+    qsort(lots, (size_t)d->n, sizeof(*lots), by_number);
+    want = want < 1 ? 1 : want > d->n ? d->n : want;
+    last = lots[want - 1];
+    if (last == lots[d->n - 1]) {
+        free(lots);
+        mdl_dataset_fini(held);
+        return ut_fail(e, UT_EINVAL,
+                       "%d pictures cannot be split: all are of one %s", d->n,
+                       by == MDL_SPLIT_LABEL ? "label" : "group");
+    }
+    for (int i = 0; i < d->n; i++)
+        if (lot(&d->examples[i], by, seed) <= last)
+            held->examples[held->n++] = d->examples[i];
+        else
+            d->examples[kept++] = d->examples[i];
+    d->n = kept;
+    held->classes = d->classes;
+    free(lots);
+    return UT_OK;
 }

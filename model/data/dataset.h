@@ -20,12 +20,14 @@ struct mdl_example {
     char *path; /* owned */
     int32_t label;
     int32_t group; /* a number for each different text; -1: none */
+    int32_t line;  /* its place in what was opened, from 0 */
 };
 
 struct mdl_dataset {
     struct mdl_example *examples; /* owned */
     int n;
-    int classes; /* highest label + 1 */
+    int classes;  /* highest label + 1 */
+    char **group; /* owned; [groups], their texts */
     int groups;
 };
 
@@ -33,5 +35,18 @@ struct mdl_dataset {
 UT_MUSTUSE enum ut_err
 mdl_dataset_open(const char *path, struct mdl_dataset *out, struct ut_error *e);
 void mdl_dataset_fini(struct mdl_dataset *d); /* zeroed memory is fine */
+
+/* What must not lie on both sides of a split. */
+enum mdl_split {
+    MDL_SPLIT_GROUP, /* groups; a picture without one is its own */
+    MDL_SPLIT_LABEL, /* labels: identities */
+};
+
+/* Moves a share of d's pictures (0 to 1), whole groups or labels drawn by
+ * seed, into *held, at least one picture and leaving at least one. Errors:
+ * UT_EINVAL where that cannot be; UT_ENOMEM. */
+UT_MUSTUSE enum ut_err
+mdl_dataset_split(struct mdl_dataset *d, enum mdl_split by, double share,
+                  uint64_t seed, struct mdl_dataset *held, struct ut_error *e);
 
 #endif

@@ -188,6 +188,7 @@ enum ut_err mdl_queue_new(const struct mdl_dataset *d,
         return ut_fail(e, UT_ENOMEM, "no memory for a queue");
     q->d = d;
     q->config = *c;
+    q->next_in = q->next_out = c->first;
     pthread_mutex_init(&q->lock, NULL);
     pthread_cond_init(&q->changed, NULL);
     for (int i = 0; i < MDL_QUEUE_BATCHES; i++) {

@@ -22,6 +22,7 @@ struct mdl_batch {
 struct mdl_queue_config {
     int batch, side, threads;
     uint64_t seed;
+    int64_t first; /* batch to begin with: where another queue stopped */
     bool augmented;
     struct mdl_augment augment;
     float mix; /* chance of another picture in it, which costs the label */

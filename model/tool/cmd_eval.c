@@ -4,126 +4,107 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "model/backend.h"
-#include "model/data/queue.h"
-#include "model/eval/metrics.h"
+#include "model/eval/evaluate.h"
 #include "model/tool/cmd.h"
 
-#define BATCH 16
-
 static const char help[] =
-    "usage: tscaf-model eval [--fatigue DATA] [--pairs FILE] [OPTIONS] MODEL\n"
+    "usage: tscaf-model eval [--fatigue DATA] [--pairs FILE] [--faces DATA]\n"
+    "                        [OPTIONS] MODEL\n"
     "\n"
     "  --fatigue DATA   a manifest of aligned faces, label 1 drowsy: "
     "accuracy,\n"
-    "                   confusion, precision, recall, AUC, equal error rate\n"
+    "                   confusion, precision, recall, AUC, equal error rate, "
+    "and\n"
+    "                   accuracy by group\n"
     "  --pairs FILE     fold<TAB>same<TAB>a<TAB>b, paths below its folder: "
     "LFW's\n"
     "                   10-fold accuracy, AUC, TAR at FAR 1e-2, 1e-3, 1e-4\n"
+    "  --faces DATA     a manifest of labelled people: every pair of pictures "
+    "as\n"
+    "                   above; 1:N rank 1, and TPIR at FPIR 1e-2\n"
+    "  --fmr R          false match rate of the threshold that --faces "
+    "prints\n"
+    "                   (1e-3)\n"
     "  --backend NAME, --precision P\n"
     "\n"
     "Prints one line of JSON for each. LFW is for testing only.\n";
 
 struct evaluation {
-    const char *backend, *fatigue, *pairs;
-    enum mdl_precision precision;
+    const char *backend, *fatigue, *pairs, *faces;
+    double false_match_rate;
     struct mdl_model model;
-    struct mdl_graph graph;
-    struct mdl_backend *device;
-    struct mdl_lane *lane;
-    struct mdl_plan *plan;
+    struct mdl_evaluator *evaluator;
 };
 
-static enum ut_err open_model(struct evaluation *v, const char *path,
-                              struct ut_error *e)
+/* Accuracy by group, where the manifest has groups. */
+static void print_groups(const struct mdl_dataset *d, const float *p,
+                         double threshold)
 {
-    enum ut_err rc = mdl_model_open(path, &v->model, e);
+    for (int g = 0; g < d->groups; g++) {
+        int n = 0, right = 0;
 
-    if (!rc)
-        rc = mdl_graph_optimise(&v->model.graph, ~0ull, &v->graph, e);
-    if (!rc)
-        rc = mdl_backend_open(v->backend, 0, &v->device, e);
-    if (!rc)
-        rc = mdl_lane_new(v->device, &v->lane, e);
-    return rc ? rc
-              : mdl_plan_new(v->lane, &v->graph, v->precision, BATCH, &v->plan,
-                             e);
-}
+        for (int i = 0; i < d->n; i++) {
+            const struct mdl_example *x = &d->examples[i];
 
-/* One output of every example, in the dataset's order: [n, size]. The queue's
- * order is a shuffle, so rows are laid where they belong. */
-static enum ut_err run_all(struct evaluation *v, const struct mdl_dataset *d,
-                           const char *output, float **values, int *size,
-                           struct ut_error *e)
-{
-    struct mdl_queue_config c = {
-        .batch = BATCH, .side = v->model.spec.input, .threads = 1, .seed = 1};
-    float *out[MDL_MAX_OUTPUTS] = {0};
-    const struct mdl_batch *b = NULL;
-    struct mdl_queue *q = NULL;
-    int at = mdl_graph_find_output(&v->graph, output);
-    struct mdl_queue_state state;
-    enum ut_err rc;
-
-    *values = NULL;
-    if (at < 0)
-        return ut_fail(e, UT_EINVAL, "the model has no output \"%s\"", output);
-    *size = (int)mdl_shape_count(&v->graph.values[v->graph.outputs[at]].shape);
-    *values = calloc((size_t)d->n * (size_t)*size, sizeof(**values));
-    out[at] = malloc(BATCH * (size_t)*size * sizeof(**values));
-    if (!*values || !out[at])
-        rc = ut_fail(e, UT_ENOMEM, "no memory for %d outputs", d->n);
-    else
-        rc = mdl_queue_new(d, &c, &q, e);
-    for (int done = 0; done < d->n && !rc; done += BATCH) {
-        rc = mdl_queue_next(q, &b, e);
-        if (!rc)
-            rc = mdl_plan_run(v->plan, &(struct mdl_io){b->images, out}, e);
-        for (int i = 0; i < BATCH && !rc; i++)
-            memcpy(*values + (size_t)b->row[i] * (size_t)*size,
-                   out[at] + (size_t)i * (size_t)*size,
-                   (size_t)*size * sizeof(**values));
+            n += x->group == g;
+            right += x->group == g && (p[i] >= threshold) == (x->label > 0);
+        }
+        printf("%s{\"group\":\"%s\",\"pictures\":%d,\"accuracy\":%.4f}",
+               g ? "," : "", d->group[g], n, n ? (double)right / n : 0);
     }
-    if (q) {
-        mdl_queue_state(q, &state);
-        if (!rc && state.broken)
-            rc = ut_fail(e, UT_EFORMAT, "%lld pictures cannot be read: %.150s",
-                         (long long)state.broken, state.last);
-    }
-    mdl_queue_free(q);
-    free(out[at]);
-    return rc;
 }
 
 static enum ut_err eval_fatigue(struct evaluation *v, struct ut_error *e)
 {
-    struct mdl_dataset d = {0};
-    struct mdl_scored *s = NULL;
-    struct mdl_confusion c;
     double threshold = mdl_model_threshold(&v->model, "fatigue", 0.5);
+    struct mdl_binary_figures f;
+    struct mdl_dataset d;
     float *p = NULL;
     int size;
     enum ut_err rc = mdl_dataset_open(v->fatigue, &d, e);
 
     if (!rc)
-        rc = run_all(v, &d, "fatigue.probability", &p, &size, e);
-    if (!rc && !(s = malloc((size_t)d.n * sizeof(*s))))
-        rc = ut_fail(e, UT_ENOMEM, "no memory for scores");
+        rc =
+            mdl_evaluate(v->evaluator, &d, "fatigue.probability", &p, &size, e);
+    if (!rc)
+        rc = mdl_binary_figures_of(&d, p, threshold, &f, e);
     if (!rc) {
-        for (int i = 0; i < d.n; i++)
-            s[i] = (struct mdl_scored){p[i], d.examples[i].label > 0, 0};
-        mdl_scored_sort(s, d.n);
-        c = mdl_confusion_at(s, d.n, threshold);
         printf("{\"task\":\"fatigue\",\"pictures\":%d,\"threshold\":%g,"
-               "\"accuracy\":%.4f,\"true_positive\":%d,\"false_positive\":%d,"
+               "\"accuracy\":%.4f,\"precision\":%.4f,\"recall\":%.4f,"
+               "\"true_positive\":%d,\"false_positive\":%d,"
                "\"true_negative\":%d,\"false_negative\":%d,\"auc\":%.4f,"
-               "\"equal_error_rate\":%.4f}\n",
-               d.n, threshold, mdl_accuracy(&c), c.true_positive,
-               c.false_positive, c.true_negative, c.false_negative,
-               mdl_auc(s, d.n), mdl_eer(s, d.n));
+               "\"equal_error_rate\":%.4f,\"groups\":[",
+               d.n, threshold, f.accuracy, f.precision, f.recall,
+               f.confusion.true_positive, f.confusion.false_positive,
+               f.confusion.true_negative, f.confusion.false_negative, f.auc,
+               f.eer);
+        print_groups(&d, p, threshold);
+        printf("]}\n");
     }
-    free(s);
     free(p);
+    mdl_dataset_fini(&d);
+    return rc;
+}
+
+static enum ut_err eval_faces(struct evaluation *v, struct ut_error *e)
+{
+    struct mdl_identity_figures f;
+    struct mdl_dataset d;
+    enum ut_err rc = mdl_dataset_open(v->faces, &d, e);
+
+    if (!rc)
+        rc = mdl_evaluate_identities(v->evaluator, &d, "recognition",
+                                     v->false_match_rate, &f, e);
+    if (!rc)
+        printf("{\"task\":\"identities\",\"pictures\":%d,\"identities\":%d,"
+               "\"genuine\":%lld,\"impostor\":%lld,\"auc\":%.4f,"
+               "\"equal_error_rate\":%.4f,\"tar_at_far_1e-2\":%.4f,"
+               "\"tar_at_far_1e-3\":%.4f,\"tar_at_far_1e-4\":%.4f,"
+               "\"rank1\":%.4f,\"tpir_at_fpir_1e-2\":%.4f,"
+               "\"false_match_rate\":%g,\"threshold\":%.4f}\n",
+               f.pictures, f.identities, (long long)f.genuine,
+               (long long)f.impostor, f.auc, f.eer, f.tar[0], f.tar[1],
+               f.tar[2], f.rank1, f.tpir, v->false_match_rate, f.threshold);
     mdl_dataset_fini(&d);
     return rc;
 }
@@ -170,7 +151,8 @@ static enum ut_err add_pair(struct pairs *p, const char *folder, char *line,
     for (int k = 0; k < 2; k++) {
         snprintf(whole, sizeof(whole), "%s/%s", folder, k ? b : a);
         /* label: which end of which pair it is, until they are merged */
-        p->d.examples[p->d.n] = (struct mdl_example){strdup(whole), p->d.n, -1};
+        p->d.examples[p->d.n] = (struct mdl_example){
+            .path = strdup(whole), .label = p->d.n, .group = -1};
         if (!p->d.examples[p->d.n++].path)
             return ut_fail(e, UT_ENOMEM, "no memory for pairs");
     }
@@ -250,7 +232,8 @@ static enum ut_err eval_pairs(struct evaluation *v, struct ut_error *e)
     enum ut_err rc = read_pairs(&p, v->pairs, e);
 
     if (!rc)
-        rc = run_all(v, &p.d, "recognition.embedding.normalized", &x, &dim, e);
+        rc = mdl_evaluate(v->evaluator, &p.d,
+                          "recognition.embedding.normalized", &x, &dim, e);
     if (!rc && !(s = malloc((size_t)p.n * sizeof(*s))))
         rc = ut_fail(e, UT_ENOMEM, "no memory for scores");
     for (int i = 0; i < p.n && !rc; i++) {
@@ -276,12 +259,14 @@ int cmd_eval(int argc, char **argv)
     static const struct option options[] = {
         {"fatigue", required_argument, NULL, 'f'},
         {"pairs", required_argument, NULL, 'p'},
+        {"faces", required_argument, NULL, 'i'},
+        {"fmr", required_argument, NULL, 'm'},
         {"backend", required_argument, NULL, 'b'},
         {"precision", required_argument, NULL, 'r'},
         {"help", no_argument, NULL, 'h'},
         {0},
     };
-    struct evaluation v = {0};
+    struct evaluation v = {.false_match_rate = 1e-3};
     int c, precision = MDL_PREC_F32;
     struct ut_error e;
     enum ut_err rc;
@@ -295,26 +280,32 @@ int cmd_eval(int argc, char **argv)
             v.fatigue = optarg;
         if (c == 'p')
             v.pairs = optarg;
+        if (c == 'i')
+            v.faces = optarg;
+        if (c == 'm')
+            v.false_match_rate = strtod(optarg, NULL);
         if (c == 'b')
             v.backend = optarg;
         if (c == 'r')
             precision = mdl_precision_parse(optarg);
     }
-    if (argc - optind != 1 || precision < 0 || (!v.fatigue && !v.pairs)) {
+    if (argc - optind != 1 || precision < 0 ||
+        (!v.fatigue && !v.pairs && !v.faces) || v.false_match_rate <= 0 ||
+        v.false_match_rate >= 1) {
         fputs(help, stderr);
         return 2;
     }
-    v.precision = (enum mdl_precision)precision;
-    mdl_graph_init(&v.graph);
-    rc = open_model(&v, argv[optind], &e);
+    rc = mdl_model_open(argv[optind], &v.model, &e);
+    if (!rc)
+        rc = mdl_evaluator_new(&v.model, v.backend,
+                               (enum mdl_precision)precision, &v.evaluator, &e);
     if (!rc && v.fatigue)
         rc = eval_fatigue(&v, &e);
     if (!rc && v.pairs)
         rc = eval_pairs(&v, &e);
-    mdl_plan_free(v.plan);
-    mdl_lane_free(v.lane);
-    mdl_backend_close(v.device);
-    mdl_graph_fini(&v.graph);
+    if (!rc && v.faces)
+        rc = eval_faces(&v, &e);
+    mdl_evaluator_free(v.evaluator);
     mdl_model_close(&v.model);
     return rc ? cmd_fail(&e) : 0;
 }

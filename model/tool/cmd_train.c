@@ -1,4 +1,4 @@
-/* tscaf-model train: two queues, two leaves, one network. */
+/* tscaf-model train: the options of a training, and its progress. */
 #include <getopt.h>
 #include <math.h>
 #include <stdio.h>
@@ -6,22 +6,23 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "base/clock.h"
-#include "model/data/queue.h"
 #include "model/tool/cmd.h"
-#include "model/train/teacher.h"
-#include "model/train/trainer.h"
+#include "model/train/session.h"
 
 static const char help[] =
     "usage: tscaf-model train --model BASE --out OUT --steps N\n"
-    "                         --fatigue DATA --recognition DATA [OPTIONS]\n"
+    "                         [--fatigue DATA] [--recognition DATA] "
+    "[OPTIONS]\n"
     "\n"
-    "Trains both leaves of a tree from two datasets of aligned faces. DATA is "
-    "a\n"
-    "manifest (file<TAB>label, a line a picture) or a folder of classes; for\n"
-    "fatigue label 1 is drowsy. BASE is a model file; OUT gets the weights "
-    "every\n"
-    "--save steps and at the end.\n"
+    "Trains the leaves of a tree from two datasets of aligned faces, or one. "
+    "DATA\n"
+    "is a manifest (file<TAB>label<TAB>group, a line a picture) or a folder "
+    "of\n"
+    "classes; for fatigue label 1 is drowsy. BASE is a model file. "
+    "OUT.checkpoint\n"
+    "is written every --save steps and when the training is stopped by SIGINT "
+    "or\n"
+    "SIGTERM (exit 3); OUT at the end.\n"
     "\n"
     "  --mode alternate|accumulate  turn by turn, or both in one update "
     "(alternate)\n"
@@ -52,252 +53,87 @@ static const char help[] =
     "  --no-augment                 pictures as they are\n"
     "  --threads N                  (2)\n"
     "  --seed N                     (1)\n"
+    "  --fatigue-rate F, --recognition-rate F   of a branch, times --rate (1)"
+    "\n"
+    "  --held-out P                 share of each dataset, whole groups or\n"
+    "                               identities, that is kept for figures "
+    "(0.1)\n"
     "  --save N                     steps between checkpoints (500)\n"
+    "  --resume                     go on from OUT.checkpoint if it is there\n"
+    "  --json                       progress as lines of JSON\n"
     "  --backend NAME, --name NAME\n";
 
-enum { FATIGUE, RECOGNITION, N_TASKS };
+/* ---- progress ---- */
 
-struct training {
-    const char *base, *out, *data[N_TASKS], *teacher_path, *name;
-    struct mdl_trainer_config config;
-    struct mdl_recognition recognition;
-    bool accumulate, augmented;
-    float weight;
-    double rate;
-    long steps, warm_up, save, turn;
-    uint64_t seed;
-
-    struct mdl_model model;
-    struct mdl_trainer *trainer;
-    struct mdl_dataset sets[N_TASKS];
-    struct mdl_queue *queues[N_TASKS];
-    const struct mdl_batch *batches[N_TASKS];
-    struct mdl_st *teacher_file;
-    float *embeddings; /* owned; [rows, dim]; or: */
-    struct mdl_teacher *teacher;
-    struct mdl_onnx_input teacher_input;
-    float mix;
-    float *target, *rows;
-    int tasks[N_TASKS];
-    double loss[N_TASKS]; /* moving means, for the eye */
-};
-
-static enum ut_err open_embeddings(struct training *t, struct ut_error *e)
+static void print_json(void *arg, const struct mdl_progress *p)
 {
-    const struct mdl_st_tensor *x;
-    enum ut_err rc = mdl_st_open(t->teacher_path, &t->teacher_file, e);
-
-    if (rc)
-        return rc;
-    x = mdl_st_find(t->teacher_file, "embedding");
-    if (!x || x->shape.n_dims != 2 || x->shape.dim[0] != t->sets[RECOGNITION].n)
-        return ut_fail(e, UT_EFORMAT,
-                       "%s: has no \"embedding\" with a row for each of %d "
-                       "pictures",
-                       t->teacher_path, t->sets[RECOGNITION].n);
-    t->recognition.distill.teacher_dim = (int)x->shape.dim[1];
-    t->embeddings = malloc(mdl_shape_count(&x->shape) * sizeof(float));
-    return t->embeddings
-               ? mdl_st_floats(x, t->embeddings, e)
-               : ut_fail(e, UT_ENOMEM, "no memory for %s", t->teacher_path);
-}
-
-static enum ut_err open_teacher(struct training *t, struct ut_error *e)
-{
-    const char *end = t->teacher_path ? strrchr(t->teacher_path, '.') : NULL;
-    bool runs = end && !strcmp(end, ".onnx");
-    struct mdl_teacher_config c = {
-        .path = t->teacher_path,
-        .input = t->teacher_input,
-        .side = t->model.spec.input,
-        .batch = t->config.batch,
-        .threads = t->config.threads,
-    };
-    enum ut_err rc;
-
-    if (!runs && t->mix > 0)
-        return ut_fail(e, UT_EINVAL, "--mix needs a --teacher FILE.onnx");
-    if (!runs)
-        return t->teacher_path ? open_embeddings(t, e) : UT_OK;
-    rc = mdl_teacher_open(&c, &t->teacher, e);
-    if (!rc)
-        t->recognition.distill.teacher_dim = mdl_teacher_dim(t->teacher);
-    return rc;
-}
-
-static enum ut_err open_queues(struct training *t, struct ut_error *e)
-{
-    struct mdl_queue_config c = {
-        .batch = t->config.batch,
-        .side = t->model.spec.input,
-        .threads = 1,
-        .augmented = t->augmented,
-        .augment = mdl_augment_default,
-    };
-    enum ut_err rc = UT_OK;
-
-    for (int i = 0; i < N_TASKS && !rc; i++) {
-        c.seed = t->seed * 2 + (uint64_t)i;
-        c.mix = i == RECOGNITION ? t->mix : 0;
-        rc = mdl_queue_new(&t->sets[i], &c, &t->queues[i], e);
-    }
-    return rc;
-}
-
-static enum ut_err open_all(struct training *t, struct ut_error *e)
-{
-    size_t n = (size_t)t->config.batch;
-    enum ut_err rc = mdl_model_open(t->base, &t->model, e);
-
-    for (int i = 0; i < N_TASKS && !rc; i++)
-        rc = mdl_dataset_open(t->data[i], &t->sets[i], e);
-    if (!rc)
-        rc = open_teacher(t, e);
-    if (!rc && t->recognition.arcface_weight > 0)
-        t->recognition.arcface.classes = t->sets[RECOGNITION].classes;
-    if (!rc)
-        rc = mdl_trainer_new(&t->model, &t->config, &t->trainer, e);
-    t->recognition.seed = t->seed;
-    if (!rc)
-        rc = mdl_trainer_leaf(t->trainer, "fatigue", NULL, &t->tasks[FATIGUE],
-                              e);
-    if (!rc)
-        rc = mdl_trainer_leaf(t->trainer, "recognition", &t->recognition,
-                              &t->tasks[RECOGNITION], e);
-    if (!rc)
-        rc = open_queues(t, e);
-    t->target = malloc(n * sizeof(float));
-    t->rows = malloc(n * sizeof(float) *
-                     (size_t)(t->recognition.distill.teacher_dim + 1));
-    if (!rc && (!t->target || !t->rows))
-        rc = ut_fail(e, UT_ENOMEM, "no memory for labels");
-    return rc;
-}
-
-static enum ut_err one_batch(struct training *t, int which, float weight,
-                             struct ut_error *e)
-{
-    int n = t->config.batch, dim = t->recognition.distill.teacher_dim;
-    struct mdl_labels labels = {.target = t->target, .teacher = t->rows};
-    const struct mdl_batch *b;
-    double loss;
-    enum ut_err rc = mdl_queue_next(t->queues[which], &t->batches[which], e);
-
-    if (rc)
-        return rc;
-    b = t->batches[which];
-    labels.label = b->label;
-    for (int i = 0; i < n; i++) {
-        t->target[i] = (float)(b->label[i] > 0);
-        if (which == RECOGNITION && t->embeddings)
-            memcpy(t->rows + (size_t)i * (size_t)dim,
-                   t->embeddings + (size_t)b->row[i] * (size_t)dim,
-                   (size_t)dim * sizeof(float));
-    }
-    if (which == RECOGNITION && t->teacher)
-        rc = mdl_teacher_embed(t->teacher, b->images, t->rows, e);
-    if (!rc)
-        rc = mdl_trainer_batch(t->trainer, t->tasks[which], b->images, &labels,
-                               weight, &loss, e);
-    if (!rc)
-        t->loss[which] += (t->loss[which] ? 0.05 : 1) * (loss - t->loss[which]);
-    return rc;
-}
-
-static double rate_at(const struct training *t, long step)
-{
-    double part = (double)(step - t->warm_up) /
-                  (double)(t->steps > t->warm_up ? t->steps - t->warm_up : 1);
-
-    if (step < t->warm_up)
-        return t->rate * (double)(step + 1) / (double)t->warm_up;
-    return t->rate * 0.5 * (1 + cos(3.14159265358979 * part));
-}
-
-static enum ut_err save(struct training *t, long step, struct ut_error *e)
-{
-    char at[32];
-    struct mdl_st_pair meta[] = {
-        {"name", t->name}, {"trained", "true"}, {"steps", at}};
-
-    snprintf(at, sizeof(at), "%ld", step);
-    return mdl_trainer_write(t->trainer, t->out, meta, 3, e);
-}
-
-static void tell(const struct training *t, long step, double norm,
-                 int64_t began_us, long views)
-{
-    double s = (double)(ut_clock_us() - began_us) / 1e6;
-    struct mdl_queue_state q[N_TASKS];
-
-    for (int i = 0; i < N_TASKS; i++)
-        mdl_queue_state(t->queues[i], &q[i]);
-    printf("{\"step\":%ld,\"fatigue_loss\":%.4f,\"recognition_loss\":%.4f,"
-           "\"rate\":%.3g,\"gradient_norm\":%.3f,\"images_per_second\":%.1f,"
-           "\"seconds_left\":%.0f,\"queues\":[%d,%d],\"dry\":[%lld,%lld],"
-           "\"broken\":[%lld,%lld]}\n",
-           step, t->loss[FATIGUE], t->loss[RECOGNITION], rate_at(t, step), norm,
-           (double)views / s, s / (double)step * (double)(t->steps - step),
-           q[0].waiting, q[1].waiting, (long long)q[0].dry, (long long)q[1].dry,
-           (long long)q[0].broken, (long long)q[1].broken);
+    (void)arg;
+    printf("{\"step\":%ld,\"steps\":%ld,\"fatigue_loss\":%.4f,"
+           "\"recognition_loss\":%.4f,\"rate\":%.3g,\"gradient_norm\":%.3f,"
+           "\"images_per_second\":%.1f,\"seconds_left\":%.0f,"
+           "\"queues\":[%d,%d],\"dry\":[%lld,%lld],\"broken\":[%lld,%lld],"
+           "\"epochs\":[%lld,%lld]}\n",
+           p->step, p->steps, p->loss[0], p->loss[1], p->rate, p->gradient_norm,
+           p->images_per_second, p->seconds_left, p->queue[0].waiting,
+           p->queue[1].waiting, (long long)p->queue[0].dry,
+           (long long)p->queue[1].dry, (long long)p->queue[0].broken,
+           (long long)p->queue[1].broken, (long long)p->epochs[0],
+           (long long)p->epochs[1]);
     fflush(stdout);
 }
 
-/* One update: a turn of one queue, or both queues together. */
-static enum ut_err one_step(struct training *t, long step, double *norm,
-                            struct ut_error *e)
+/* A bar that redraws itself on a terminal, lines elsewhere. */
+static void print_bar(void *arg, const struct mdl_progress *p)
 {
-    int which = step % (t->turn + 1) ? RECOGNITION : FATIGUE;
-    enum ut_err rc;
+    static const char full[] = "####################";
+    int done = (int)(20 * p->step / p->steps);
+    const char *end = isatty(STDERR_FILENO) ? "\r" : "\n";
+    int64_t broken = p->queue[0].broken + p->queue[1].broken;
 
-    if (t->accumulate) {
-        rc = one_batch(t, FATIGUE, t->weight, e);
-        if (!rc)
-            rc = one_batch(t, RECOGNITION, 1 - t->weight, e);
-    } else {
-        rc = one_batch(t, which, 1, e);
-    }
-    return rc ? rc : mdl_trainer_update(t->trainer, rate_at(t, step), norm, e);
+    (void)arg;
+    fprintf(stderr,
+            "[%-20.*s] %ld/%ld  fatigue %.3f  recognition %.3f  %.0f images/s"
+            "  queues %d %d of %d  %.0f:%02.0f:%02.0f left",
+            done, full, p->step, p->steps, p->loss[0], p->loss[1],
+            p->images_per_second, p->queue[0].waiting, p->queue[1].waiting,
+            MDL_QUEUE_BATCHES, floor(p->seconds_left / 3600),
+            fmod(floor(p->seconds_left / 60), 60), fmod(p->seconds_left, 60));
+    if (broken)
+        fprintf(stderr, "  %lld broken pictures", (long long)broken);
+    fputs(p->step == p->steps ? "\n" : end, stderr);
 }
 
-static enum ut_err run(struct training *t, struct ut_error *e)
+/* A queue that made training wait, a dataset much shorter than the other. */
+static void warn(const struct mdl_progress *p)
 {
-    long per_step = t->config.batch * (t->accumulate ? 2 : 1);
-    int64_t began_us = ut_clock_us();
-    enum ut_err rc = UT_OK;
-    double norm = 0;
+    for (int i = 0; i < MDL_TASKS; i++) {
+        const struct mdl_queue_state *q = &p->queue[i];
+        int64_t more = p->epochs[!i] + 1;
 
-    for (long step = 0; step < t->steps && !rc; step++) {
-        struct ut_error why;
-
-        rc = one_step(t, step, &norm, &why);
-        if (rc)
-            return ut_fail(e, rc, "step %ld: %s", step, why.msg);
-        if ((step + 1) % 20 == 0)
-            tell(t, step + 1, norm, began_us, (step + 1) * per_step);
-        if ((step + 1) % t->save == 0 || step + 1 == t->steps)
-            rc = save(t, step + 1, e);
+        if (q->dry > p->steps / 10)
+            fprintf(stderr,
+                    "tscaf-model train: the %s queue ran dry %lld times: "
+                    "reading the pictures is slower than training\n",
+                    mdl_task_names[i], (long long)q->dry);
+        if (p->epochs[i] > 10 * more)
+            fprintf(stderr,
+                    "tscaf-model train: the %s data were gone through %lld "
+                    "times, the other %lld: it is much shorter\n",
+                    mdl_task_names[i], (long long)p->epochs[i],
+                    (long long)more);
+        if (q->broken)
+            fprintf(stderr,
+                    "tscaf-model train: %lld pictures of %s could not be read, "
+                    "the last: %s\n",
+                    (long long)q->broken, mdl_task_names[i], q->last);
     }
-    return rc;
 }
 
-static void close_all(struct training *t)
-{
-    for (int i = 0; i < N_TASKS; i++) {
-        mdl_queue_free(t->queues[i]);
-        mdl_dataset_fini(&t->sets[i]);
-    }
-    mdl_trainer_free(t->trainer);
-    mdl_model_close(&t->model);
-    mdl_st_close(t->teacher_file);
-    mdl_teacher_close(t->teacher);
-    free(t->embeddings);
-    free(t->target);
-    free(t->rows);
-}
+/* ---- options ---- */
 
 /* Options whose value is a number. */
-static bool set_number(struct training *t, int option, const char *text)
+static bool set_number(struct mdl_session_config *t, int option,
+                       const char *text)
 {
     double v;
     char *end;
@@ -328,7 +164,7 @@ static bool set_number(struct training *t, int option, const char *text)
         t->recognition.arcface.k = (int)v;
         return v >= 1 && v <= 16;
     case 'b':
-        t->config.batch = (int)v;
+        t->trainer.batch = (int)v;
         return v >= 2 && v <= 1024;
     case 'r':
         t->rate = v;
@@ -337,13 +173,13 @@ static bool set_number(struct training *t, int option, const char *text)
         t->warm_up = (long)v;
         return true;
     case 'd':
-        t->config.optimizer.weight_decay = (float)v;
+        t->trainer.optimizer.weight_decay = (float)v;
         return true;
     case 'c':
-        t->config.clip = (float)v;
+        t->trainer.clip = (float)v;
         return true;
     case 't':
-        t->config.threads = (int)v;
+        t->trainer.threads = (int)v;
         return v >= 1 && v <= 256;
     case 'e':
         t->seed = (uint64_t)v;
@@ -357,6 +193,15 @@ static bool set_number(struct training *t, int option, const char *text)
     case 'X':
         t->mix = (float)v;
         return v <= 1;
+    case 'F':
+        t->rates[MDL_FATIGUE] = (float)v;
+        return true;
+    case 'R':
+        t->rates[MDL_RECOGNITION] = (float)v;
+        return true;
+    case 'H':
+        t->held_out = v;
+        return v < 1;
     case 'T':
         t->turn = (long)v;
         return v >= 1;
@@ -365,7 +210,7 @@ static bool set_number(struct training *t, int option, const char *text)
     }
 }
 
-static bool set_text(struct training *t, int option, const char *text)
+static bool set_text(struct mdl_session_config *t, int option, const char *text)
 {
     int kind;
 
@@ -377,13 +222,13 @@ static bool set_text(struct training *t, int option, const char *text)
         t->out = text;
         return true;
     case 'f':
-        t->data[FATIGUE] = text;
+        t->data[MDL_FATIGUE] = text;
         return true;
     case 'g':
-        t->data[RECOGNITION] = text;
+        t->data[MDL_RECOGNITION] = text;
         return true;
     case 'k':
-        t->teacher_path = text;
+        t->teacher = text;
         return true;
     case 'I':
         return mdl_onnx_input_parse(text, &t->teacher_input);
@@ -391,11 +236,11 @@ static bool set_text(struct training *t, int option, const char *text)
         t->name = text;
         return true;
     case 'B':
-        t->config.backend = text;
+        t->trainer.backend = text;
         return true;
     case 'O':
         kind = mdl_optimizer_parse(text);
-        t->config.optimizer.kind = (enum mdl_optimizer_kind)kind;
+        t->trainer.optimizer.kind = (enum mdl_optimizer_kind)kind;
         return kind >= 0;
     case 'a':
         t->accumulate = !strcmp(text, "accumulate");
@@ -405,7 +250,7 @@ static bool set_text(struct training *t, int option, const char *text)
     }
 }
 
-static int parse(struct training *t, int argc, char **argv)
+static int parse(struct mdl_session_config *t, int argc, char **argv)
 {
     static const struct option options[] = {
         {"model", required_argument, NULL, 'm'},
@@ -438,6 +283,11 @@ static int parse(struct training *t, int argc, char **argv)
         {"name", required_argument, NULL, 'N'},
         {"frozen-root", no_argument, NULL, 'z'},
         {"no-augment", no_argument, NULL, 'x'},
+        {"fatigue-rate", required_argument, NULL, 'F'},
+        {"recognition-rate", required_argument, NULL, 'R'},
+        {"held-out", required_argument, NULL, 'H'},
+        {"resume", no_argument, NULL, 'U'},
+        {"json", no_argument, NULL, 'J'},
         {"help", no_argument, NULL, 'h'},
         {0},
     };
@@ -449,9 +299,13 @@ static int parse(struct training *t, int argc, char **argv)
             return 0;
         }
         if (c == 'z')
-            t->config.frozen_root = true;
+            t->trainer.frozen_root = true;
         else if (c == 'x')
             t->augmented = false;
+        else if (c == 'U')
+            t->resume = true;
+        else if (c == 'J')
+            t->progress = print_json;
         else if (c == '?')
             return 2;
         else if (!set_text(t, c, optarg) && !set_number(t, c, optarg)) {
@@ -461,51 +315,90 @@ static int parse(struct training *t, int argc, char **argv)
         }
     }
     if (optind != argc || !t->base || !t->out || !t->steps ||
-        !t->data[FATIGUE] || !t->data[RECOGNITION]) {
+        (!t->data[MDL_FATIGUE] && !t->data[MDL_RECOGNITION])) {
         fputs(help, stderr);
         return 2;
     }
     return -1;
 }
 
+static volatile sig_atomic_t stop;
+
+static void on_signal(int number)
+{
+    (void)number;
+    stop = 1;
+}
+
+/* What the progress is told through: the last is kept for the end's words. */
+struct listener {
+    void (*print)(void *arg, const struct mdl_progress *p);
+    struct mdl_progress last;
+};
+
+static void listen(void *arg, const struct mdl_progress *p)
+{
+    struct listener *l = arg;
+
+    l->last = *p;
+    l->print(NULL, p);
+}
+
 int cmd_train(int argc, char **argv)
 {
-    struct training *t = calloc(1, sizeof(*t));
-    struct ut_error e = {.msg = "no memory"};
+    struct sigaction action = {.sa_handler = on_signal};
+    struct mdl_session_config t = {
+        .name = "trained",
+        .held_out = 0.1,
+        .rates = {1, 1},
+        .trainer =
+            {
+                .threads = 2,
+                .batch = 64,
+                .optimizer = {MDL_ADAMW, 0.9f, 0.999f, 1e-8f, 0.01f},
+                .momentum = 0.1f,
+                .clip = 5,
+            },
+        .recognition =
+            {
+                .arcface = {.k = 3, .scale = 20, .margin = 0.5f},
+                .arcface_weight = 1,
+                .distill = {.cosine = 1, .similarity = 20},
+            },
+        .augmented = true,
+        .weight = 0.5f,
+        .rate = 2e-3,
+        .warm_up = 100,
+        .save = 500,
+        .turn = 1,
+        .every = 20,
+        .seed = 1,
+        .progress = print_bar,
+        .stop = &stop,
+    };
+    struct listener listener = {.print = print_bar};
+    struct ut_error e;
     enum ut_err rc;
+    bool done;
     int code;
 
-    if (!t)
+    mdl_onnx_input_parse("insightface", &t.teacher_input);
+    code = parse(&t, argc, argv);
+    if (code >= 0)
+        return code;
+    listener.print = t.progress;
+    t.progress = listen;
+    t.arg = &listener;
+    sigaction(SIGINT, &action, NULL);
+    sigaction(SIGTERM, &action, NULL);
+    rc = mdl_session_run(&t, &done, &e);
+    warn(&listener.last);
+    if (rc)
         return cmd_fail(&e);
-    t->config = (struct mdl_trainer_config){
-        .threads = 2,
-        .batch = 64,
-        .optimizer = {MDL_ADAMW, 0.9f, 0.999f, 1e-8f, 0.01f},
-        .momentum = 0.1f,
-        .clip = 5,
-    };
-    t->recognition = (struct mdl_recognition){
-        .arcface = {.k = 3, .scale = 20, .margin = 0.5f},
-        .arcface_weight = 1,
-        .distill = {.cosine = 1, .similarity = 20},
-    };
-    t->augmented = true;
-    mdl_onnx_input_parse("insightface", &t->teacher_input);
-    t->weight = 0.5f;
-    t->rate = 2e-3;
-    t->warm_up = 100;
-    t->save = 500;
-    t->turn = 1;
-    t->seed = 1;
-    t->name = "trained";
-    code = parse(t, argc, argv);
-    if (code < 0) {
-        rc = open_all(t, &e);
-        if (!rc)
-            rc = run(t, &e);
-        code = rc ? cmd_fail(&e) : 0;
-    }
-    close_all(t);
-    free(t);
-    return code;
+    if (!done)
+        fprintf(stderr,
+                "tscaf-model train: stopped; --resume goes on from "
+                "%s.checkpoint\n",
+                t.out);
+    return done ? 0 : 3;
 }

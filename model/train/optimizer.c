@@ -23,45 +23,62 @@ void mdl_moments_fini(struct mdl_moments *m)
     *m = (struct mdl_moments){0};
 }
 
+/* One parameter's move. */
+struct move {
+    float rate, decay, factor;
+    int threads;
+    float *x;
+    const float *gradient;
+    size_t n;
+};
+
 static void adam(const struct mdl_optimizer *o, const struct mdl_moments *m,
-                 double rate, float decay, float *x, const float *gradient,
-                 size_t n)
+                 const struct move *v)
 {
     double fix1 = 1 - pow(o->beta1, (double)m->steps);
     double fix2 = sqrt(1 - pow(o->beta2, (double)m->steps));
-    float step = (float)(rate / fix1), keep = (float)(1 - rate * decay);
     bool apart = o->kind == MDL_ADAMW;
+    float step = (float)(v->rate / fix1), fix = (float)fix2;
+    float keep = apart ? 1 - v->rate * v->decay : 1;
+    float joined = apart ? 0 : v->decay, beta1 = o->beta1, beta2 = o->beta2;
+    float *x = v->x, *first = m->first, *second = m->second, eps = o->eps;
 
-    for (size_t i = 0; i < n; i++) {
-        float g = gradient[i] + (apart ? 0 : decay * x[i]);
+#pragma omp parallel for simd num_threads(v->threads) schedule(static)
+    for (size_t i = 0; i < v->n; i++) {
+        float g = v->factor * v->gradient[i] + joined * x[i];
 
-        m->first[i] += (1 - o->beta1) * (g - m->first[i]);
-        m->second[i] = o->beta2 * m->second[i] + (1 - o->beta2) * g * g;
-        if (apart)
-            x[i] *= keep;
-        x[i] -=
-            step * m->first[i] / (sqrtf(m->second[i]) / (float)fix2 + o->eps);
+        first[i] += (1 - beta1) * (g - first[i]);
+        second[i] = beta2 * second[i] + (1 - beta2) * g * g;
+        x[i] = keep * x[i] - step * first[i] / (sqrtf(second[i]) / fix + eps);
     }
 }
 
 static void sgd(const struct mdl_optimizer *o, const struct mdl_moments *m,
-                double rate, float decay, float *x, const float *gradient,
-                size_t n)
+                const struct move *v)
 {
-    for (size_t i = 0; i < n; i++) {
-        float g = gradient[i] + decay * x[i];
+    float keep = m->steps == 1 ? 0 : o->beta1, *x = v->x, *first = m->first;
 
-        m->first[i] = m->steps == 1 ? g : o->beta1 * m->first[i] + g;
-        x[i] -= (float)rate * m->first[i];
+#pragma omp parallel for simd num_threads(v->threads) schedule(static)
+    for (size_t i = 0; i < v->n; i++) {
+        first[i] =
+            keep * first[i] + v->factor * v->gradient[i] + v->decay * x[i];
+        x[i] -= v->rate * first[i];
     }
 }
 
 enum ut_err mdl_optimizer_step(const struct mdl_optimizer *o,
                                struct mdl_moments *m, double rate, bool decay,
-                               float *x, const float *gradient, size_t n,
+                               float factor, int threads, float *x,
+                               const float *gradient, size_t n,
                                struct ut_error *e)
 {
-    float weight_decay = decay ? o->weight_decay : 0;
+    struct move v = {(float)rate,
+                     decay ? o->weight_decay : 0,
+                     factor,
+                     threads,
+                     x,
+                     gradient,
+                     n};
 
     if (!m->first) {
         m->first = calloc(n, sizeof(*m->first));
@@ -73,8 +90,8 @@ enum ut_err mdl_optimizer_step(const struct mdl_optimizer *o,
     }
     m->steps++;
     if (o->kind == MDL_SGD)
-        sgd(o, m, rate, weight_decay, x, gradient, n);
+        sgd(o, m, &v);
     else
-        adam(o, m, rate, weight_decay, x, gradient, n);
+        adam(o, m, &v);
     return UT_OK;
 }

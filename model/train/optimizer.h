@@ -30,13 +30,14 @@ struct mdl_moments {
     int64_t steps;
 };
 
-/* Moves x [n] against gradient [n]. decay false: no weight decay (biases,
- * BatchNorms). Errors: UT_ENOMEM, nothing moved. */
+/* Moves x [n] against factor times gradient [n], on so many threads. decay
+ * false: no weight decay (biases, BatchNorms). Errors: UT_ENOMEM, nothing
+ * moved. */
 UT_MUSTUSE enum ut_err mdl_optimizer_step(const struct mdl_optimizer *o,
                                           struct mdl_moments *m, double rate,
-                                          bool decay, float *x,
-                                          const float *gradient, size_t n,
-                                          struct ut_error *e);
+                                          bool decay, float factor, int threads,
+                                          float *x, const float *gradient,
+                                          size_t n, struct ut_error *e);
 void mdl_moments_fini(struct mdl_moments *m); /* zeroed memory is fine */
 
 #endif

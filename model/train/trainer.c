@@ -16,6 +16,7 @@ struct weights {
     size_t n;
     bool gathered; /* since the last update */
     bool decays;
+    float rate; /* times the update's */
     struct mdl_moments moments;
     const char *name;
 };
@@ -30,6 +31,7 @@ struct leaf {
     struct weights centres, projection; /* n 0: there is none */
     char centres_name[MDL_NAME_LEN + 24], projection_name[MDL_NAME_LEN + 24];
     float *scratch; /* owned; the larger of their gradients */
+    bool stale;     /* the plan has not seen the weights' last move */
 };
 
 struct mdl_trainer {
@@ -114,6 +116,7 @@ static enum ut_err take_weights(struct mdl_trainer *t, struct ut_error *e)
         w->n = n;
         w->name = value->name;
         w->decays = value->shape.n_dims > 1;
+        w->rate = 1;
         w->x = malloc(n * sizeof(*w->x));
         w->gradient = param ? calloc(n, sizeof(*w->gradient)) : NULL;
         if (!w->x || (param && !w->gradient))
@@ -182,6 +185,7 @@ static enum ut_err make_own(struct mdl_trainer *t, struct weights *w,
     w->n = n;
     w->name = name;
     w->decays = true;
+    w->rate = 1;
     w->x = malloc(n * sizeof(*w->x));
     w->gradient = calloc(n, sizeof(*w->gradient));
     if (!w->x || !w->gradient)
@@ -219,9 +223,20 @@ static enum ut_err make_recognition(struct mdl_trainer *t, struct leaf *l,
     return rc;
 }
 
+static void set_rate(struct mdl_trainer *t, struct leaf *l, float rate)
+{
+    size_t n = strlen(l->name);
+
+    for (int v = 0; v < t->model->graph.n_values; v++)
+        if (t->weights[v].n && !strncmp(t->weights[v].name, l->name, n) &&
+            t->weights[v].name[n] == '.')
+            t->weights[v].rate = rate;
+    l->centres.rate = l->projection.rate = rate;
+}
+
 enum ut_err mdl_trainer_leaf(struct mdl_trainer *t, const char *leaf,
-                             const struct mdl_recognition *r, int *task,
-                             struct ut_error *e)
+                             const struct mdl_recognition *r, float rate,
+                             int *task, struct ut_error *e)
 {
     struct leaf *l = &t->leaves[t->n_leaves];
     char output[MDL_NAME_LEN + 16];
@@ -252,17 +267,21 @@ enum ut_err mdl_trainer_leaf(struct mdl_trainer *t, const char *leaf,
     l->seed = malloc(n * sizeof(*l->seed));
     if (!l->out || !l->seed)
         return ut_fail(e, UT_ENOMEM, "no memory for leaf %s", leaf);
-    if (!r)
-        return UT_OK;
-    l->r = *r;
-    return make_recognition(t, l, e);
+    if (r) {
+        l->r = *r;
+        rc = make_recognition(t, l, e);
+    }
+    set_rate(t, l, rate);
+    return rc;
 }
 
 /* ---- batches ---- */
 
 static void gather(struct weights *w, const float *gradient)
 {
-    for (size_t i = 0; i < w->n; i++)
+    if (!w->gathered)
+        memcpy(w->gradient, gradient, w->n * sizeof(*gradient));
+    for (size_t i = 0; w->gathered && i < w->n; i++)
         w->gradient[i] += gradient[i];
     w->gathered = true;
 }
@@ -271,18 +290,22 @@ static enum ut_err gather_all(struct mdl_trainer *t, struct leaf *l,
                               struct ut_error *e)
 {
     const struct mdl_step *s = &l->step;
-    float *scratch = t->scratch;
     enum ut_err rc = UT_OK;
     int last = -1;
 
     for (int i = 0; i < s->n_gradients && !rc; i++) {
         const struct mdl_gradient *g = &s->gradients[i];
+        struct weights *w = &t->weights[g->param];
+        size_t size = mdl_shape_count(&s->graph.values[g->grad].shape);
+        bool straight = size == w->n && !w->gathered;
 
         if (g->grad != last) /* gamma's and beta's lie together */
-            rc = mdl_plan_get(l->plan, g->grad, scratch, e);
+            rc = mdl_plan_get(l->plan, g->grad,
+                              straight ? w->gradient : t->scratch, e);
         last = g->grad;
-        if (!rc)
-            gather(&t->weights[g->param], scratch + g->at);
+        if (!rc && !straight)
+            gather(w, t->scratch + g->at);
+        w->gathered = true;
     }
     return rc;
 }
@@ -382,7 +405,10 @@ enum ut_err mdl_trainer_batch(struct mdl_trainer *t, int task,
     const struct mdl_step *s = &l->step;
     enum ut_err rc;
 
-    rc = mdl_plan_run_nodes(l->plan, images, 0, s->n_forward, e);
+    rc = l->stale ? mdl_plan_refresh(l->plan, e) : UT_OK;
+    l->stale = false;
+    if (!rc)
+        rc = mdl_plan_run_nodes(l->plan, images, 0, s->n_forward, e);
     if (!rc)
         rc = mdl_plan_get(l->plan, s->output, l->out, e);
     if (!rc)
@@ -427,11 +453,13 @@ static enum ut_err each(struct mdl_trainer *t,
 static enum ut_err add_squares(struct mdl_trainer *t, struct weights *w,
                                void *arg, struct ut_error *e)
 {
+    const float *g = w->gradient;
     double sum = 0;
 
-    (void)t;
+#pragma omp parallel for simd num_threads(t->config.threads) schedule(static)  \
+    reduction(+ : sum)
     for (size_t i = 0; i < w->n; i++)
-        sum += (double)w->gradient[i] * w->gradient[i];
+        sum += (double)g[i] * g[i];
     *(double *)arg += sum;
     return isfinite(sum) ? UT_OK
                          : ut_fail(e, UT_ESTATE,
@@ -447,13 +475,10 @@ static enum ut_err move(struct mdl_trainer *t, struct weights *w, void *arg,
                         struct ut_error *e)
 {
     const struct move *m = arg;
-    enum ut_err rc;
+    enum ut_err rc = mdl_optimizer_step(
+        &t->config.optimizer, &w->moments, m->rate * w->rate, w->decays,
+        m->factor, t->config.threads, w->x, w->gradient, w->n, e);
 
-    for (size_t i = 0; m->factor < 1 && i < w->n; i++)
-        w->gradient[i] *= m->factor;
-    rc = mdl_optimizer_step(&t->config.optimizer, &w->moments, m->rate,
-                            w->decays, w->x, w->gradient, w->n, e);
-    memset(w->gradient, 0, w->n * sizeof(*w->gradient));
     w->gathered = false;
     return rc;
 }
@@ -472,8 +497,8 @@ enum ut_err mdl_trainer_update(struct mdl_trainer *t, double rate, double *norm,
     if (t->config.clip > 0 && sqrt(squares) > t->config.clip)
         m.factor = (float)(t->config.clip / sqrt(squares));
     rc = each(t, move, &m, e);
-    for (int i = 0; i < t->n_leaves && !rc; i++)
-        rc = mdl_plan_refresh(t->leaves[i].plan, e);
+    for (int i = 0; i < t->n_leaves; i++)
+        t->leaves[i].stale = true;
     return rc;
 }
 
@@ -506,36 +531,165 @@ const float *mdl_trainer_centres_gradient(const struct mdl_trainer *t, int task)
     return t->leaves[task].centres.gradient;
 }
 
-enum ut_err mdl_trainer_write(const struct mdl_trainer *t, const char *path,
-                              const struct mdl_st_pair *meta, size_t n_meta,
-                              struct ut_error *e)
-{
-    struct mdl_st_tensor more[2 * MAX_LEAVES];
-    char part[4096];
-    size_t n = 0;
-    enum ut_err rc;
+/* ---- writing, restoring ---- */
 
-    if (snprintf(part, sizeof(part), "%s.part", path) >= (int)sizeof(part))
-        return ut_fail(e, UT_EINVAL, "%.150s...: is too long", path);
+/* The next of everything that an optimiser moves, from *at = 0 on, or NULL. */
+static struct weights *next(struct mdl_trainer *t, int *at)
+{
+    int n = t->model->graph.n_values;
+
+    while (*at < n + 2 * t->n_leaves) {
+        int i = (*at)++;
+        struct leaf *l = &t->leaves[i < n ? 0 : (i - n) / 2];
+        struct weights *w = i < n              ? &t->weights[i]
+                            : (i - n) % 2 == 0 ? &l->centres
+                                               : &l->projection;
+
+        if (w->gradient)
+            return w;
+    }
+    return NULL;
+}
+
+static int count(struct mdl_trainer *t)
+{
+    int n = 0;
+
+    for (int at = 0; next(t, &at);)
+        n++;
+    return n;
+}
+
+/* Tensors under construction. */
+struct tensors {
+    struct mdl_st_tensor *list; /* owned */
+    char (*names)[MDL_NAME_LEN + 40];
+    int64_t *steps;
+    size_t n;
+};
+
+static void tensors_fini(struct tensors *x)
+{
+    free(x->list);
+    free(x->names);
+    free(x->steps);
+}
+
+static void add_floats(struct tensors *x, const char *name, struct mdl_shape s,
+                       const float *data)
+{
+    x->list[x->n++] = (struct mdl_st_tensor){
+        name, MDL_F32, s, data, mdl_shape_count(&s) * sizeof(float)};
+}
+
+/* ArcFace's sub-centres, projections. */
+static void add_own(const struct mdl_trainer *t, struct tensors *x)
+{
     for (int i = 0; i < t->n_leaves; i++) {
         const struct leaf *l = &t->leaves[i];
         const struct mdl_recognition *r = &l->r;
 
         if (l->centres.n)
-            more[n++] = (struct mdl_st_tensor){
-                l->centres_name, MDL_F32,
-                mdl_shape_of(3, r->arcface.classes, r->arcface.k,
-                             r->arcface.dim),
-                l->centres.x, l->centres.n * sizeof(float)};
+            add_floats(x, l->centres_name,
+                       mdl_shape_of(3, r->arcface.classes, r->arcface.k,
+                                    r->arcface.dim),
+                       l->centres.x);
         if (l->projection.n)
-            more[n++] = (struct mdl_st_tensor){
-                l->projection_name, MDL_F32,
-                mdl_shape_of(2, r->distill.teacher_dim, r->distill.dim),
-                l->projection.x, l->projection.n * sizeof(float)};
+            add_floats(x, l->projection_name,
+                       mdl_shape_of(2, r->distill.teacher_dim, r->distill.dim),
+                       l->projection.x);
     }
-    rc = mdl_model_write(part, &t->model->spec, &t->model->graph, meta, n_meta,
-                         more, n, e);
-    if (!rc && rename(part, path))
-        rc = ut_fail(e, UT_EIO, "%.150s: cannot be renamed to: %m", path);
+}
+
+/* "optimizer.first:NAME" */
+static const char *moment_name(char name[MDL_NAME_LEN + 40], const char *which,
+                               const struct weights *w)
+{
+    snprintf(name, MDL_NAME_LEN + 40, "optimizer.%s:%s", which, w->name);
+    return name;
+}
+
+static void add_state(struct mdl_trainer *t, struct tensors *x)
+{
+    struct weights *w;
+    int named = 0, k = 0;
+
+    for (int at = 0; (w = next(t, &at));) {
+        x->steps[k++] = w->moments.steps;
+        if (w->moments.first)
+            add_floats(x, moment_name(x->names[named++], "first", w),
+                       mdl_shape_of(1, (int)w->n), w->moments.first);
+        if (w->moments.second)
+            add_floats(x, moment_name(x->names[named++], "second", w),
+                       mdl_shape_of(1, (int)w->n), w->moments.second);
+    }
+    x->list[x->n++] =
+        (struct mdl_st_tensor){"optimizer.steps", MDL_I64, mdl_shape_of(1, k),
+                               x->steps, (size_t)k * sizeof(*x->steps)};
+}
+
+enum ut_err mdl_trainer_write(struct mdl_trainer *t, const char *path,
+                              const struct mdl_st_pair *meta, size_t n_meta,
+                              bool state, struct ut_error *e)
+{
+    size_t n = (size_t)count(t);
+    struct tensors x = {
+        .list = calloc(2 * n + 2 * MAX_LEAVES + 1, sizeof(*x.list)),
+        .names = calloc(2 * n + 1, sizeof(*x.names)),
+        .steps = calloc(n + 1, sizeof(*x.steps)),
+    };
+    enum ut_err rc;
+
+    if (!x.list || !x.names || !x.steps) {
+        rc = ut_fail(e, UT_ENOMEM, "no memory to write %.150s", path);
+    } else {
+        add_own(t, &x);
+        if (state)
+            add_state(t, &x);
+        rc = mdl_model_write(path, &t->model->spec, &t->model->graph, meta,
+                             n_meta, x.list, x.n, e);
+    }
+    tensors_fini(&x);
+    return rc;
+}
+
+/* A moment [w->n] from the file, or NULL where it has none. */
+static enum ut_err restore(const struct mdl_st *file, const char *which,
+                           const struct weights *w, float **out,
+                           struct ut_error *e)
+{
+    char name[MDL_NAME_LEN + 40];
+    const struct mdl_st_tensor *x =
+        mdl_st_find(file, moment_name(name, which, w));
+
+    if (!x)
+        return UT_OK;
+    if (mdl_shape_count(&x->shape) != w->n)
+        return ut_fail(e, UT_EFORMAT, "%.120s has %zu numbers, not %zu", name,
+                       mdl_shape_count(&x->shape), w->n);
+    *out = malloc(w->n * sizeof(**out));
+    return *out ? mdl_st_floats(x, *out, e)
+                : ut_fail(e, UT_ENOMEM, "no memory for %.120s", name);
+}
+
+enum ut_err mdl_trainer_restore(struct mdl_trainer *t, struct ut_error *e)
+{
+    const struct mdl_st *file = t->model->file;
+    const struct mdl_st_tensor *steps = mdl_st_find(file, "optimizer.steps");
+    struct weights *w;
+    enum ut_err rc = UT_OK;
+    int k = 0;
+
+    if (!steps || steps->dtype != MDL_I64 ||
+        steps->len != (size_t)count(t) * sizeof(int64_t))
+        return ut_fail(e, UT_EFORMAT, "the file is no checkpoint of this");
+    for (int at = 0; !rc && (w = next(t, &at));) {
+        memcpy(&w->moments.steps,
+               (const char *)steps->data + (size_t)k++ * sizeof(int64_t),
+               sizeof(int64_t));
+        rc = restore(file, "first", w, &w->moments.first, e);
+        if (!rc)
+            rc = restore(file, "second", w, &w->moments.second, e);
+    }
     return rc;
 }

@@ -48,10 +48,12 @@ struct mdl_recognition {
 };
 
 /* A leaf to train, by name; *task counts from 0. recognition is for an
- * embedding leaf and NULL for a binary one. */
+ * embedding leaf and NULL for a binary one. rate: of this branch, times the
+ * update's. */
 UT_MUSTUSE enum ut_err mdl_trainer_leaf(struct mdl_trainer *t, const char *leaf,
                                         const struct mdl_recognition *r,
-                                        int *task, struct ut_error *e);
+                                        float rate, int *task,
+                                        struct ut_error *e);
 
 /* What a batch says of its images; only what the leaf learns from. */
 struct mdl_labels {
@@ -75,12 +77,19 @@ UT_MUSTUSE enum ut_err mdl_trainer_update(struct mdl_trainer *t, double rate,
                                           double *norm, struct ut_error *e);
 
 /* Writes the model with its weights as they are, training's own tensors
- * included. trained: what the file says of itself; pairs as in
+ * included; state: also what the optimiser remembers. Pairs as in
  * mdl_model_write. By a temporary file and a rename. */
-UT_MUSTUSE enum ut_err mdl_trainer_write(const struct mdl_trainer *t,
+UT_MUSTUSE enum ut_err mdl_trainer_write(struct mdl_trainer *t,
                                          const char *path,
                                          const struct mdl_st_pair *meta,
-                                         size_t n_meta, struct ut_error *e);
+                                         size_t n_meta, bool state,
+                                         struct ut_error *e);
+
+/* Takes what the optimiser remembered from the model's own file, which
+ * mdl_trainer_write made with its state. After the last leaf, before the first
+ * batch. Errors: UT_EFORMAT, UT_ENOMEM. */
+UT_MUSTUSE enum ut_err mdl_trainer_restore(struct mdl_trainer *t,
+                                           struct ut_error *e);
 
 /* Each step of a leaf's last batch, as mdl_plan_profile. */
 void mdl_trainer_profile(struct mdl_trainer *t, int task,

@@ -46,8 +46,8 @@ static void start(struct run *r, const char *name, const char *backend,
     a.arcface.classes = (int)centres->shape.dim[0];
     a.arcface.k = (int)centres->shape.dim[1];
     if (mdl_trainer_new(&r->model, &c, &r->trainer, &e) ||
-        mdl_trainer_leaf(r->trainer, "fatigue", NULL, &task, &e) ||
-        mdl_trainer_leaf(r->trainer, "recognition", &a, &task, &e))
+        mdl_trainer_leaf(r->trainer, "fatigue", NULL, 1, &task, &e) ||
+        mdl_trainer_leaf(r->trainer, "recognition", &a, 1, &task, &e))
         fail_msg("%s: %s", name, e.msg);
     assert_int_equal(task, LEAF_RECOGNITION);
 }

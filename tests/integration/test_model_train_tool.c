@@ -103,7 +103,7 @@ static void train__two_queues__beats_the_untrained(void **state)
          "tscaf-model train --model base.safetensors --out a.safetensors "
          "--steps 80 --batch 16 --fatigue fatigue --recognition people "
          "--warm-up 10 --rate 1e-2 --sub-centres 1 --margin 0.2 --seed 3 "
-         "--no-augment --name drawn > log; cat log",
+         "--no-augment --name drawn --json > log; cat log",
          "\"step\":80,");
     after = number(EVAL "a.safetensors", "auc");
     if (!(after > before && after >= 0.9))
@@ -122,6 +122,65 @@ static void train__two_queues__beats_the_untrained(void **state)
          "--recognition people --no-augment --frozen-root --optimizer sgd "
          "--save 1; ls b.safetensors",
          "b.safetensors");
+}
+
+/* What one run gives, a killed and resumed one gives too. */
+static void goes_on(const char *settings)
+{
+    char line[4096];
+
+    snprintf(
+        line, sizeof(line),
+        "rm -f once* again*; T='tscaf-model train --model "
+        "base.safetensors --fatigue fatigue --recognition people --batch "
+        "4 --save 3 --seed 5 --threads 2 %s'; $T --out once 2>/dev/null && "
+        "($T --out again 2>/dev/null & n=0; while ! [ -s again.checkpoint "
+        "] && [ $n -lt 600 ]; do sleep 0.05; n=$((n + 1)); done; kill -9 "
+        "$!; wait $!); [ -s again.checkpoint ] && ! [ -e again ] && $T "
+        "--out again --resume 2>/dev/null && ! [ -e again.checkpoint ] && "
+        "cmp once again && echo the same",
+        settings);
+    says(0, line, "the same");
+}
+
+static void train__killed_and_resumed__same_weights(void **state)
+{
+    (void)state;
+    goes_on("--steps 120 --sub-centres 2");
+    goes_on("--steps 60 --mode accumulate --optimizer sgd --turn 2");
+    goes_on("--steps 12 --backend ref --optimizer adam");
+}
+
+static void train__told_to_stop__checkpoint(void **state)
+{
+    (void)state;
+    says(
+        0,
+        "rm -f s s.*; T='tscaf-model train --model base.safetensors --out s "
+        "--fatigue fatigue --batch 4 --steps 100000'; $T 2>err & p=$!; sleep "
+        "1; kill -TERM $p; wait $p; echo \"exit $?\"; cat err; ls s.checkpoint",
+        "exit 3");
+    says(1,
+         "tscaf-model train --model base.safetensors --out s --fatigue fatigue "
+         "--batch 4 --steps 100001 --resume",
+         "s.checkpoint: was made with \" steps 100000;");
+    /* A disk that is full: the checkpoint that is there stays. */
+    says(0,
+         "cp s.checkpoint before; (trap '' XFSZ; ulimit -f 100; tscaf-model "
+         "train --model base.safetensors --out s --fatigue fatigue --batch 4 "
+         "--steps 100000 --save 1 --resume); echo \"exit $?\"; cmp before "
+         "s.checkpoint && echo whole",
+         "exit 1\nwhole");
+}
+
+static void train__not_finite__step_named(void **state)
+{
+    (void)state;
+    says(1,
+         "tscaf-model train --model base.safetensors --out n --fatigue fatigue "
+         "--batch 4 --steps 50 --rate 1e30 --warm-up 0 --clip 0",
+         "not finite");
+    says(2, "ls n", "ls");
 }
 
 static void train__mistakes__named(void **state)
@@ -151,6 +210,9 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(train__two_queues__beats_the_untrained),
+        cmocka_unit_test(train__killed_and_resumed__same_weights),
+        cmocka_unit_test(train__told_to_stop__checkpoint),
+        cmocka_unit_test(train__not_finite__step_named),
         cmocka_unit_test(train__mistakes__named),
     };
 

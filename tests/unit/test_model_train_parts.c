@@ -150,7 +150,8 @@ static void optimisers__each__find_the_minimum(void **state)
             float g[2] = {x[0] - 1, x[1] + 2};
 
             assert_int_equal(
-                mdl_optimizer_step(&o, &m, 0.03, true, x, g, 2, &e), UT_OK);
+                mdl_optimizer_step(&o, &m, 0.03, true, 1, 2, x, g, 2, &e),
+                UT_OK);
         }
         assert_true(fabsf(x[0] - 1) < 0.05f && fabsf(x[1] + 2) < 0.05f);
         assert_int_equal(m.steps, 400);
@@ -168,10 +169,10 @@ static void optimisers__weight_decay__only_where_asked(void **state)
     struct ut_error e;
 
     (void)state;
-    assert_int_equal(mdl_optimizer_step(&o, &a, 0.1, true, &x, &none, 1, &e),
-                     UT_OK);
-    assert_int_equal(mdl_optimizer_step(&o, &b, 0.1, false, &y, &none, 1, &e),
-                     UT_OK);
+    assert_int_equal(
+        mdl_optimizer_step(&o, &a, 0.1, true, 1, 1, &x, &none, 1, &e), UT_OK);
+    assert_int_equal(
+        mdl_optimizer_step(&o, &b, 0.1, false, 1, 1, &y, &none, 1, &e), UT_OK);
     assert_true(fabsf(x - 0.95f) < 1e-6f && y == 1);
     mdl_moments_fini(&a);
     mdl_moments_fini(&b);

@@ -1,0 +1,335 @@
+/* Datasets through a model. */
+#include "model/eval/evaluate.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "model/data/queue.h"
+#include "model/panel.h"
+
+#define BATCH 16
+
+struct mdl_evaluator {
+    const struct mdl_model *model;
+    struct mdl_graph graph;
+    struct mdl_backend *backend;
+    struct mdl_lane *lane;
+    struct mdl_plan *plan;
+};
+
+void mdl_evaluator_free(struct mdl_evaluator *v)
+{
+    if (!v)
+        return;
+    mdl_plan_free(v->plan);
+    mdl_lane_free(v->lane);
+    mdl_backend_close(v->backend);
+    mdl_graph_fini(&v->graph);
+    free(v);
+}
+
+enum ut_err mdl_evaluator_new(const struct mdl_model *model,
+                              const char *backend, enum mdl_precision precision,
+                              struct mdl_evaluator **out, struct ut_error *e)
+{
+    struct mdl_evaluator *v = calloc(1, sizeof(*v));
+    enum ut_err rc;
+
+    *out = NULL;
+    if (!v)
+        return ut_fail(e, UT_ENOMEM, "no memory to evaluate");
+    v->model = model;
+    mdl_graph_init(&v->graph);
+    rc = mdl_graph_optimise(&model->graph, ~0ull, &v->graph, e);
+    if (!rc)
+        rc = mdl_backend_open(backend, 0, &v->backend, e);
+    if (!rc)
+        rc = mdl_lane_new(v->backend, &v->lane, e);
+    if (!rc)
+        rc = mdl_plan_new(v->lane, &v->graph, precision, BATCH, &v->plan, e);
+    if (rc) {
+        mdl_evaluator_free(v);
+        return rc;
+    }
+    *out = v;
+    return UT_OK;
+}
+
+/* The queue's order is a shuffle: rows are laid where they belong. */
+static enum ut_err fill(struct mdl_evaluator *v, const struct mdl_dataset *d,
+                        int at, float *values, size_t size, struct ut_error *e)
+{
+    struct mdl_queue_config c = {
+        .batch = BATCH, .side = v->model->spec.input, .threads = 1, .seed = 1};
+    float *out[MDL_MAX_OUTPUTS] = {0};
+    const struct mdl_batch *b = NULL;
+    struct mdl_queue_state state;
+    struct mdl_queue *q;
+    enum ut_err rc = mdl_queue_new(d, &c, &q, e);
+
+    if (rc)
+        return rc;
+    out[at] = malloc(BATCH * size * sizeof(*values));
+    if (!out[at])
+        rc = ut_fail(e, UT_ENOMEM, "no memory to evaluate");
+    for (int done = 0; done < d->n && !rc; done += BATCH) {
+        rc = mdl_queue_next(q, &b, e);
+        if (!rc)
+            rc = mdl_plan_run(v->plan, &(struct mdl_io){b->images, out}, e);
+        for (int i = 0; i < BATCH && !rc; i++)
+            memcpy(values + (size_t)b->row[i] * size,
+                   out[at] + (size_t)i * size, size * sizeof(*values));
+    }
+    mdl_queue_state(q, &state);
+    if (!rc && state.broken)
+        rc = ut_fail(e, UT_EFORMAT, "%lld pictures cannot be read: %.150s",
+                     (long long)state.broken, state.last);
+    mdl_queue_free(q);
+    free(out[at]);
+    return rc;
+}
+
+enum ut_err mdl_evaluate(struct mdl_evaluator *v, const struct mdl_dataset *d,
+                         const char *output, float **values, int *size,
+                         struct ut_error *e)
+{
+    int at = mdl_graph_find_output(&v->graph, output);
+    enum ut_err rc;
+
+    *values = NULL;
+    if (at < 0)
+        return ut_fail(e, UT_EINVAL, "the model has no output \"%s\"", output);
+    *size = (int)mdl_shape_count(&v->graph.values[v->graph.outputs[at]].shape);
+    *values = calloc((size_t)d->n * (size_t)*size, sizeof(**values));
+    if (!*values)
+        return ut_fail(e, UT_ENOMEM, "no memory for %d outputs", d->n);
+    rc = fill(v, d, at, *values, (size_t)*size, e);
+    if (rc) {
+        free(*values);
+        *values = NULL;
+    }
+    return rc;
+}
+
+static double share(int of, int other)
+{
+    return of + other ? (double)of / (of + other) : 0;
+}
+
+enum ut_err mdl_binary_figures_of(const struct mdl_dataset *d,
+                                  const float *probability, double threshold,
+                                  struct mdl_binary_figures *out,
+                                  struct ut_error *e)
+{
+    struct mdl_scored *s = malloc((size_t)d->n * sizeof(*s));
+    struct mdl_confusion *c = &out->confusion;
+
+    if (!s)
+        return ut_fail(e, UT_ENOMEM, "no memory for %d scores", d->n);
+    for (int i = 0; i < d->n; i++)
+        s[i] = (struct mdl_scored){probability[i], d->examples[i].label > 0, 0};
+    mdl_scored_sort(s, d->n);
+    *out = (struct mdl_binary_figures){
+        .pictures = d->n,
+        .threshold = threshold,
+        .confusion = mdl_confusion_at(s, d->n, threshold),
+        .auc = mdl_auc(s, d->n),
+        .eer = mdl_eer(s, d->n),
+    };
+    out->accuracy = mdl_accuracy(c);
+    out->precision = share(c->true_positive, c->false_positive);
+    out->recall = share(c->true_positive, c->false_negative);
+    free(s);
+    return UT_OK;
+}
+
+/* ---- identities ---- */
+
+static int by_label(const void *a, const void *b)
+{
+    const struct mdl_example *x = a, *y = b;
+
+    return x->label != y->label ? (x->label > y->label) - (x->label < y->label)
+                                : (x->line > y->line) - (x->line < y->line);
+}
+
+/* The labelled pictures, by label, whole identities up to the limit. Borrows
+ * d's paths. */
+static enum ut_err choose(const struct mdl_dataset *d, struct mdl_dataset *out,
+                          struct ut_error *e)
+{
+    int n = 0, keep;
+
+    *out = (struct mdl_dataset){0};
+    out->examples = malloc((size_t)d->n * sizeof(*out->examples));
+    if (!out->examples)
+        return ut_fail(e, UT_ENOMEM, "no memory to evaluate");
+    for (int i = 0; i < d->n; i++)
+        if (d->examples[i].label >= 0)
+            out->examples[n++] = d->examples[i];
+    qsort(out->examples, (size_t)n, sizeof(*out->examples), by_label);
+    keep = n < MDL_IDENTITY_PICTURES ? n : MDL_IDENTITY_PICTURES;
+    while (n > keep && keep &&
+           out->examples[keep].label == out->examples[keep - 1].label)
+        keep--;
+    out->n = keep;
+    return UT_OK;
+}
+
+/* Similarities of every picture with every other: [n, n]. */
+static float *similarities(const float *x, int n, int dim)
+{
+    size_t rows = (size_t)n, columns = (size_t)dim;
+    float *all = calloc(rows * rows, sizeof(*all));
+    float *panels = aligned_alloc(
+        64, (mdl_panel_count(rows, columns) * sizeof(float) + 63) / 64 * 64);
+
+    if (all && panels) {
+        for (size_t i = 0; i < rows; i++)
+            for (size_t k = 0; k < columns; k++)
+                panels[mdl_panel_at(false, columns, i, k)] = x[i * columns + k];
+        mdl_panel_product(false, panels, rows, columns, x, columns, n, all);
+    }
+    free(panels);
+    if (!panels) {
+        free(all);
+        return NULL;
+    }
+    return all;
+}
+
+/* Every pair once, sorted: [n (n - 1) / 2]. */
+static struct mdl_scored *pairs(const struct mdl_dataset *d, const float *all,
+                                struct mdl_identity_figures *f)
+{
+    size_t many = (size_t)d->n * (size_t)(d->n - 1) / 2, n = 0;
+    struct mdl_scored *s = malloc(many * sizeof(*s));
+
+    for (int i = 0; s && i < d->n; i++)
+        for (int j = i + 1; j < d->n; j++) {
+            bool same = d->examples[i].label == d->examples[j].label;
+
+            s[n++] = (struct mdl_scored){
+                all[(size_t)i * (size_t)d->n + (size_t)j], same, 0};
+            f->genuine += same;
+            f->impostor += !same;
+        }
+    if (s)
+        mdl_scored_sort(s, (int)n);
+    return s;
+}
+
+/* Enrols the first picture of every other identity. */
+static enum ut_err identify(const struct mdl_dataset *d, const float *all,
+                            struct mdl_identity_figures *f, struct ut_error *e)
+{
+    struct mdl_scored *strangers = malloc((size_t)d->n * sizeof(*strangers));
+    int *gallery = malloc((size_t)d->n * sizeof(*gallery));
+    float *right = malloc((size_t)d->n * sizeof(*right)); /* -2: not first */
+    int enrolled = 0, n_strangers = 0, probes = 0, first = 0, passed = 0;
+    float limit = 2;
+
+    if (!strangers || !gallery || !right) {
+        free(strangers);
+        free(gallery);
+        free(right);
+        return ut_fail(e, UT_ENOMEM, "no memory to evaluate");
+    }
+    for (int i = 0; i < d->n; i++) {
+        bool starts = !i || d->examples[i].label != d->examples[i - 1].label;
+
+        f->identities += starts;
+        if (starts && f->identities % 2)
+            gallery[enrolled++] = i;
+    }
+    for (int i = 0; i < d->n; i++) {
+        const float *row = all + (size_t)i * (size_t)d->n;
+        bool known = false, template = false;
+        int best = gallery[0];
+
+        for (int k = 0; k < enrolled; k++) {
+            int g = gallery[k];
+
+            template |= g == i;
+            known |= d->examples[g].label == d->examples[i].label;
+            if (row[g] > row[best])
+                best = g;
+        }
+        if (template)
+            continue;
+        if (!known) {
+            strangers[n_strangers++] = (struct mdl_scored){row[best], false, 0};
+            continue;
+        }
+        right[probes] =
+            d->examples[best].label == d->examples[i].label ? row[best] : -2;
+        first += right[probes++] > -2;
+    }
+    mdl_scored_sort(strangers, n_strangers);
+    if (n_strangers)
+        limit = strangers[n_strangers / 100].score;
+    for (int i = 0; i < probes; i++)
+        passed += right[i] > limit;
+    f->rank1 = probes ? (double)first / probes : 0;
+    f->tpir = probes ? (double)passed / probes : 0;
+    free(strangers);
+    free(gallery);
+    free(right);
+    return UT_OK;
+}
+
+static enum ut_err compare(const struct mdl_dataset *d, const float *x, int dim,
+                           double rate, struct mdl_identity_figures *f,
+                           struct ut_error *e)
+{
+    static const double far[] = {1e-2, 1e-3, 1e-4};
+    float *all = similarities(x, d->n, dim);
+    struct mdl_scored *s = all ? pairs(d, all, f) : NULL;
+    int n = d->n * (d->n - 1) / 2;
+    enum ut_err rc = UT_OK;
+
+    if (!s) {
+        free(all);
+        return ut_fail(e, UT_ENOMEM, "no memory for %d pictures' pairs", d->n);
+    }
+    if (!f->genuine || !f->impostor) {
+        rc = ut_fail(e, UT_EINVAL,
+                     "%d pictures have no two of one person and of two", d->n);
+    } else {
+        f->auc = mdl_auc(s, n);
+        f->eer = mdl_eer(s, n);
+        for (int i = 0; i < 3; i++)
+            f->tar[i] = mdl_tar_at(s, n, far[i], NULL);
+        mdl_tar_at(s, n, rate, &f->threshold);
+        rc = identify(d, all, f, e);
+    }
+    free(s);
+    free(all);
+    return rc;
+}
+
+enum ut_err mdl_evaluate_identities(struct mdl_evaluator *v,
+                                    const struct mdl_dataset *d,
+                                    const char *leaf, double false_match_rate,
+                                    struct mdl_identity_figures *out,
+                                    struct ut_error *e)
+{
+    char output[MDL_NAME_LEN + 32];
+    struct mdl_dataset chosen;
+    float *x = NULL;
+    enum ut_err rc = choose(d, &chosen, e);
+    int dim;
+
+    *out = (struct mdl_identity_figures){.pictures = chosen.n};
+    snprintf(output, sizeof(output), "%s.embedding.normalized", leaf);
+    if (!rc && chosen.n < 2)
+        rc = ut_fail(e, UT_EINVAL, "fewer than two labelled pictures");
+    if (!rc)
+        rc = mdl_evaluate(v, &chosen, output, &x, &dim, e);
+    if (!rc)
+        rc = compare(&chosen, x, dim, false_match_rate, out, e);
+    free(x);
+    free(chosen.examples);
+    return rc;
+}

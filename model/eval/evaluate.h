@@ -1,0 +1,60 @@
+#ifndef MODEL_EVAL_EVALUATE_H
+#define MODEL_EVAL_EVALUATE_H
+
+#include "model/backend.h"
+#include "model/data/dataset.h"
+#include "model/eval/metrics.h"
+#include "model/model.h"
+
+/* A model over whole datasets, and the figures of its leaves. Thread: one. */
+struct mdl_evaluator;
+
+/* model must outlive it. backend NULL: the best. */
+UT_MUSTUSE enum ut_err mdl_evaluator_new(const struct mdl_model *model,
+                                         const char *backend,
+                                         enum mdl_precision precision,
+                                         struct mdl_evaluator **out,
+                                         struct ut_error *e);
+void mdl_evaluator_free(struct mdl_evaluator *v); /* accepts NULL */
+
+/* An output for every example, in the dataset's order: *values [n, *size], the
+ * caller's to free. Errors: UT_EINVAL for an unknown output, UT_EFORMAT for
+ * pictures that cannot be read. */
+UT_MUSTUSE enum ut_err mdl_evaluate(struct mdl_evaluator *v,
+                                    const struct mdl_dataset *d,
+                                    const char *output, float **values,
+                                    int *size, struct ut_error *e);
+
+/* Drowsy or alert, from a binary leaf's probability. */
+struct mdl_binary_figures {
+    int pictures;
+    double threshold, accuracy, precision, recall, auc, eer;
+    struct mdl_confusion confusion;
+};
+/* From probabilities [d->n]; labels over 0 are positive. Errors: UT_ENOMEM. */
+UT_MUSTUSE enum ut_err mdl_binary_figures_of(const struct mdl_dataset *d,
+                                             const float *probability,
+                                             double threshold,
+                                             struct mdl_binary_figures *out,
+                                             struct ut_error *e);
+
+/* Who is it, from labelled pictures of people that were not trained on: every
+ * pair of pictures, at most MDL_IDENTITY_PICTURES of them. 1:N enrols the first
+ * picture of every other identity; the rest are probes. */
+#define MDL_IDENTITY_PICTURES 4000
+
+struct mdl_identity_figures {
+    int pictures, identities;
+    int64_t genuine, impostor; /* pairs */
+    double auc, eer, tar[3];   /* at FAR 1e-2, 1e-3, 1e-4 */
+    double rank1;              /* probes whose nearest template is theirs */
+    double tpir;               /* rank 1 and over the threshold at which a
+                                  hundredth of the strangers pass: FPIR 1e-2 */
+    double threshold;          /* whose false match rate is the asked one */
+};
+UT_MUSTUSE enum ut_err
+mdl_evaluate_identities(struct mdl_evaluator *v, const struct mdl_dataset *d,
+                        const char *leaf, double false_match_rate,
+                        struct mdl_identity_figures *out, struct ut_error *e);
+
+#endif

@@ -1,0 +1,534 @@
+/* A training from its settings to its file. */
+#include "model/train/session.h"
+
+#include <inttypes.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/buf.h"
+#include "base/clock.h"
+#include "model/eval/evaluate.h"
+
+#define CALIBRATION_RATE 1e-3 /* false matches */
+
+const char *const mdl_task_names[MDL_TASKS] = {"fatigue", "recognition"};
+
+struct session {
+    const struct mdl_session_config *c;
+    char checkpoint[4096];
+    char settings[1024]; /* what decides the outcome, for a checkpoint */
+    struct mdl_model model;
+    struct mdl_recognition recognition;
+    struct mdl_trainer *trainer;
+    struct mdl_dataset sets[MDL_TASKS], held[MDL_TASKS];
+    struct mdl_queue *queues[MDL_TASKS];
+    const struct mdl_batch *batches[MDL_TASKS];
+    int64_t taken[MDL_TASKS]; /* batches since the first step */
+    struct mdl_st *embeddings_file;
+    float *embeddings; /* owned; [lines, dim]; or: */
+    struct mdl_teacher *teacher;
+    float *target, *rows; /* owned */
+    int tasks[MDL_TASKS];
+    long step;
+    struct mdl_progress progress;
+};
+
+/* ---- opening ---- */
+
+static enum ut_err check(const struct mdl_session_config *c, struct ut_error *e)
+{
+    const char *end = c->teacher ? strrchr(c->teacher, '.') : NULL;
+
+    if (!c->data[MDL_FATIGUE] && !c->data[MDL_RECOGNITION])
+        return ut_fail(e, UT_EINVAL, "there is no dataset");
+    if (c->accumulate && (!c->data[MDL_FATIGUE] || !c->data[MDL_RECOGNITION]))
+        return ut_fail(e, UT_EINVAL, "accumulating needs both datasets");
+    if (c->mix > 0 && (!end || strcmp(end, ".onnx")))
+        return ut_fail(e, UT_EINVAL,
+                       "mixed pictures need a teacher that is run");
+    return UT_OK;
+}
+
+static enum ut_err open_data(struct session *s, struct ut_error *e)
+{
+    const struct mdl_session_config *c = s->c;
+    enum ut_err rc = UT_OK;
+
+    for (int i = 0; i < MDL_TASKS && !rc; i++) {
+        if (!c->data[i])
+            continue;
+        rc = mdl_dataset_open(c->data[i], &s->sets[i], e);
+        if (!rc && c->held_out > 0)
+            rc = mdl_dataset_split(&s->sets[i],
+                                   i == MDL_FATIGUE ? MDL_SPLIT_GROUP
+                                                    : MDL_SPLIT_LABEL,
+                                   c->held_out, c->seed, &s->held[i], e);
+    }
+    return rc;
+}
+
+/* A row for each line of the recognition data, the held-out ones too. */
+static enum ut_err open_embeddings(struct session *s, struct ut_error *e)
+{
+    int lines = s->sets[MDL_RECOGNITION].n + s->held[MDL_RECOGNITION].n;
+    const struct mdl_st_tensor *x;
+    enum ut_err rc = mdl_st_open(s->c->teacher, &s->embeddings_file, e);
+
+    if (rc)
+        return rc;
+    x = mdl_st_find(s->embeddings_file, "embedding");
+    if (!x || x->shape.n_dims != 2 || x->shape.dim[0] != lines)
+        return ut_fail(e, UT_EFORMAT,
+                       "%s: has no \"embedding\" with a row for each of %d "
+                       "pictures",
+                       s->c->teacher, lines);
+    s->recognition.distill.teacher_dim = (int)x->shape.dim[1];
+    s->embeddings = malloc(mdl_shape_count(&x->shape) * sizeof(float));
+    return s->embeddings
+               ? mdl_st_floats(x, s->embeddings, e)
+               : ut_fail(e, UT_ENOMEM, "no memory for %s", s->c->teacher);
+}
+
+static enum ut_err open_teacher(struct session *s, struct ut_error *e)
+{
+    const char *end = s->c->teacher ? strrchr(s->c->teacher, '.') : NULL;
+    struct mdl_teacher_config c = {
+        .path = s->c->teacher,
+        .input = s->c->teacher_input,
+        .backend = s->c->trainer.backend,
+        .side = s->model.spec.input,
+        .batch = s->c->trainer.batch,
+        .threads = s->c->trainer.threads,
+    };
+    enum ut_err rc;
+
+    if (!s->c->data[MDL_RECOGNITION] || !s->c->teacher)
+        return UT_OK;
+    if (!end || strcmp(end, ".onnx"))
+        return open_embeddings(s, e);
+    rc = mdl_teacher_open(&c, &s->teacher, e);
+    if (!rc)
+        s->recognition.distill.teacher_dim = mdl_teacher_dim(s->teacher);
+    return rc;
+}
+
+static enum ut_err open_queues(struct session *s, struct ut_error *e)
+{
+    const struct mdl_session_config *from = s->c;
+    struct mdl_queue_config c = {
+        .batch = from->trainer.batch,
+        .side = s->model.spec.input,
+        .threads = 1,
+        .augmented = from->augmented,
+        .augment = mdl_augment_default,
+    };
+    enum ut_err rc = UT_OK;
+
+    for (int i = 0; i < MDL_TASKS && !rc; i++) {
+        if (!from->data[i])
+            continue;
+        c.seed = from->seed * 2 + (uint64_t)i;
+        c.mix = i == MDL_RECOGNITION ? from->mix : 0;
+        c.first = s->taken[i];
+        rc = mdl_queue_new(&s->sets[i], &c, &s->queues[i], e);
+    }
+    return rc;
+}
+
+static enum ut_err open_trainer(struct session *s, struct ut_error *e)
+{
+    const struct mdl_session_config *c = s->c;
+    enum ut_err rc = mdl_trainer_new(&s->model, &c->trainer, &s->trainer, e);
+
+    s->recognition.seed = c->seed;
+    if (s->recognition.arcface_weight > 0)
+        s->recognition.arcface.classes = s->sets[MDL_RECOGNITION].classes;
+    for (int i = 0; i < MDL_TASKS && !rc; i++)
+        if (c->data[i])
+            rc = mdl_trainer_leaf(s->trainer, mdl_task_names[i],
+                                  i == MDL_RECOGNITION ? &s->recognition : NULL,
+                                  c->rates[i], &s->tasks[i], e);
+    return rc;
+}
+
+/* ---- checkpoints ---- */
+
+/* The settings that a resumed run must share. */
+static void describe_settings(struct session *s)
+{
+    const struct mdl_session_config *c = s->c;
+    const struct mdl_trainer_config *t = &c->trainer;
+    const struct mdl_recognition *r = &c->recognition;
+
+    snprintf(
+        s->settings, sizeof(s->settings),
+        "fatigue %s; recognition %s; held out %g; rates %g %g; teacher %s; mix "
+        "%g; %s; weight %g; turn %ld; rate %g; steps %ld; warm-up %ld; "
+        "augment %d; seed %" PRIu64 "; batch %d; optimizer %d %g %g %g %g; "
+        "momentum %g; clip %g; frozen root %d; arcface %g %g %g %d; distill "
+        "%g %g",
+        c->data[0] ? c->data[0] : "-", c->data[1] ? c->data[1] : "-",
+        c->held_out, (double)c->rates[0], (double)c->rates[1],
+        c->teacher ? c->teacher : "-", (double)c->mix,
+        c->accumulate ? "accumulate" : "alternate", (double)c->weight, c->turn,
+        c->rate, c->steps, c->warm_up, c->augmented, c->seed, t->batch,
+        (int)t->optimizer.kind, (double)t->optimizer.beta1,
+        (double)t->optimizer.beta2, (double)t->optimizer.eps,
+        (double)t->optimizer.weight_decay, (double)t->momentum, (double)t->clip,
+        t->frozen_root, (double)r->arcface_weight, (double)r->arcface.scale,
+        (double)r->arcface.margin, r->arcface.k, (double)r->distill.cosine,
+        (double)r->distill.similarity);
+}
+
+static enum ut_err save(struct session *s, struct ut_error *e)
+{
+    char step[32], taken[64];
+    const struct mdl_st_pair meta[] = {
+        {"name", s->c->name},
+        {"trained", "true"},
+        {"training.step", step},
+        {"training.taken", taken},
+        {"training.settings", s->settings},
+    };
+
+    snprintf(step, sizeof(step), "%ld", s->step);
+    snprintf(taken, sizeof(taken), "%" PRId64 " %" PRId64, s->taken[0],
+             s->taken[1]);
+    return mdl_trainer_write(s->trainer, s->checkpoint, meta, 5, true, e);
+}
+
+/* Opens the checkpoint as the model to go on with. */
+static enum ut_err open_checkpoint(struct session *s, struct ut_error *e)
+{
+    enum ut_err rc = mdl_model_open(s->checkpoint, &s->model, e);
+    const char *step, *taken, *settings;
+
+    if (rc)
+        return rc;
+    step = mdl_st_meta(s->model.file, "training.step");
+    taken = mdl_st_meta(s->model.file, "training.taken");
+    settings = mdl_st_meta(s->model.file, "training.settings");
+    if (!step || !taken || !settings || sscanf(step, "%ld", &s->step) != 1 ||
+        sscanf(taken, "%" SCNd64 " %" SCNd64, &s->taken[0], &s->taken[1]) !=
+            2 ||
+        s->step < 0 || s->taken[0] < 0 || s->taken[1] < 0)
+        return ut_fail(e, UT_EFORMAT, "%.150s: is no checkpoint",
+                       s->checkpoint);
+    if (strcmp(settings, s->settings)) {
+        size_t i = 0;
+
+        while (settings[i] == s->settings[i])
+            i++;
+        while (i && settings[i - 1] != ';')
+            i--;
+        return ut_fail(e, UT_EINVAL,
+                       "%.100s: was made with \"%.50s\", not \"%.50s\"",
+                       s->checkpoint, settings + i, s->settings + i);
+    }
+    return UT_OK;
+}
+
+static enum ut_err open_all(struct session *s, struct ut_error *e)
+{
+    const struct mdl_session_config *c = s->c;
+    bool resumes = c->resume && !access(s->checkpoint, F_OK);
+    size_t n = (size_t)c->trainer.batch;
+    enum ut_err rc = check(c, e);
+
+    if (!rc)
+        rc = resumes ? open_checkpoint(s, e)
+                     : mdl_model_open(c->base, &s->model, e);
+    if (!rc)
+        rc = open_data(s, e);
+    if (!rc)
+        rc = open_teacher(s, e);
+    if (!rc)
+        rc = open_trainer(s, e);
+    if (!rc && resumes)
+        rc = mdl_trainer_restore(s->trainer, e);
+    if (!rc)
+        rc = open_queues(s, e);
+    if (rc)
+        return rc;
+    s->target = malloc(n * sizeof(float));
+    s->rows = malloc(n * sizeof(float) *
+                     (size_t)(s->recognition.distill.teacher_dim + 1));
+    return s->target && s->rows ? UT_OK
+                                : ut_fail(e, UT_ENOMEM, "no memory for labels");
+}
+
+static void close_all(struct session *s)
+{
+    for (int i = 0; i < MDL_TASKS; i++) {
+        mdl_queue_free(s->queues[i]);
+        mdl_dataset_fini(&s->sets[i]);
+        mdl_dataset_fini(&s->held[i]);
+    }
+    mdl_trainer_free(s->trainer);
+    mdl_model_close(&s->model);
+    mdl_st_close(s->embeddings_file);
+    mdl_teacher_close(s->teacher);
+    free(s->embeddings);
+    free(s->target);
+    free(s->rows);
+}
+
+/* ---- steps ---- */
+
+static enum ut_err teach(struct session *s, const struct mdl_batch *b,
+                         struct ut_error *e)
+{
+    size_t dim = (size_t)s->recognition.distill.teacher_dim;
+
+    if (s->teacher)
+        return mdl_teacher_embed(s->teacher, b->images, s->rows, e);
+    for (int i = 0; s->embeddings && i < s->c->trainer.batch; i++) {
+        int line = s->sets[MDL_RECOGNITION].examples[b->row[i]].line;
+
+        memcpy(s->rows + (size_t)i * dim, s->embeddings + (size_t)line * dim,
+               dim * sizeof(float));
+    }
+    return UT_OK;
+}
+
+static enum ut_err one_batch(struct session *s, int which, float weight,
+                             struct ut_error *e)
+{
+    struct mdl_labels labels = {.target = s->target, .teacher = s->rows};
+    const struct mdl_batch *b;
+    double loss, *mean = &s->progress.loss[which];
+    enum ut_err rc = mdl_queue_next(s->queues[which], &s->batches[which], e);
+
+    if (rc)
+        return rc;
+    b = s->batches[which];
+    s->taken[which]++;
+    labels.label = b->label;
+    for (int i = 0; i < s->c->trainer.batch; i++)
+        s->target[i] = (float)(b->label[i] > 0);
+    if (which == MDL_RECOGNITION)
+        rc = teach(s, b, e);
+    if (!rc)
+        rc = mdl_trainer_batch(s->trainer, s->tasks[which], b->images, &labels,
+                               weight, &loss, e);
+    if (!rc)
+        *mean += (*mean != 0 ? 0.05 : 1) * (loss - *mean);
+    return rc;
+}
+
+/* Linear warm-up, then a cosine to 0. */
+static double rate_at(const struct mdl_session_config *c, long step)
+{
+    long rest = c->steps > c->warm_up ? c->steps - c->warm_up : 1;
+
+    if (step < c->warm_up)
+        return c->rate * (double)(step + 1) / (double)c->warm_up;
+    return c->rate * 0.5 *
+           (1 +
+            cos(3.14159265358979 * (double)(step - c->warm_up) / (double)rest));
+}
+
+/* One update: a turn of one queue, or both queues together. */
+static enum ut_err one_step(struct session *s, struct ut_error *e)
+{
+    const struct mdl_session_config *c = s->c;
+    bool both = c->data[MDL_FATIGUE] && c->data[MDL_RECOGNITION];
+    int which = both ? (s->step % (c->turn + 1) ? MDL_RECOGNITION : MDL_FATIGUE)
+                     : (c->data[MDL_FATIGUE] ? MDL_FATIGUE : MDL_RECOGNITION);
+    enum ut_err rc;
+
+    s->progress.rate = rate_at(c, s->step);
+    if (c->accumulate) {
+        rc = one_batch(s, MDL_FATIGUE, c->weight, e);
+        if (!rc)
+            rc = one_batch(s, MDL_RECOGNITION, 1 - c->weight, e);
+    } else {
+        rc = one_batch(s, which, 1, e);
+    }
+    return rc ? rc
+              : mdl_trainer_update(s->trainer, s->progress.rate,
+                                   &s->progress.gradient_norm, e);
+}
+
+static void tell(struct session *s, int64_t began_us, long began)
+{
+    struct mdl_progress *p = &s->progress;
+    double spent = (double)(ut_clock_us() - began_us) / 1e6;
+    long steps = s->step - began;
+    int per_step = s->c->trainer.batch * (s->c->accumulate ? 2 : 1);
+
+    p->step = s->step;
+    p->steps = s->c->steps;
+    p->images_per_second = (double)(steps * per_step) / spent;
+    p->seconds_left = spent / (double)steps * (double)(p->steps - p->step);
+    for (int i = 0; i < MDL_TASKS; i++) {
+        if (!s->queues[i])
+            continue;
+        mdl_queue_state(s->queues[i], &p->queue[i]);
+        p->epochs[i] = s->taken[i] * s->c->trainer.batch / s->sets[i].n;
+    }
+    s->c->progress(s->c->arg, p);
+}
+
+static enum ut_err train(struct session *s, bool *done, struct ut_error *e)
+{
+    const struct mdl_session_config *c = s->c;
+    int64_t began_us = ut_clock_us();
+    long began = s->step;
+    enum ut_err rc = UT_OK;
+
+    while (!rc && s->step < c->steps && !(c->stop && *c->stop)) {
+        struct ut_error why;
+
+        rc = one_step(s, &why);
+        if (rc)
+            return ut_fail(e, rc, "step %ld: %s", s->step, why.msg);
+        s->step++;
+        if (s->step % c->every == 0 || s->step == c->steps)
+            tell(s, began_us, began);
+        if (s->step % c->save == 0)
+            rc = save(s, e);
+    }
+    *done = s->step >= c->steps;
+    if (!rc && !*done)
+        rc = save(s, e);
+    return rc;
+}
+
+/* ---- the end ---- */
+
+/* Figures over what was held out, as metadata; thresholds with them. */
+struct figures {
+    char text[MDL_TASKS][400], threshold[MDL_TASKS][32];
+    struct mdl_st_pair pairs[2 * MDL_TASKS];
+    size_t n;
+};
+
+static enum ut_err measure_binary(struct mdl_evaluator *v,
+                                  const struct mdl_dataset *d, char *text,
+                                  size_t size, char threshold[32],
+                                  struct ut_error *e)
+{
+    struct mdl_binary_figures f;
+    float *p;
+    int n;
+    enum ut_err rc = mdl_evaluate(v, d, "fatigue.probability", &p, &n, e);
+
+    if (rc)
+        return rc;
+    rc = mdl_binary_figures_of(d, p, 0.5, &f, e);
+    free(p);
+    if (rc)
+        return rc;
+    snprintf(threshold, 32, "0.5");
+    snprintf(text, size,
+             "{\"pictures\":%d,\"accuracy\":%.4f,\"precision\":%.4f,"
+             "\"recall\":%.4f,\"auc\":%.4f,\"equal_error_rate\":%.4f}",
+             f.pictures, f.accuracy, f.precision, f.recall, f.auc, f.eer);
+    return UT_OK;
+}
+
+static enum ut_err measure_identities(struct mdl_evaluator *v,
+                                      const struct mdl_dataset *d, char *text,
+                                      size_t size, char threshold[32],
+                                      struct ut_error *e)
+{
+    struct mdl_identity_figures f;
+    enum ut_err rc = mdl_evaluate_identities(
+        v, d, mdl_task_names[MDL_RECOGNITION], CALIBRATION_RATE, &f, e);
+
+    if (rc)
+        return rc;
+    snprintf(threshold, 32, "%.4f", f.threshold);
+    snprintf(text, size,
+             "{\"pictures\":%d,\"identities\":%d,\"auc\":%.4f,"
+             "\"equal_error_rate\":%.4f,\"tar_at_far_1e-3\":%.4f,"
+             "\"rank1\":%.4f,\"false_match_rate\":%g}",
+             f.pictures, f.identities, f.auc, f.eer, f.tar[1], f.rank1,
+             CALIBRATION_RATE);
+    return UT_OK;
+}
+
+static enum ut_err measure(struct session *s, struct figures *f,
+                           struct ut_error *e)
+{
+    static const char *const keys[MDL_TASKS][2] = {
+        {"held_out.fatigue", "threshold.fatigue"},
+        {"held_out.recognition", "threshold.recognition"},
+    };
+    struct mdl_evaluator *v;
+    struct mdl_model m;
+    enum ut_err rc = mdl_model_open(s->checkpoint, &m, e);
+
+    if (rc)
+        return rc;
+    rc = mdl_evaluator_new(&m, s->c->trainer.backend, MDL_PREC_F32, &v, e);
+    for (int i = 0; i < MDL_TASKS && !rc; i++) {
+        if (!s->held[i].n)
+            continue;
+        f->pairs[f->n++] = (struct mdl_st_pair){keys[i][0], f->text[i]};
+        rc = (i == MDL_FATIGUE ? measure_binary : measure_identities)(
+            v, &s->held[i], f->text[i], sizeof(f->text[i]), f->threshold[i], e);
+        if (!rc)
+            f->pairs[f->n++] =
+                (struct mdl_st_pair){keys[i][1], f->threshold[i]};
+        if (rc != UT_EINVAL)
+            continue;
+        /* Too few pictures to say anything: no reason to lose the weights. */
+        snprintf(f->text[i], sizeof(f->text[i]), "%.300s", e->msg);
+        rc = UT_OK;
+    }
+    mdl_evaluator_free(v);
+    mdl_model_close(&m);
+    return rc;
+}
+
+/* The model that was asked for; then the checkpoint goes. */
+static enum ut_err finish(struct session *s, struct ut_error *e)
+{
+    struct figures f = {.n = 0};
+    struct mdl_st_pair meta[3 + 2 * MDL_TASKS] = {
+        {"name", s->c->name},
+        {"trained", "true"},
+        {"training.settings", s->settings},
+    };
+    enum ut_err rc = save(s, e);
+
+    if (!rc)
+        rc = measure(s, &f, e);
+    memcpy(meta + 3, f.pairs, sizeof(f.pairs));
+    if (!rc)
+        rc = mdl_trainer_write(s->trainer, s->c->out, meta, 3 + f.n, false, e);
+    if (!rc)
+        unlink(s->checkpoint);
+    return rc;
+}
+
+enum ut_err mdl_session_run(const struct mdl_session_config *c, bool *done,
+                            struct ut_error *e)
+{
+    struct session *s = calloc(1, sizeof(*s));
+    enum ut_err rc;
+
+    *done = false;
+    if (!s)
+        return ut_fail(e, UT_ENOMEM, "no memory to train");
+    s->c = c;
+    s->recognition = c->recognition;
+    describe_settings(s);
+    if (snprintf(s->checkpoint, sizeof(s->checkpoint), "%s.checkpoint",
+                 c->out) >= (int)sizeof(s->checkpoint))
+        rc = ut_fail(e, UT_EINVAL, "%.150s...: is too long", c->out);
+    else
+        rc = open_all(s, e);
+    if (!rc)
+        rc = train(s, done, e);
+    if (!rc && *done)
+        rc = finish(s, e);
+    close_all(s);
+    free(s);
+    return rc;
+}
