@@ -30,7 +30,7 @@ FOLDERS := base api model server client
 
 CPPFLAGS += -I. -I$(GEN) -D_GNU_SOURCE
 CFLAGS   += -std=c11 $(FLAGS_$(VARIANT)) -Wall -Wextra -Wshadow -Wvla -Wformat=2 \
-            -Wstrict-prototypes -Wmissing-prototypes -Wno-format-nonliteral -Wno-format-truncation \
+            -Wstrict-prototypes -Wmissing-prototypes -Wno-format-nonliteral -Wno-format-truncation -Wno-psabi \
             $(if $(WERROR),-Werror)
 LDFLAGS  += $(FLAGS_$(VARIANT))
 

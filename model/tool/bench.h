@@ -5,6 +5,7 @@
 #include <stddef.h>
 
 #include "model/backend.h"
+#include "model/model.h"
 
 /* What the machine can do at most, and the search; for cmd_bench.c. */
 
@@ -19,5 +20,18 @@ double bench_median(double *values, int n);
 /* Times the search in a gallery of so many faces, beside reading its memory;
  * returns the exit code. */
 int bench_gallery(size_t faces, int n_threads, int reps, bool json);
+
+/* A model file, or a fresh model of a spec. */
+UT_MUSTUSE enum ut_err bench_open(const char *path, struct mdl_model *m,
+                                  struct ut_error *e);
+
+/* Times training steps of the recognition leaf; returns the exit code. */
+struct bench_train {
+    const char *backend;
+    enum mdl_precision precisions[3];
+    int n_precisions, threads, batch, reps;
+    bool profile, json;
+};
+int bench_train(const struct bench_train *b, const char *path);
 
 #endif

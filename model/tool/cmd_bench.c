@@ -17,6 +17,9 @@ static const char help[] =
     "[--batch N,...]\n"
     "                         [--threads N] [--reps N] [--profile] [--json]\n"
     "                         MODEL|SPEC\n"
+    "       tscaf-model bench --train [--precision P,...] [--batch N] "
+    "[--threads N]\n"
+    "                         [--reps N] [--profile] [--json] MODEL|SPEC\n"
     "       tscaf-model bench --gallery N [--threads N] [--reps N] [--json]\n"
     "\n"
     "Runs N pinned single-threaded lanes at once, each with batches of its "
@@ -28,7 +31,9 @@ static const char help[] =
     "without\n"
     "memory, measured in turn; Winograd, counted as direct convolution, can "
     "pass\n"
-    "it. --gallery times the search in a gallery of N faces instead.\n";
+    "it. --train times training steps (forward, ArcFace, backward, AdamW) of "
+    "one\n"
+    "batch (64) on N threads; --gallery the search in a gallery of N faces.\n";
 
 #define MAX_CONFIGS 32
 #define MAX_THREADS 64
@@ -220,24 +225,30 @@ static enum ut_err run_all(struct bench *b, struct ut_error *e)
     return rc;
 }
 
-static enum ut_err open_all(struct bench *b, const char *path,
-                            struct mdl_model *m, struct ut_error *e)
+enum ut_err bench_open(const char *path, struct mdl_model *m,
+                       struct ut_error *e)
 {
     size_t len = strlen(path);
     struct mdl_spec *spec;
-    uint64_t keep = 0;
     enum ut_err rc;
 
-    if (len > 12 && !strcmp(path + len - 12, ".safetensors")) {
-        rc = mdl_model_open(path, m, e);
-    } else {
-        spec = malloc(sizeof(*spec));
-        rc = spec ? cmd_read_spec(path, spec, e)
-                  : ut_fail(e, UT_ENOMEM, "no memory");
-        if (!rc)
-            rc = mdl_model_fresh(spec, 1, m, e);
-        free(spec);
-    }
+    if (len > 12 && !strcmp(path + len - 12, ".safetensors"))
+        return mdl_model_open(path, m, e);
+    spec = malloc(sizeof(*spec));
+    rc = spec ? cmd_read_spec(path, spec, e)
+              : ut_fail(e, UT_ENOMEM, "no memory");
+    if (!rc)
+        rc = mdl_model_fresh(spec, 1, m, e);
+    free(spec);
+    return rc;
+}
+
+static enum ut_err open_all(struct bench *b, const char *path,
+                            struct mdl_model *m, struct ut_error *e)
+{
+    enum ut_err rc = bench_open(path, m, e);
+    uint64_t keep = 0;
+
     if (rc)
         return rc;
     /* What a server computes: the leaves' last outputs. */
@@ -306,6 +317,35 @@ static int run_bench(struct bench *b, const char *path)
     return rc ? cmd_fail(&e) : 0;
 }
 
+static int train(const struct bench *b, const char *precisions, int batch,
+                 const char *path)
+{
+    struct bench_train t = {.backend = b->backend,
+                            .threads = b->n_threads,
+                            .batch = batch,
+                            .reps = b->reps,
+                            .profile = b->profile,
+                            .json = b->json};
+    char text[128], *save, *word;
+
+    snprintf(text, sizeof(text), "%s", precisions);
+    for (word = strtok_r(text, ",", &save); word && t.n_precisions < 3;
+         word = strtok_r(NULL, ",", &save)) {
+        int precision = mdl_precision_parse(word);
+
+        if (precision < 0) {
+            fprintf(stderr, "tscaf-model: --precision %s is unknown\n", word);
+            return 2;
+        }
+        t.precisions[t.n_precisions++] = (enum mdl_precision)precision;
+    }
+    if (batch < 2 || batch > 1024) {
+        fprintf(stderr, "tscaf-model: --batch %d is not 2 to 1024\n", batch);
+        return 2;
+    }
+    return bench_train(&t, path);
+}
+
 int cmd_bench(int argc, char **argv)
 {
     static const struct option options[] = {
@@ -316,11 +356,13 @@ int cmd_bench(int argc, char **argv)
         {"reps", required_argument, NULL, 'r'},
         {"profile", no_argument, NULL, 'f'},
         {"json", no_argument, NULL, 'j'},
+        {"train", no_argument, NULL, 'T'},
         {"gallery", required_argument, NULL, 'g'},
         {"help", no_argument, NULL, 'h'},
         {0},
     };
-    const char *precisions = "float32,bfloat16", *batches = "1,8";
+    const char *precisions = NULL, *batches = NULL;
+    bool trains = false;
     struct bench *b = calloc(1, sizeof(*b));
     long faces = 0;
     int c, code = 2;
@@ -348,6 +390,8 @@ int cmd_bench(int argc, char **argv)
             b->profile = true;
         if (c == 'j')
             b->json = true;
+        if (c == 'T')
+            trains = true;
         if (c == 'g')
             faces = atol(optarg);
     }
@@ -356,7 +400,11 @@ int cmd_bench(int argc, char **argv)
         fputs(help, stderr);
     else if (faces)
         code = bench_gallery((size_t)faces, b->n_threads, b->reps, b->json);
-    else if (make_configs(b, precisions, batches))
+    else if (trains)
+        code = train(b, precisions ? precisions : "float32",
+                     batches ? atoi(batches) : 64, argv[optind]);
+    else if (make_configs(b, precisions ? precisions : "float32,bfloat16",
+                          batches ? batches : "1,8"))
         code = run_bench(b, argv[optind]);
 out:
     free(b);

@@ -8,19 +8,28 @@
 
 #include "model/backends/cpu/twice.h"
 
+/* Vectors of the compiler's own: 16 lanes whatever the processor has. */
+typedef float vec __attribute__((vector_size(4 * LANES)));
+typedef int32_t ivec __attribute__((vector_size(4 * LANES)));
+typedef uint32_t uvec __attribute__((vector_size(4 * LANES)));
+typedef uint16_t hvec __attribute__((vector_size(2 * LANES)));
+
+/* How a map's rows lie. Kernels are compiled for each. */
+enum kind { ROWS_F32, ROWS_BF16, ROWS_VECTOR };
+
+#define EACH_KIND(body, m, ...)                                                \
+    do {                                                                       \
+        if ((m)->vector)                                                       \
+            body(ROWS_VECTOR, __VA_ARGS__);                                    \
+        else if ((m)->bf16)                                                    \
+            body(ROWS_BF16, __VA_ARGS__);                                      \
+        else                                                                   \
+            body(ROWS_F32, __VA_ARGS__);                                       \
+    } while (0)
+
 static inline int area(const struct mdl_map *m)
 {
     return m->vector ? 1 : m->height * m->width;
-}
-
-static inline float *block(const struct mdl_map *m, int n, int b)
-{
-    float *data = m->data;
-
-    return m->vector
-               ? data + (size_t)n * (size_t)m->channels + b * LANES
-               : data + ((size_t)n * (size_t)mdl_map_blocks(m) + (size_t)b) *
-                            (size_t)area(m) * LANES;
 }
 
 /* Channels of block b; lanes past them are padding, zero in maps. */
@@ -31,113 +40,204 @@ static inline int channels(const struct mdl_map *m, int b)
     return left < LANES ? left : LANES;
 }
 
-/* A block's row as 16 lanes, zero past the channels. */
-INLINE void get(const struct mdl_map *m, int b, const float *p, float v[LANES])
+/* The rows of image n's block b: where they begin, how many channels the last
+ * has. By value, so that a store through it changes nothing in a loop. */
+struct rows {
+    char *at;
+    int lanes;
+};
+
+INLINE struct rows rows_of(enum kind kind, const struct mdl_map *m, int n,
+                           int b)
 {
-    if (m->vector) {
-        memset(v, 0, LANES * sizeof(*v));
-        memcpy(v, p, (size_t)channels(m, b) * sizeof(*v));
+    size_t size = kind == ROWS_BF16 ? sizeof(uint16_t) : sizeof(float);
+    size_t at = kind == ROWS_VECTOR
+                    ? (size_t)n * (size_t)m->channels + (size_t)b * LANES
+                    : ((size_t)n * (size_t)mdl_map_blocks(m) + (size_t)b) *
+                          (size_t)area(m) * LANES;
+
+    return (struct rows){(char *)m->data + at * size, channels(m, b)};
+}
+
+/* Row i as 16 lanes, zero past the channels. */
+INLINE vec load(enum kind kind, struct rows r, int i)
+{
+    const char *at = r.at + (size_t)i * LANES * (kind == ROWS_BF16 ? 2 : 4);
+    vec v = {0};
+    uvec w;
+    hvec h;
+
+    if (kind == ROWS_F32) {
+        memcpy(&v, at, sizeof(v));
+    } else if (kind == ROWS_BF16) {
+        memcpy(&h, at, sizeof(h));
+        w = __builtin_convertvector(h, uvec) << 16;
+        memcpy(&v, &w, sizeof(v));
     } else {
-        memcpy(v, p, LANES * sizeof(*v));
+        for (int k = 0; k < r.lanes; k++)
+            v[k] = ((const float *)(const void *)at)[k];
+    }
+    return v;
+}
+
+INLINE void store(enum kind kind, struct rows r, int i, vec v)
+{
+    char *at = r.at + (size_t)i * LANES * (kind == ROWS_BF16 ? 2 : 4);
+    uvec w;
+    hvec h;
+
+    if (kind == ROWS_F32) {
+        memcpy(at, &v, sizeof(v));
+    } else if (kind == ROWS_BF16) { /* to the nearest, ties to even */
+        memcpy(&w, &v, sizeof(w));
+        w += 0x7fff + (w >> 16 & 1);
+        h = __builtin_convertvector(w >> 16, hvec);
+        memcpy(at, &h, sizeof(h));
+    } else {
+        for (int k = 0; k < r.lanes; k++)
+            ((float *)(void *)at)[k] = v[k];
     }
 }
 
-INLINE void put(const struct mdl_map *m, int b, float *p, const float v[LANES])
+/* The same where speed is no matter. */
+static enum kind kind_of(const struct mdl_map *m)
 {
-    memcpy(p, v, (size_t)(m->vector ? channels(m, b) : LANES) * sizeof(*v));
+    return m->vector ? ROWS_VECTOR : m->bf16 ? ROWS_BF16 : ROWS_F32;
+}
+
+INLINE vec get(const struct mdl_map *m, int n, int b, int i)
+{
+    enum kind kind = kind_of(m);
+
+    return load(kind, rows_of(kind, m, n, b), i);
+}
+
+INLINE void put(const struct mdl_map *m, int n, int b, int i, vec v)
+{
+    enum kind kind = kind_of(m);
+
+    store(kind, rows_of(kind, m, n, b), i, v);
 }
 
 /* 16 values of a parameter, zero past the channels or if it is absent. */
-INLINE void param(const struct mdl_map *m, int b, const float *from,
-                  float otherwise, float v[LANES])
+INLINE vec param(const struct mdl_map *m, int b, const float *from,
+                 float otherwise)
 {
+    vec v;
+
     for (int k = 0; k < LANES; k++)
         v[k] = k >= channels(m, b) ? 0 : from ? from[b * LANES + k] : otherwise;
+    return v;
+}
+
+/* where is all ones: a, else b. */
+INLINE vec choose(ivec where, vec a, vec b)
+{
+    return (vec)((where & (ivec)a) | (~where & (ivec)b));
 }
 
 #define EACH_BLOCK(m, n, b)                                                    \
     _Pragma("omp parallel for collapse(2) schedule(static)") for (             \
         int n = 0; n < (m)->batch; n++) for (int b = 0; b < mdl_map_blocks(m); \
                                              b++)
+#define EACH_CHANNEL_BLOCK(m, b)                                               \
+    _Pragma("omp parallel for schedule(static)") for (int b = 0;               \
+                                                      b < mdl_map_blocks(m);   \
+                                                      b++)
+
+/* An image's sums in float, the batch's in double. */
+INLINE void add_to(double sums[LANES], vec v)
+{
+    for (int k = 0; k < LANES; k++)
+        sums[k] += (double)v[k];
+}
 
 /* ---- BatchNorm ---- */
 
-/* sums[k] += f over one block's rows: sum of x - mean, or of its squares. */
-INLINE void moments(const struct mdl_map *x, int n, int b,
-                    const float mean[LANES], bool squares, double sums[LANES])
+INLINE void stats_rows(enum kind kind, const struct mdl_map *x, int b,
+                       float *stats)
 {
-    const float *p = block(x, n, b);
-    float part[LANES] = {0}, v[LANES];
+    const int places = area(x);
+    double count = (double)places * x->batch;
+    double sum[LANES] = {0}, squares[LANES] = {0};
+    vec mean;
 
-    for (int i = 0; i < area(x); i++, p += LANES) {
-        get(x, b, p, v);
-        for (int k = 0; k < LANES; k++) {
-            float d = v[k] - mean[k];
+    for (int n = 0; n < x->batch; n++) {
+        struct rows in = rows_of(kind, x, n, b);
+        vec part = {0};
 
-            part[k] += squares ? d * d : d;
-        }
+        for (int i = 0; i < places; i++)
+            part += load(kind, in, i);
+        add_to(sum, part);
     }
     for (int k = 0; k < LANES; k++)
-        sums[k] += part[k];
-}
-
-INLINE void stats_of_block(const struct mdl_map *x, int b, float *stats)
-{
-    double count = (double)area(x) * x->batch;
-    float mean[LANES] = {0};
-    double sum[LANES] = {0}, squares[LANES] = {0};
-
-    for (int n = 0; n < x->batch; n++)
-        moments(x, n, b, mean, false, sum);
-    for (int k = 0; k < LANES; k++)
         mean[k] = (float)(sum[k] / count);
-    for (int n = 0; n < x->batch; n++)
-        moments(x, n, b, mean, true, squares);
+    for (int n = 0; n < x->batch; n++) {
+        struct rows in = rows_of(kind, x, n, b);
+        vec part = {0};
+
+        for (int i = 0; i < places; i++) {
+            vec d = load(kind, in, i) - mean;
+
+            part += d * d;
+        }
+        add_to(squares, part);
+    }
     for (int k = 0; k < channels(x, b); k++) {
         stats[b * LANES + k] = mean[k];
         stats[x->channels + b * LANES + k] = (float)(squares[k] / count);
     }
+}
+
+INLINE void stats_of_block(const struct mdl_map *x, int b, float *stats)
+{
+    EACH_KIND(stats_rows, x, x, b, stats);
 }
 TWICE(static, stats_block, stats_of_block,
       (const struct mdl_map *x, int b, float *stats), (x, b, stats))
 
 void mdl_t_bn_stats(const struct mdl_map *x, float *stats)
 {
-#pragma omp parallel for schedule(static)
-    for (int b = 0; b < mdl_map_blocks(x); b++)
+    EACH_CHANNEL_BLOCK(x, b)
+    {
         stats_block(x, b, stats);
+    }
 }
 
 /* 1 / sqrt(var + eps), zero past the channels. */
-INLINE void inverse(const struct mdl_map *x, int b, const float *stats,
-                    float eps, float k[LANES])
+INLINE vec inverse(const struct mdl_map *x, int b, const float *stats,
+                   float eps)
 {
-    float var[LANES];
+    vec var = param(x, b, stats + x->channels, 0), v;
 
-    param(x, b, stats + x->channels, 0, var);
     for (int i = 0; i < LANES; i++)
-        k[i] = i < channels(x, b) ? 1 / sqrtf(var[i] + eps) : 0;
+        v[i] = i < channels(x, b) ? 1 / sqrtf(var[i] + eps) : 0;
+    return v;
 }
 
-/* y = x k + t */
-INLINE void affine_of_block(const struct mdl_map *x, int n, int b,
-                            const float k[LANES], const float t[LANES],
-                            const struct mdl_map *y)
+INLINE void train_rows(enum kind kind, const struct mdl_map *x, int n, int b,
+                       vec k, vec t, const struct mdl_map *y)
 {
-    const float *in = block(x, n, b);
-    float *out = block(y, n, b), v[LANES];
+    struct rows in = rows_of(kind, x, n, b), out = rows_of(kind, y, n, b);
+    const int places = area(x);
 
-    for (int i = 0; i < area(x); i++, in += LANES, out += LANES) {
-        get(x, b, in, v);
-        for (int j = 0; j < LANES; j++)
-            v[j] = v[j] * k[j] + t[j];
-        put(y, b, out, v);
-    }
+    for (int i = 0; i < places; i++)
+        store(kind, out, i, load(kind, in, i) * k + t);
 }
-TWICE(static, affine_block, affine_of_block,
-      (const struct mdl_map *x, int n, int b, const float k[LANES],
-       const float t[LANES], const struct mdl_map *y),
-      (x, n, b, k, t, y))
+
+INLINE void train_of_block(const struct mdl_map *x, const float *gamma,
+                           const float *beta, const float *stats, float eps,
+                           int n, int b, const struct mdl_map *y)
+{
+    vec k = inverse(x, b, stats, eps) * param(x, b, gamma, 1);
+    vec t = param(x, b, beta, 0) - param(x, b, stats, 0) * k;
+
+    EACH_KIND(train_rows, x, x, n, b, k, t, y);
+}
+TWICE(static, train_block, train_of_block,
+      (const struct mdl_map *x, const float *gamma, const float *beta,
+       const float *stats, float eps, int n, int b, const struct mdl_map *y),
+      (x, gamma, beta, stats, eps, n, b, y))
 
 void mdl_t_bn_train(const struct mdl_map *x, const float *gamma,
                     const float *beta, const float *stats, float eps,
@@ -145,51 +245,41 @@ void mdl_t_bn_train(const struct mdl_map *x, const float *gamma,
 {
     EACH_BLOCK(x, n, b)
     {
-        float k[LANES], t[LANES], mean[LANES], g[LANES];
-
-        inverse(x, b, stats, eps, k);
-        param(x, b, gamma, 1, g);
-        param(x, b, beta, 0, t);
-        param(x, b, stats, 0, mean);
-        for (int i = 0; i < LANES; i++) {
-            k[i] *= g[i];
-            t[i] -= mean[i] * k[i];
-        }
-        affine_block(x, n, b, k, t, y);
+        train_block(x, gamma, beta, stats, eps, n, b, y);
     }
 }
 
-/* a += dy, c += dy (x - mean), or with a mean of NULL: dy where x <= 0, times
- * x. */
-INLINE void dparam_of_block(const struct mdl_map *x, int b, const float *stats,
-                            float eps, const struct mdl_map *dy, float *out)
+INLINE void dparam_rows(enum kind kind, const struct mdl_map *x, int b,
+                        const float *stats, float eps, const struct mdl_map *dy,
+                        float *out)
 {
+    vec mean = param(x, b, stats, 0), k = inverse(x, b, stats, eps);
     double dgamma[LANES] = {0}, dbeta[LANES] = {0};
-    float mean[LANES], k[LANES];
+    const int places = area(x);
 
-    param(x, b, stats, 0, mean);
-    inverse(x, b, stats, eps, k);
     for (int n = 0; n < x->batch; n++) {
-        const float *px = block(x, n, b), *pd = block(dy, n, b);
-        float g[LANES] = {0}, s[LANES] = {0}, v[LANES], d[LANES];
+        struct rows in = rows_of(kind, x, n, b), back = rows_of(kind, dy, n, b);
+        vec g = {0}, s = {0};
 
-        for (int i = 0; i < area(x); i++, px += LANES, pd += LANES) {
-            get(x, b, px, v);
-            get(dy, b, pd, d);
-            for (int j = 0; j < LANES; j++) {
-                s[j] += d[j];
-                g[j] += d[j] * (v[j] - mean[j]);
-            }
+        for (int i = 0; i < places; i++) {
+            vec d = load(kind, back, i);
+
+            s += d;
+            g += d * (load(kind, in, i) - mean);
         }
-        for (int j = 0; j < LANES; j++) {
-            dgamma[j] += (double)g[j] * k[j];
-            dbeta[j] += s[j];
-        }
+        add_to(dgamma, g * k);
+        add_to(dbeta, s);
     }
     for (int j = 0; j < channels(x, b); j++) {
         out[b * LANES + j] = (float)dgamma[j];
         out[x->channels + b * LANES + j] = (float)dbeta[j];
     }
+}
+
+INLINE void dparam_of_block(const struct mdl_map *x, int b, const float *stats,
+                            float eps, const struct mdl_map *dy, float *out)
+{
+    EACH_KIND(dparam_rows, x, x, b, stats, eps, dy, out);
 }
 TWICE(static, dparam_block, dparam_of_block,
       (const struct mdl_map *x, int b, const float *stats, float eps,
@@ -199,164 +289,150 @@ TWICE(static, dparam_block, dparam_of_block,
 void mdl_t_bn_dparam(const struct mdl_map *x, const float *stats, float eps,
                      const struct mdl_map *dy, float *dparam)
 {
-#pragma omp parallel for schedule(static)
-    for (int b = 0; b < mdl_map_blocks(x); b++)
+    EACH_CHANNEL_BLOCK(x, b)
+    {
         dparam_block(x, b, stats, eps, dy, dparam);
+    }
 }
 
 /* dx = k dy + l x + t */
-INLINE void two_of_block(const struct mdl_map *x, const struct mdl_map *dy,
-                         int n, int b, const float k[LANES],
-                         const float l[LANES], const float t[LANES],
-                         const struct mdl_map *dx)
+INLINE void dx_rows(enum kind kind, const struct mdl_map *x,
+                    const struct mdl_map *dy, int n, int b, vec k, vec l, vec t,
+                    const struct mdl_map *dx)
 {
-    const float *px = block(x, n, b), *pd = block(dy, n, b);
-    float *out = block(dx, n, b), v[LANES], d[LANES];
+    struct rows in = rows_of(kind, x, n, b), back = rows_of(kind, dy, n, b);
+    struct rows out = rows_of(kind, dx, n, b);
+    const int places = area(x);
 
-    for (int i = 0; i < area(x); i++) {
-        get(x, b, px + i * LANES, v);
-        get(dy, b, pd + i * LANES, d);
-        for (int j = 0; j < LANES; j++)
-            v[j] = k[j] * d[j] + l[j] * v[j] + t[j];
-        put(dx, b, out + i * LANES, v);
-    }
+    for (int i = 0; i < places; i++)
+        store(kind, out, i,
+              k * load(kind, back, i) + l * load(kind, in, i) + t);
 }
-TWICE(static, two_block, two_of_block,
-      (const struct mdl_map *x, const struct mdl_map *dy, int n, int b,
-       const float k[LANES], const float l[LANES], const float t[LANES],
+
+INLINE void dx_of_block(const struct mdl_map *x, const float *gamma,
+                        const float *stats, const float *dparam, float eps,
+                        const struct mdl_map *dy, int n, int b,
+                        const struct mdl_map *dx)
+{
+    float share = 1 / ((float)area(x) * (float)x->batch);
+    vec inv = inverse(x, b, stats, eps), k = param(x, b, gamma, 1) * inv;
+    vec l = -k * inv * param(x, b, dparam, 0) * share;
+    vec t = -k * param(x, b, dparam + x->channels, 0) * share -
+            l * param(x, b, stats, 0);
+
+    EACH_KIND(dx_rows, x, x, dy, n, b, k, l, t, dx);
+}
+TWICE(static, dx_block, dx_of_block,
+      (const struct mdl_map *x, const float *gamma, const float *stats,
+       const float *dparam, float eps, const struct mdl_map *dy, int n, int b,
        const struct mdl_map *dx),
-      (x, dy, n, b, k, l, t, dx))
+      (x, gamma, stats, dparam, eps, dy, n, b, dx))
 
 void mdl_t_bn_dx(const struct mdl_map *x, const float *gamma,
                  const float *stats, const float *dparam, float eps,
                  const struct mdl_map *dy, const struct mdl_map *dx)
 {
-    float count = (float)area(x) * (float)x->batch;
-
     EACH_BLOCK(x, n, b)
     {
-        float k[LANES], l[LANES], t[LANES], g[LANES], inv[LANES];
-        float mean[LANES], dgamma[LANES], dbeta[LANES];
-
-        inverse(x, b, stats, eps, inv);
-        param(x, b, gamma, 1, g);
-        param(x, b, stats, 0, mean);
-        param(x, b, dparam, 0, dgamma);
-        param(x, b, dparam + x->channels, 0, dbeta);
-        for (int i = 0; i < LANES; i++) {
-            k[i] = g[i] * inv[i];
-            l[i] = -k[i] * inv[i] * dgamma[i] / count;
-            t[i] = -k[i] * dbeta[i] / count - l[i] * mean[i];
-        }
-        two_block(x, dy, n, b, k, l, t, dx);
+        dx_block(x, gamma, stats, dparam, eps, dy, n, b, dx);
     }
 }
 
 /* ---- activations ---- */
 
-INLINE float activate(enum mdl_act act, float alpha, float slope, float x)
+/* f(v), or with back: d f'(v). */
+INLINE vec activated(enum mdl_act act, vec slope, vec v, vec d, bool back)
 {
-    switch (act) {
-    case MDL_ACT_NONE:
-        return x;
-    case MDL_ACT_RELU: /* products, not choices: those become vectors */
-        return x * (float)(x > 0);
-    case MDL_ACT_RELU6:
-        return x * (float)((x > 0) & (x < 6)) + 6 * (float)(x >= 6);
-    case MDL_ACT_LEAKY:
-        return x > 0 ? x : alpha * x;
-    case MDL_ACT_PRELU:
-        return x * ((float)(x > 0) + slope * (float)(x <= 0));
-    case MDL_ACT_SIGMOID:
-        return 1 / (1 + expf(-x));
-    }
-    return x;
-}
-
-INLINE float derivative(enum mdl_act act, float alpha, float slope, float x)
-{
-    float s;
+    const vec zero = {0}, three = zero + 3, six = zero + 6;
+    vec y = back ? d : v;
 
     switch (act) {
-    case MDL_ACT_NONE:
-        return 1;
     case MDL_ACT_RELU:
-        return (float)(x > 0);
+        return (vec)((ivec)y & (v > zero));
     case MDL_ACT_RELU6:
-        return (float)((x > 0) & (x < 6));
+        if (back) /* |v - 3| < 3: gcc takes two masks' "and" apart by lanes */
+            return (vec)((ivec)d &
+                         ((vec)((ivec)(v - three) & INT32_MAX) < three));
+        return (vec)((ivec)choose(v < six, v, six) & (v > zero));
     case MDL_ACT_LEAKY:
-        return x > 0 ? 1 : alpha;
     case MDL_ACT_PRELU:
-        return (float)(x > 0) + slope * (float)(x <= 0);
+        return choose(v > zero, y, slope * y);
     case MDL_ACT_SIGMOID:
-        s = 1 / (1 + expf(-x));
-        return s * (1 - s);
+        for (int k = 0; k < LANES; k++) {
+            float s = 1 / (1 + expf(-v[k]));
+
+            y[k] = back ? d[k] * s * (1 - s) : s;
+        }
+        return y;
+    case MDL_ACT_NONE:
+        break;
     }
-    return 1;
+    return y;
 }
 
-/* y = act(x), or with dy: y = dy act'(x). Padding stays zero. */
-INLINE void act_rows(enum mdl_act act, float alpha, const float slopes[LANES],
+/* Padding stays zero, also where f(0) is not. */
+INLINE void act_rows(enum kind kind, enum mdl_act act, vec slope,
+                     const struct mdl_map *x, const struct mdl_map *dy,
+                     bool back, int n, int b, const struct mdl_map *y)
+{
+    struct rows in = rows_of(kind, x, n, b), from = rows_of(kind, dy, n, b);
+    struct rows out = rows_of(kind, y, n, b);
+    const int places = area(x);
+    ivec lanes;
+
+    for (int k = 0; k < LANES; k++)
+        lanes[k] = k < in.lanes ? -1 : 0;
+    for (int i = 0; i < places; i++) {
+        vec v = load(kind, in, i), d = back ? load(kind, from, i) : v;
+
+        v = activated(act, slope, v, d, back);
+        if (act == MDL_ACT_SIGMOID)
+            v = (vec)((ivec)v & lanes);
+        store(kind, out, i, v);
+    }
+}
+
+/* Each activation and direction in loops of its own. */
+INLINE void act_kind(enum kind kind, enum mdl_act act, vec slope,
                      const struct mdl_map *x, const struct mdl_map *dy, int n,
                      int b, const struct mdl_map *y)
 {
-    const float *px = block(x, n, b), *pd = dy ? block(dy, n, b) : NULL;
-    float *out = block(y, n, b), v[LANES], d[LANES];
-
-    for (int i = 0; i < area(x); i++) {
-        get(x, b, px + i * LANES, v);
-        if (dy) {
-            get(dy, b, pd + i * LANES, d);
-            for (int k = 0; k < LANES; k++)
-                v[k] = d[k] * derivative(act, alpha, slopes[k], v[k]);
-        } else {
-            for (int k = 0; k < LANES; k++)
-                v[k] = activate(act, alpha, slopes[k], v[k]);
-            for (int k = channels(x, b); act == MDL_ACT_SIGMOID && k < LANES;
-                 k++)
-                v[k] = 0;
-        }
-        put(y, b, out + i * LANES, v);
+#define ACT_ROWS(known)                                                        \
+    case known:                                                                \
+        if (dy)                                                                \
+            act_rows(kind, known, slope, x, dy, true, n, b, y);                \
+        else                                                                   \
+            act_rows(kind, known, slope, x, x, false, n, b, y);                \
+        return
+    switch (act) {
+        ACT_ROWS(MDL_ACT_NONE);
+        ACT_ROWS(MDL_ACT_RELU);
+        ACT_ROWS(MDL_ACT_RELU6);
+        ACT_ROWS(MDL_ACT_LEAKY);
+        ACT_ROWS(MDL_ACT_PRELU);
+        ACT_ROWS(MDL_ACT_SIGMOID);
     }
+#undef ACT_ROWS
 }
 
-#define ACT_ROWS(known) act_rows(known, 0, slopes, x, dy, n, b, y)
-
-/* Each activation with its constants known to the compiler. */
-INLINE void act_of_block(enum mdl_act act, float alpha,
-                         const float slopes[LANES], const struct mdl_map *x,
-                         const struct mdl_map *dy, int n, int b,
-                         const struct mdl_map *y)
+INLINE void act_of_block(enum mdl_act act, float alpha, const float *slope,
+                         const struct mdl_map *x, const struct mdl_map *dy,
+                         int n, int b, const struct mdl_map *y)
 {
-    switch (act) {
-    case MDL_ACT_RELU:
-        ACT_ROWS(MDL_ACT_RELU);
-        return;
-    case MDL_ACT_RELU6:
-        ACT_ROWS(MDL_ACT_RELU6);
-        return;
-    case MDL_ACT_PRELU:
-        ACT_ROWS(MDL_ACT_PRELU);
-        return;
-    default:
-        act_rows(act, alpha, slopes, x, dy, n, b, y);
-    }
+    EACH_KIND(act_kind, x, act, param(x, b, slope, alpha), x, dy, n, b, y);
 }
 TWICE(static, act_block, act_of_block,
-      (enum mdl_act act, float alpha, const float slopes[LANES],
+      (enum mdl_act act, float alpha, const float *slope,
        const struct mdl_map *x, const struct mdl_map *dy, int n, int b,
        const struct mdl_map *y),
-      (act, alpha, slopes, x, dy, n, b, y))
+      (act, alpha, slope, x, dy, n, b, y))
 
 void mdl_t_act(enum mdl_act act, float alpha, const float *slope,
                const struct mdl_map *x, const struct mdl_map *y)
 {
     EACH_BLOCK(x, n, b)
     {
-        float slopes[LANES];
-
-        param(x, b, slope, 0, slopes);
-        act_block(act, alpha, slopes, x, NULL, n, b, y);
+        act_block(act, alpha, slope, x, NULL, n, b, y);
     }
 }
 
@@ -366,75 +442,91 @@ void mdl_t_act_dx(enum mdl_act act, float alpha, const float *slope,
 {
     EACH_BLOCK(x, n, b)
     {
-        float slopes[LANES];
-
-        param(x, b, slope, 0, slopes);
-        act_block(act, alpha, slopes, x, dy, n, b, dx);
+        act_block(act, alpha, slope, x, dy, n, b, dx);
     }
 }
 
-/* Sums over batch and places of dy times x where that is negative, or of dy
- * alone (x NULL). */
-INLINE void reduce_of_block(const struct mdl_map *x, const struct mdl_map *dy,
-                            int b, float *out)
+/* Sums over batch and places of dy, or where negative of dy times x where
+ * that is. */
+INLINE void reduce_rows(enum kind kind, const struct mdl_map *x,
+                        const struct mdl_map *dy, bool negative, int b,
+                        float *out)
 {
+    const int places = area(dy);
     double sums[LANES] = {0};
+    const vec zero = {0};
 
     for (int n = 0; n < dy->batch; n++) {
-        const float *px = x ? block(x, n, b) : NULL;
-        const float *pd = block(dy, n, b);
-        float part[LANES] = {0}, v[LANES], d[LANES];
+        struct rows in = rows_of(kind, x, n, b), back = rows_of(kind, dy, n, b);
+        vec part = {0};
 
-        for (int i = 0; i < area(dy); i++) {
-            get(dy, b, pd + i * LANES, d);
-            if (x)
-                get(x, b, px + i * LANES, v);
-            for (int k = 0; k < LANES; k++)
-                part[k] += x ? d[k] * (v[k] < 0 ? v[k] : 0) : d[k];
+        for (int i = 0; i < places; i++) {
+            vec d = load(kind, back, i), v = load(kind, in, i);
+
+            part += negative ? d * choose(v < zero, v, zero) : d;
         }
-        for (int k = 0; k < LANES; k++)
-            sums[k] += part[k];
+        add_to(sums, part);
     }
     for (int k = 0; k < channels(dy, b); k++)
         out[b * LANES + k] = (float)sums[k];
 }
 
-TWICE(static, reduce_block, reduce_of_block,
+INLINE void dslope_of_block(const struct mdl_map *x, const struct mdl_map *dy,
+                            int b, float *out)
+{
+    EACH_KIND(reduce_rows, x, x, dy, true, b, out);
+}
+TWICE(static, dslope_block, dslope_of_block,
       (const struct mdl_map *x, const struct mdl_map *dy, int b, float *out),
       (x, dy, b, out))
 
 void mdl_t_act_dslope(const struct mdl_map *x, const struct mdl_map *dy,
                       float *dslope)
 {
-#pragma omp parallel for schedule(static)
-    for (int b = 0; b < mdl_map_blocks(x); b++)
-        reduce_block(x, dy, b, dslope);
+    EACH_CHANNEL_BLOCK(x, b)
+    {
+        dslope_block(x, dy, b, dslope);
+    }
 }
+
+INLINE void sum_of_block(const struct mdl_map *x, int b, float *out)
+{
+    EACH_KIND(reduce_rows, x, x, x, false, b, out);
+}
+TWICE(static, sum_block, sum_of_block,
+      (const struct mdl_map *x, int b, float *out), (x, b, out))
 
 void mdl_t_sum(const struct mdl_map *x, float *sums)
 {
-#pragma omp parallel for schedule(static)
-    for (int b = 0; b < mdl_map_blocks(x); b++)
-        reduce_block(NULL, x, b, sums);
+    EACH_CHANNEL_BLOCK(x, b)
+    {
+        sum_block(x, b, sums);
+    }
 }
 
 /* ---- the rest ---- */
 
+INLINE void add_rows(enum kind kind, const struct mdl_map *x, int count,
+                     const struct mdl_map *y, int n, int b)
+{
+    struct rows in[MDL_NODE_INPUTS], out = rows_of(kind, y, n, b);
+    const int places = area(y);
+
+    for (int k = 0; k < count; k++)
+        in[k] = rows_of(kind, &x[k], n, b);
+    for (int i = 0; i < places; i++) {
+        vec sum = load(kind, in[0], i);
+
+        for (int k = 1; k < count; k++)
+            sum += load(kind, in[k], i);
+        store(kind, out, i, sum);
+    }
+}
+
 INLINE void add_of_block(const struct mdl_map *x, int count,
                          const struct mdl_map *y, int n, int b)
 {
-    float *out = block(y, n, b);
-
-    for (int i = 0; i < area(y); i++) {
-        float sum[LANES] = {0}, v[LANES];
-
-        for (int k = 0; k < count; k++) {
-            get(&x[k], b, block(&x[k], n, b) + i * LANES, v);
-            for (int j = 0; j < LANES; j++)
-                sum[j] += v[j];
-        }
-        put(y, b, out + i * LANES, sum);
-    }
+    EACH_KIND(add_rows, y, x, count, y, n, b);
 }
 TWICE(static, add_block, add_of_block,
       (const struct mdl_map *x, int count, const struct mdl_map *y, int n,
@@ -451,17 +543,12 @@ void mdl_t_add(const struct mdl_map *x, int count, const struct mdl_map *y)
 
 void mdl_t_pool_dx(const struct mdl_map *dy, const struct mdl_map *dx)
 {
-    float share = 1 / (float)area(dx);
-
     EACH_BLOCK(dx, n, b)
     {
-        float *out = block(dx, n, b), v[LANES];
+        vec v = get(dy, n, b, 0) / (float)area(dx);
 
-        get(dy, b, block(dy, n, b), v);
-        for (int k = 0; k < LANES; k++)
-            v[k] *= share;
         for (int i = 0; i < area(dx); i++)
-            memcpy(out + i * LANES, v, sizeof(v));
+            put(dx, n, b, i, v);
     }
 }
 
@@ -470,13 +557,11 @@ static void ds_by_channel(const struct mdl_map *x, const struct mdl_map *dy,
 {
     EACH_BLOCK(x, n, b)
     {
-        const float *px = block(x, n, b), *pd = block(dy, n, b);
-        float sum[LANES] = {0};
+        vec sum = {0};
 
-        for (int i = 0; i < area(x) * LANES; i += LANES)
-            for (int k = 0; k < LANES; k++)
-                sum[k] += px[i + k] * pd[i + k];
-        put(ds, b, block(ds, n, b), sum);
+        for (int i = 0; i < area(x); i++)
+            sum += get(x, n, b, i) * get(dy, n, b, i);
+        put(ds, n, b, 0, sum);
     }
 }
 
@@ -486,16 +571,13 @@ static void ds_by_place(const struct mdl_map *x, const struct mdl_map *dy,
 #pragma omp parallel for schedule(static)
     for (int n = 0; n < x->batch; n++)
         for (int i = 0; i < area(x); i++) {
-            float v[LANES] = {0};
+            vec v = {0}, sum = {0};
 
-            for (int b = 0; b < mdl_map_blocks(x); b++) {
-                const float *px = block(x, n, b) + i * LANES;
-                const float *pd = block(dy, n, b) + i * LANES;
-
-                for (int k = 0; k < LANES; k++)
-                    v[0] += px[k] * pd[k];
-            }
-            memcpy(block(ds, n, 0) + i * LANES, v, sizeof(v));
+            for (int b = 0; b < mdl_map_blocks(x); b++)
+                v += get(x, n, b, i) * get(dy, n, b, i);
+            for (int k = 0; k < LANES; k++)
+                sum[0] += v[k];
+            put(ds, n, 0, i, sum);
         }
 }
 
@@ -512,8 +594,9 @@ void mdl_t_l2norm_dx(const struct mdl_map *x, const struct mdl_map *dy,
                      const struct mdl_map *dx)
 {
     for (int n = 0; n < x->batch; n++) {
-        const float *in = block(x, n, 0), *d = block(dy, n, 0);
-        float *out = block(dx, n, 0);
+        const float *in = (const float *)x->data + n * x->channels;
+        const float *d = (const float *)dy->data + n * x->channels;
+        float *out = (float *)dx->data + n * x->channels;
         double squares = 0, along = 0, norm;
 
         for (int c = 0; c < x->channels; c++) {
@@ -530,18 +613,15 @@ void mdl_t_upsample_dx(const struct mdl_map *dy, const struct mdl_map *dx)
 {
     EACH_BLOCK(dy, n, b)
     {
-        const float *d = block(dy, n, b);
-        float *out = block(dx, n, b);
-
-        memset(out, 0, (size_t)area(dx) * LANES * sizeof(*out));
+        for (int i = 0; i < area(dx); i++)
+            put(dx, n, b, i, (vec){0});
         for (int i = 0; i < dy->height; i++)
-            for (int j = 0; j < dy->width; j++, d += LANES) {
-                float *to = out + (i * dx->height / dy->height * dx->width +
-                                   j * dx->width / dy->width) *
-                                      LANES;
+            for (int j = 0; j < dy->width; j++) {
+                int to = i * dx->height / dy->height * dx->width +
+                         j * dx->width / dy->width;
 
-                for (int k = 0; k < LANES; k++)
-                    to[k] += d[k];
+                put(dx, n, b, to,
+                    get(dx, n, b, to) + get(dy, n, b, i * dy->width + j));
             }
     }
 }
@@ -550,15 +630,15 @@ void mdl_t_slice(const struct mdl_map *x, int first, const struct mdl_map *y)
 {
     EACH_BLOCK(y, n, b)
     {
-        float *out = block(y, n, b);
+        for (int i = 0; i < area(y); i++) {
+            vec v = {0};
 
-        memset(out, 0, (size_t)area(y) * LANES * sizeof(*out));
-        for (int k = 0; k < channels(y, b); k++) {
-            int c = first + b * LANES + k;
-            const float *from = block(x, n, c / LANES) + c % LANES;
+            for (int k = 0; k < channels(y, b); k++) {
+                int c = first + b * LANES + k;
 
-            for (int i = 0; i < area(y); i++)
-                out[i * LANES + k] = from[i * LANES];
+                v[k] = get(x, n, c / LANES, i)[c % LANES];
+            }
+            put(y, n, b, i, v);
         }
     }
 }
@@ -568,14 +648,14 @@ void mdl_t_softmax_dx(const struct mdl_map *y, const struct mdl_map *dy,
 {
     EACH_BLOCK(y, n, b)
     {
-        const float *p = block(y, n, b), *d = block(dy, n, b);
-        float *out = block(dx, n, b);
+        for (int i = 0; i < area(y); i++) {
+            vec p = get(y, n, b, i), d = get(dy, n, b, i), v;
 
-        for (int i = 0; i < area(y) * LANES; i += 2) {
-            float v = p[i] * p[i + 1] * (d[i] - d[i + 1]);
-
-            out[i] = v;
-            out[i + 1] = -v;
+            for (int k = 0; k < LANES; k += 2) {
+                v[k] = p[k] * p[k + 1] * (d[k] - d[k + 1]);
+                v[k + 1] = -v[k];
+            }
+            put(dx, n, b, i, v);
         }
     }
 }
@@ -586,14 +666,16 @@ void mdl_t_to_rows(const struct mdl_map *x, float *rows)
 
     EACH_BLOCK(x, n, b)
     {
-        const float *p = block(x, n, b);
         float *to =
             rows + ((size_t)n * (size_t)x->channels + (size_t)b * LANES) *
                        (size_t)places;
 
-        for (int k = 0; k < channels(x, b); k++)
-            for (int i = 0; i < places; i++)
-                to[k * places + i] = p[i * LANES + k];
+        for (int i = 0; i < places; i++) {
+            vec v = get(x, n, b, i);
+
+            for (int k = 0; k < channels(x, b); k++)
+                to[k * places + i] = v[k];
+        }
     }
 }
 
@@ -603,15 +685,16 @@ void mdl_t_from_rows(const float *rows, const struct mdl_map *x)
 
     EACH_BLOCK(x, n, b)
     {
-        float *p = block(x, n, b);
         const float *from =
             rows + ((size_t)n * (size_t)x->channels + (size_t)b * LANES) *
                        (size_t)places;
 
-        if (!x->vector)
-            memset(p, 0, (size_t)places * LANES * sizeof(*p));
-        for (int k = 0; k < channels(x, b); k++)
-            for (int i = 0; i < places; i++)
-                p[i * LANES + k] = from[k * places + i];
+        for (int i = 0; i < places; i++) {
+            vec v = {0};
+
+            for (int k = 0; k < channels(x, b); k++)
+                v[k] = from[k * places + i];
+            put(x, n, b, i, v);
+        }
     }
 }

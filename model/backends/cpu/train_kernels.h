@@ -3,9 +3,10 @@
 
 #include "model/backends/cpu/kernels.h"
 
-/* The operations of training over float32 maps and vectors; graph.h says what
- * each computes. Whole results are plain arrays. All use OpenMP's threads, and
- * add up in an order that does not depend on their number. */
+/* The operations of training over maps and vectors, sums in float32 and
+ * beyond; graph.h says what each computes. Whole results are plain arrays. All
+ * use OpenMP's threads, and add up in an order that does not depend on their
+ * number. */
 
 void mdl_t_bn_stats(const struct mdl_map *x, float *stats);
 void mdl_t_bn_train(const struct mdl_map *x, const float *gamma,
