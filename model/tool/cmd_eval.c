@@ -57,7 +57,7 @@ static void print_groups(const struct mdl_dataset *d, const float *p,
 static enum ut_err eval_fatigue(struct evaluation *v, struct ut_error *e)
 {
     double threshold = mdl_model_threshold(&v->model, "fatigue", 0.5);
-    struct mdl_binary_figures f;
+    struct mdl_binary_figures f = {0};
     struct mdl_dataset d;
     float *p = NULL;
     int size;
@@ -88,7 +88,7 @@ static enum ut_err eval_fatigue(struct evaluation *v, struct ut_error *e)
 
 static enum ut_err eval_faces(struct evaluation *v, struct ut_error *e)
 {
-    struct mdl_identity_figures f;
+    struct mdl_identity_figures f = {0};
     struct mdl_dataset d;
     enum ut_err rc = mdl_dataset_open(v->faces, &d, e);
 
