@@ -81,7 +81,7 @@ static enum ut_err measure(struct mdl_trainer *t, int task, int side, int batch,
     return rc;
 }
 
-static enum ut_err run(const struct bench_train *b, struct mdl_model *m,
+static enum ut_err run(const struct bench_train *b, const char *path,
                        enum mdl_precision precision, struct ut_error *e)
 {
     struct mdl_trainer_config c = {
@@ -98,16 +98,18 @@ static enum ut_err run(const struct bench_train *b, struct mdl_model *m,
         .arcface_weight = 1,
     };
     static double ms[MAX_REPS], update_ms[MAX_REPS];
-    struct mdl_trainer *t;
+    struct mdl_trainer *t = NULL;
+    struct mdl_model m = {0};
     int task;
-    enum ut_err rc = mdl_trainer_new(m, &c, &t, e);
+    enum ut_err rc = bench_open(path, &m, e);
 
-    if (rc)
-        return rc;
-    rc = mdl_trainer_leaf(t, "recognition", &r, 1, &task, e);
     if (!rc)
-        rc = measure(t, task, m->spec.input, b->batch, b->reps, ms, update_ms,
-                     e);
+        rc = mdl_trainer_new(&m, &c, &t, e);
+    if (!rc)
+        rc = mdl_trainer_leaf(t, "recognition", &r, 1, &task, e);
+    if (!rc)
+        rc =
+            measure(t, task, m.spec.input, b->batch, b->reps, ms, update_ms, e);
     if (!rc) {
         double step = bench_median(ms, b->reps);
 
@@ -121,17 +123,16 @@ static enum ut_err run(const struct bench_train *b, struct mdl_model *m,
             print_kinds(t, task);
     }
     mdl_trainer_free(t);
+    mdl_model_close(&m);
     return rc;
 }
 
 int bench_train(const struct bench_train *b, const char *path)
 {
-    struct mdl_model m = {0};
+    enum ut_err rc = UT_OK;
     struct ut_error e;
-    enum ut_err rc = bench_open(path, &m, &e);
 
     for (int i = 0; i < b->n_precisions && !rc; i++)
-        rc = run(b, &m, b->precisions[i], &e);
-    mdl_model_close(&m);
+        rc = run(b, path, b->precisions[i], &e);
     return rc ? cmd_fail(&e) : 0;
 }

@@ -51,6 +51,9 @@ static const char help[] =
     "  --decay W, --clip N          weight decay, gradient norm (0.01, 5)\n"
     "  --frozen-root                only branches train\n"
     "  --no-augment                 pictures as they are\n"
+    "  --precision P                float32, or bfloat16 with float32 master "
+    "weights\n"
+    "                               (float32)\n"
     "  --threads N                  (2)\n"
     "  --seed N                     (1)\n"
     "  --fatigue-rate F, --recognition-rate F   of a branch, times --rate (1)"
@@ -238,6 +241,10 @@ static bool set_text(struct mdl_session_config *t, int option, const char *text)
     case 'B':
         t->trainer.backend = text;
         return true;
+    case 'P':
+        kind = mdl_precision_parse(text);
+        t->trainer.precision = (enum mdl_precision)kind;
+        return kind == MDL_PREC_F32 || kind == MDL_PREC_BF16;
     case 'O':
         kind = mdl_optimizer_parse(text);
         t->trainer.optimizer.kind = (enum mdl_optimizer_kind)kind;
@@ -279,6 +286,7 @@ static int parse(struct mdl_session_config *t, int argc, char **argv)
         {"threads", required_argument, NULL, 't'},
         {"seed", required_argument, NULL, 'e'},
         {"save", required_argument, NULL, 'v'},
+        {"precision", required_argument, NULL, 'P'},
         {"backend", required_argument, NULL, 'B'},
         {"name", required_argument, NULL, 'N'},
         {"frozen-root", no_argument, NULL, 'z'},

@@ -167,18 +167,19 @@ static void describe_settings(struct session *s)
         s->settings, sizeof(s->settings),
         "fatigue %s; recognition %s; held out %g; rates %g %g; teacher %s; mix "
         "%g; %s; weight %g; turn %ld; rate %g; steps %ld; warm-up %ld; "
-        "augment %d; seed %" PRIu64 "; batch %d; optimizer %d %g %g %g %g; "
+        "%s; augment %d; seed %" PRIu64 "; batch %d; optimizer %d %g %g %g %g; "
         "momentum %g; clip %g; frozen root %d; arcface %g %g %g %d; distill "
         "%g %g",
         c->data[0] ? c->data[0] : "-", c->data[1] ? c->data[1] : "-",
         c->held_out, (double)c->rates[0], (double)c->rates[1],
         c->teacher ? c->teacher : "-", (double)c->mix,
         c->accumulate ? "accumulate" : "alternate", (double)c->weight, c->turn,
-        c->rate, c->steps, c->warm_up, c->augmented, c->seed, t->batch,
-        (int)t->optimizer.kind, (double)t->optimizer.beta1,
-        (double)t->optimizer.beta2, (double)t->optimizer.eps,
-        (double)t->optimizer.weight_decay, (double)t->momentum, (double)t->clip,
-        t->frozen_root, (double)r->arcface_weight, (double)r->arcface.scale,
+        c->rate, c->steps, c->warm_up, mdl_precision_name(t->precision),
+        c->augmented, c->seed, t->batch, (int)t->optimizer.kind,
+        (double)t->optimizer.beta1, (double)t->optimizer.beta2,
+        (double)t->optimizer.eps, (double)t->optimizer.weight_decay,
+        (double)t->momentum, (double)t->clip, t->frozen_root,
+        (double)r->arcface_weight, (double)r->arcface.scale,
         (double)r->arcface.margin, r->arcface.k, (double)r->distill.cosine,
         (double)r->distill.similarity);
 }

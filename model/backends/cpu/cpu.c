@@ -494,7 +494,8 @@ static enum ut_err build_conv(struct plan *p, struct step *s,
         rc = pad(cpu_param(p, n, MDL_IN_SHIFT), outputs, &s->shift, e);
     if (rc)
         return rc;
-    if (p->bf16 && is_plain_3x3(n) && mdl_wino_fits(ins, outputs) &&
+    if (p->bf16 && !p->trains && is_plain_3x3(n) &&
+        mdl_wino_fits(ins, outputs) &&
         (n->act == MDL_ACT_NONE || n->act == MDL_ACT_PRELU))
         return build_wino(p, s, e);
     if (!p->bf16 && is_plain_3x3(n) && ins >= 16 && outputs >= 16 &&

@@ -30,11 +30,14 @@ conv_backward(struct plan *p, const struct mdl_node *n, dnnl_alg_kind_t alg,
     dnnl_primitive_desc_t forward = NULL;
     dnnl_convolution_desc_t d;
     dnnl_primitive_attr_t attr;
-    dnnl_memory_desc_t w;
+    dnnl_memory_desc_t w, dw;
     dnnl_status_t s;
 
     *pd = NULL;
-    dnnl_memory_desc_init_by_tag(&w, user->ndims, user->dims, dnnl_f32,
+    dnnl_memory_desc_init_by_tag(&w, user->ndims, user->dims,
+                                 p->bf16 ? dnnl_bf16 : dnnl_f32,
+                                 dnnl_format_tag_any);
+    dnnl_memory_desc_init_by_tag(&dw, user->ndims, user->dims, dnnl_f32,
                                  dnnl_format_tag_any);
     dnnl_primitive_attr_create(&attr);
     dnnl_primitive_attr_set_scratchpad_mode(attr, dnnl_scratchpad_mode_user);
@@ -49,7 +52,7 @@ conv_backward(struct plan *p, const struct mdl_node *n, dnnl_alg_kind_t alg,
                 ? dnnl_dilated_convolution_backward_data_desc_init(
                       &d, alg, x, &w, y, stride, dilate, pads, pads)
                 : dnnl_dilated_convolution_backward_weights_desc_init(
-                      &d, alg, x, &w, NULL, y, stride, dilate, pads, pads);
+                      &d, alg, x, &dw, NULL, y, stride, dilate, pads, pads);
     if (s == dnnl_success)
         s = dnnl_primitive_desc_create(pd, &d, attr, p->ctx->engine, forward);
     dnnl_primitive_desc_destroy(forward);
@@ -63,7 +66,7 @@ static enum ut_err choose(struct plan *p, const struct mdl_node *n,
                           const dnnl_memory_desc_t *y,
                           dnnl_primitive_desc_t *pd, struct ut_error *e)
 {
-    bool wino = n->kernel == 3 && n->stride == 1 && n->pad == 1 &&
+    bool wino = !p->bf16 && n->kernel == 3 && n->stride == 1 && n->pad == 1 &&
                 n->groups == 1 && user->dims[0] >= 16 && user->dims[1] >= 16;
 
     if (wino && conv_backward(p, n, dnnl_convolution_winograd, user, x, y,
