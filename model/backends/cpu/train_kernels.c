@@ -123,7 +123,7 @@ INLINE void put(const struct mdl_map *m, int n, int b, int i, vec v)
 INLINE vec param(const struct mdl_map *m, int b, const float *from,
                  float otherwise)
 {
-    vec v;
+    vec v = {0};
 
     for (int k = 0; k < LANES; k++)
         v[k] = k >= channels(m, b) ? 0 : from ? from[b * LANES + k] : otherwise;
@@ -160,7 +160,7 @@ INLINE void stats_rows(enum kind kind, const struct mdl_map *x, int b,
     const int places = area(x);
     double count = (double)places * x->batch;
     double sum[LANES] = {0}, squares[LANES] = {0};
-    vec mean;
+    vec mean = {0};
 
     for (int n = 0; n < x->batch; n++) {
         struct rows in = rows_of(kind, x, n, b);
@@ -208,7 +208,7 @@ void mdl_t_bn_stats(const struct mdl_map *x, float *stats)
 INLINE vec inverse(const struct mdl_map *x, int b, const float *stats,
                    float eps)
 {
-    vec var = param(x, b, stats + x->channels, 0), v;
+    vec var = param(x, b, stats + x->channels, 0), v = {0};
 
     for (int i = 0; i < LANES; i++)
         v[i] = i < channels(x, b) ? 1 / sqrtf(var[i] + eps) : 0;
@@ -378,7 +378,7 @@ INLINE void act_rows(enum kind kind, enum mdl_act act, vec slope,
     struct rows in = rows_of(kind, x, n, b), from = rows_of(kind, dy, n, b);
     struct rows out = rows_of(kind, y, n, b);
     const int places = area(x);
-    ivec lanes;
+    ivec lanes = {0};
 
     for (int k = 0; k < LANES; k++)
         lanes[k] = k < in.lanes ? -1 : 0;
@@ -649,7 +649,7 @@ void mdl_t_softmax_dx(const struct mdl_map *y, const struct mdl_map *dy,
     EACH_BLOCK(y, n, b)
     {
         for (int i = 0; i < area(y); i++) {
-            vec p = get(y, n, b, i), d = get(dy, n, b, i), v;
+            vec p = get(y, n, b, i), d = get(dy, n, b, i), v = {0};
 
             for (int k = 0; k < LANES; k += 2) {
                 v[k] = p[k] * p[k + 1] * (d[k] - d[k + 1]);
