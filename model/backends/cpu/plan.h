@@ -8,8 +8,8 @@
 #include "model/backends/cpu/kernels.h"
 #include "model/backends/cpu/winograd.h"
 
-/* What cpu.c and gradient.c share: plans over oneDNN's primitives and our own
- * kernels. Inside this folder only. */
+/* What the files of this folder share: plans over oneDNN's primitives and our
+ * own kernels. Inside this folder only. */
 
 #define ALIGN 64
 #define MAX_ARGS 8
@@ -96,12 +96,23 @@ dnnl_memory_desc_t cpu_plain(int n, const dnnl_dims_t dims, dnnl_data_type_t t);
 const float *cpu_param(const struct plan *p, const struct mdl_node *n,
                        int role);
 
+/* weights.c. Copies from one layout to another. */
+enum ut_err cpu_copy(struct plan *p, const dnnl_memory_desc_t *from_md,
+                     const void *from, const dnnl_memory_desc_t *to_md,
+                     void *to, struct ut_error *e);
 /* The shared weights of node n in a layout; user and md are for oneDNN's. */
 enum ut_err cpu_weights_get(struct plan *p, const struct mdl_node *n,
                             enum layout layout, const dnnl_memory_desc_t *user,
                             const dnnl_memory_desc_t *md, struct weights **out,
                             struct ut_error *e);
 
+void cpu_weights_put(struct ctx *c, struct weights *w);
+/* oneDNN's copy anew from the parameter; w may be NULL. */
+enum ut_err cpu_weights_refresh(struct plan *p, struct weights *w,
+                                struct ut_error *e);
+
+/* build.c. What s->node needs to run. */
+enum ut_err cpu_build(struct plan *p, struct step *s, struct ut_error *e);
 /* An argument of a step's primitive; one in the workspace, whose place is set
  * when the plan is bound (value -1: the scratchpad). */
 void cpu_arg(struct step *s, int which, dnnl_memory_t m);
@@ -110,6 +121,12 @@ enum ut_err cpu_place(struct plan *p, struct step *s, int which, int value,
 /* The scratchpad that a primitive wants, as an argument. */
 enum ut_err cpu_scratchpad(struct plan *p, struct step *s,
                            dnnl_primitive_desc_t pd, struct ut_error *e);
+
+/* memory.c. Shapes of the values, before the steps are built; their places,
+ * after; and everything pointed into the lane's workspace, where it moved. */
+void cpu_map_values(struct plan *p);
+enum ut_err cpu_plan_memory(struct plan *p, struct ut_error *e);
+void cpu_bind(struct plan *p);
 
 /* gradient.c: prepares and runs what a plan that trains has beside the
  * forward operations; false from run if n is none of these. */
