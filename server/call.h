@@ -12,6 +12,8 @@
  * only this and the messages; transports (rest.c, later Connect and gRPC)
  * make calls and turn replies into bytes. All on the loop. */
 
+#define SRV_CALL_MAX_UNSENT (64 * 1024) /* bytes of a stream */
+
 struct srv_app;
 
 struct srv_call {
@@ -28,6 +30,20 @@ struct srv_call {
     /* The transport's. Exactly one of them ends the call, on the loop. */
     void (*reply)(struct srv_call *c, const ProtobufCMessage *response);
     void (*fail)(struct srv_call *c, const struct api_error *err);
+
+    /* A method that answers with a stream instead sends any number of
+     * messages and ends the call by end or fail. send says false, and nothing
+     * of the message goes out, when the client left or when
+     * SRV_CALL_MAX_UNSENT bytes wait for one that reads too slowly; the call
+     * must be ended all the same. */
+    bool (*send)(struct srv_call *c, const ProtobufCMessage *message);
+    void (*end)(struct srv_call *c);
+
+    /* The handler's. Once something was sent, a client that leaves ends the
+     * call: left is called, once, and c is gone when it returns. A handler
+     * that sends must set it. */
+    void (*left)(struct srv_call *c);
+    void *user;
 };
 
 typedef void (*srv_handler_fn)(struct srv_call *c);

@@ -23,6 +23,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "base/buf.h"
 #include "base/clock.h"
 #include "server/http_socket.h"
 
@@ -39,6 +40,7 @@ enum phase {
     BODY,      /* in a body */
     WORKING,   /* suspended, or about to be */
     ANSWERING, /* the answer is on its way */
+    STREAMING, /* in pieces */
 };
 
 struct conn;
@@ -50,7 +52,10 @@ struct exchange {
     struct MHD_Response *response; /* owned; set by the answer */
     char *body;                    /* owned; [cap] */
     size_t cap;
-    size_t received; /* also what was not kept */
+    size_t received;      /* also what was not kept */
+    struct ut_buf unsent; /* of a stream */
+    size_t unsent_at;     /* what is before it has gone */
+    bool streams, over;   /* over: nothing more will be written */
     bool chunked, bad_uri, discard, close, suspended;
     bool handed;     /* to handle(), and not answered yet */
     uv_poll_t watch; /* while suspended */
@@ -142,6 +147,7 @@ static void unref(struct exchange *x)
 {
     if (--x->refs)
         return;
+    ut_buf_fini(&x->unsent);
     free(x);
 }
 
@@ -154,6 +160,43 @@ static void watch_stop(struct exchange *x)
 {
     if (!uv_is_closing((uv_handle_t *)&x->watch))
         uv_close((uv_handle_t *)&x->watch, on_watch_closed);
+}
+
+/* The answer is there: the call is the handlers' no more. */
+static void hand_back(struct exchange *x)
+{
+    struct srv_http *h = x->conn->h;
+
+    if (!x->handed)
+        return;
+    x->handed = false;
+    h->n_calls--;
+    srv_metrics_set(h->c.metrics, SRV_GAUGE_CALLS, (int64_t)h->n_calls);
+}
+
+static void resume(struct exchange *x)
+{
+    if (!x->suspended)
+        return;
+    x->suspended = false;
+    if (x->watch.data)
+        uv_poll_stop(&x->watch);
+    MHD_resume_connection(x->mhd);
+    x->conn->h->need_run = true;
+}
+
+static void client_left(struct exchange *x)
+{
+    const struct srv_http_hooks *hooks = &x->conn->h->c.hooks;
+
+    x->x.cancelled = true;
+    if (x->over)
+        return;
+    if (x->streams) {
+        x->over = true;
+        hand_back(x);
+    }
+    hooks->left(hooks->arg, &x->x);
 }
 
 /* Something came on a suspended connection: more requests, or its end. */
@@ -173,8 +216,9 @@ static void on_watch(uv_poll_t *w, int status, int events)
         return;
     }
     uv_poll_stop(w);
-    x->x.cancelled = true;
-    x->conn->h->c.hooks.left(x->conn->h->c.hooks.arg, &x->x);
+    client_left(x);
+    if (x->streams)
+        resume(x); /* for the library to find it over */
 }
 
 static void suspend(struct exchange *x)
@@ -183,13 +227,12 @@ static void suspend(struct exchange *x)
 
     MHD_suspend_connection(x->mhd);
     x->suspended = true;
-    x->watch.data = x;
-    if (uv_poll_init(h->loop, &x->watch, x->conn->fd) == 0) {
+    if (!x->watch.data && uv_poll_init(h->loop, &x->watch, x->conn->fd) == 0) {
+        x->watch.data = x;
         x->refs++;
+    } /* else unwatched: only its deadline ends it */
+    if (x->watch.data)
         uv_poll_start(&x->watch, UV_READABLE | UV_DISCONNECT, on_watch);
-    } else {
-        x->watch.data = NULL; /* unwatched: only its deadline ends it */
-    }
 }
 
 static enum MHD_Result send_answer(struct exchange *x)
@@ -199,16 +242,31 @@ static enum MHD_Result send_answer(struct exchange *x)
     enter(x->conn, ANSWERING);
     if (!x->response)
         return MHD_NO; /* there was no memory for it */
+    if (x->streams)
+        x->conn->phase = STREAMING;
     rc = MHD_queue_response(x->mhd, (unsigned)x->x.status, x->response);
     MHD_destroy_response(x->response);
     x->response = NULL;
     return rc;
 }
 
+static void add_fields(struct exchange *x, const struct srv_http_answer *a)
+{
+    MHD_add_response_header(x->response, "X-Request-Id", x->x.request_id);
+    MHD_add_response_header(x->response, "X-Content-Type-Options", "nosniff");
+    MHD_add_response_header(x->response, "Cache-Control", "no-store");
+    if (a->type)
+        MHD_add_response_header(x->response, "Content-Type", a->type);
+    for (int i = 0; i < a->n_fields; i++)
+        MHD_add_response_header(x->response, a->fields[i].name,
+                                a->fields[i].value);
+    if (a->close || x->close || x->conn->h->draining)
+        MHD_add_response_header(x->response, "Connection", "close");
+}
+
 void srv_http_answer(struct srv_http_exchange *pub, struct srv_http_answer *a)
 {
     struct exchange *x = (struct exchange *)pub;
-    struct srv_http *h = x->conn->h;
 
     assert(!pub->status);
     pub->status = a->status;
@@ -216,34 +274,87 @@ void srv_http_answer(struct srv_http_exchange *pub, struct srv_http_answer *a)
     x->response = MHD_create_response_from_buffer(
         a->len, a->body,
         a->body ? MHD_RESPMEM_MUST_FREE : MHD_RESPMEM_PERSISTENT);
-    if (!x->response) {
+    if (!x->response)
         free(a->body);
-    } else {
-        MHD_add_response_header(x->response, "X-Request-Id", pub->request_id);
-        MHD_add_response_header(x->response, "X-Content-Type-Options",
-                                "nosniff");
-        MHD_add_response_header(x->response, "Cache-Control", "no-store");
-        if (a->type)
-            MHD_add_response_header(x->response, "Content-Type", a->type);
-        for (int i = 0; i < a->n_fields; i++)
-            MHD_add_response_header(x->response, a->fields[i].name,
-                                    a->fields[i].value);
-        if (a->close || x->close || h->draining)
-            MHD_add_response_header(x->response, "Connection", "close");
-    }
+    else
+        add_fields(x, a);
     a->body = NULL;
-    if (x->handed) {
-        x->handed = false;
-        h->n_calls--;
-        srv_metrics_set(h->c.metrics, SRV_GAUGE_CALLS, (int64_t)h->n_calls);
+    hand_back(x);
+    resume(x);
+}
+
+/* ---- Streams ---- */
+
+/* The library wants more of a stream; with nothing to give it must sleep. */
+static ssize_t on_more(void *arg, uint64_t at, char *out, size_t max)
+{
+    struct exchange *x = arg;
+    size_t n = x->unsent.len - x->unsent_at;
+
+    (void)at;
+    if (x->x.cancelled)
+        return MHD_CONTENT_READER_END_WITH_ERROR;
+    if (!n && x->over)
+        return MHD_CONTENT_READER_END_OF_STREAM;
+    if (!n) {
+        suspend(x);
+        return 0;
     }
-    if (x->suspended) {
-        x->suspended = false;
-        if (x->watch.data)
-            watch_stop(x); /* before the library may close the socket */
-        MHD_resume_connection(x->mhd);
-        h->need_run = true;
+    n = n < max ? n : max;
+    memcpy(out, x->unsent.data + x->unsent_at, n);
+    x->unsent_at += n;
+    if (x->unsent_at == x->unsent.len)
+        x->unsent.len = x->unsent_at = 0;
+    x->x.sent += n;
+    enter(x->conn, STREAMING);
+    return (ssize_t)n;
+}
+
+void srv_http_stream(struct srv_http_exchange *pub, struct srv_http_answer *a)
+{
+    struct exchange *x = (struct exchange *)pub;
+
+    assert(!pub->status && !a->body);
+    pub->status = a->status;
+    x->streams = true;
+    ut_buf_init(&x->unsent, SRV_HTTP_MAX_UNSENT);
+    x->response = MHD_create_response_from_callback(MHD_SIZE_UNKNOWN, 16 * 1024,
+                                                    on_more, x, NULL);
+    if (x->response)
+        add_fields(x, a);
+    resume(x);
+}
+
+bool srv_http_write(struct srv_http_exchange *pub, const void *data, size_t len)
+{
+    struct exchange *x = (struct exchange *)pub;
+    struct ut_buf *b = &x->unsent;
+    struct ut_error e;
+
+    assert(x->streams);
+    if (x->over || x->x.cancelled)
+        return false;
+    if (x->unsent_at) {
+        memmove(b->data, b->data + x->unsent_at, b->len - x->unsent_at);
+        b->len -= x->unsent_at;
+        x->unsent_at = 0;
     }
+    if (!b->len) /* it is from now on that the client must read */
+        x->conn->since_us = ut_clock_us();
+    if (ut_buf_add(b, data, len, &e))
+        return false;
+    resume(x);
+    return true;
+}
+
+void srv_http_end(struct srv_http_exchange *pub)
+{
+    struct exchange *x = (struct exchange *)pub;
+
+    assert(x->streams);
+    x->over = true;
+    hand_back(x);
+    resume(x);
 }
 
 void srv_http_fail(struct srv_http_exchange *x, const struct api_error *err)
@@ -584,8 +695,12 @@ static void on_completed(void *arg, struct MHD_Connection *mhd, void **context,
     if (!x)
         return;
     *context = NULL;
+    if (x->streams && !x->over)
+        client_left(x);
     if (why != MHD_REQUEST_TERMINATED_COMPLETED_OK)
         x->x.cancelled = true;
+    if (x->watch.data)
+        watch_stop(x); /* before the library closes the socket */
     h->c.hooks.done(h->c.hooks.arg, &x->x);
     drop_body(x);
     if (x->response)
@@ -680,12 +795,13 @@ static void sweep_one(struct conn *c, int64_t now, bool look)
                                       : g->request_timeout_ms;
     bool rest = c->h->draining && c->phase == RESTING;
 
-    if (c->cut || c->phase == WORKING)
+    if (c->cut || c->phase == WORKING ||
+        (c->phase == STREAMING && c->x && !c->x->unsent.len))
         return;
     /* The library loses an end that comes together with data (its epoll is
      * edge-triggered, and a short read clears the edge). */
     if ((rest && peek(c) < 0) ||
-        (look && c->phase != ANSWERING && peek(c) == 0)) {
+        (look && c->phase < ANSWERING && peek(c) == 0)) {
         c->cut = true;
         shutdown(c->fd, SHUT_RDWR); /* a new edge */
     } else if (now - c->since_us > ms * 1000) {
@@ -801,6 +917,9 @@ void srv_http_free(struct srv_http *h)
         return;
     if (h->handles) /* before the epoll descriptor goes */
         uv_poll_stop(&h->poll);
+    for (struct conn *c = h->conns; c; c = c->next)
+        if (c->x)
+            resume(c->x); /* the library wants none suspended */
     if (h->daemon)
         MHD_stop_daemon(h->daemon);
     if (!h->handles) {

@@ -16,10 +16,11 @@
 
 #define SRV_HTTP_MAX_HEADER_BYTES (16 * 1024) /* request line and fields */
 #define SRV_HTTP_DRAIN_BYTES                                                   \
-    (64 * 1024)                       /* of a refused request's body, read     \
-                                         so that the connection lives on */
-#define SRV_HTTP_SPARE_CONNECTIONS 64 /* past the limit, to say 503 on */
-#define SRV_HTTP_MAX_FIELDS 4         /* of an answer, beyond the usual */
+    (64 * 1024)                         /* of a refused request's body, read   \
+                                           so that the connection lives on */
+#define SRV_HTTP_SPARE_CONNECTIONS 64   /* past the limit, to say 503 on */
+#define SRV_HTTP_MAX_FIELDS 4           /* of an answer, beyond the usual */
+#define SRV_HTTP_MAX_UNSENT (64 * 1024) /* bytes of a stream that wait */
 #define SRV_HTTP_REQUEST_ID_LEN 33
 
 struct srv_http;
@@ -63,7 +64,7 @@ struct srv_http_hooks {
     /* The body too. Must be answered exactly once, now or later. */
     void (*handle)(void *arg, struct srv_http_exchange *x);
     /* The client left while its answer was being made: answer all the same
-     * (it goes nowhere). */
+     * (it goes nowhere). While it streams: that was the end of it. */
     void (*left)(void *arg, struct srv_http_exchange *x);
     /* It is over: x->user can go. Called for every exchange, once. */
     void (*done)(void *arg, struct srv_http_exchange *x);
@@ -101,6 +102,15 @@ void srv_http_drain(struct srv_http *h, void (*drained)(void *arg), void *arg);
 void srv_http_answer(struct srv_http_exchange *x, struct srv_http_answer *a);
 /* Answers x with the one error shape. */
 void srv_http_fail(struct srv_http_exchange *x, const struct api_error *err);
+
+/* Answers x in pieces: a without a body, then any number of writes, then the
+ * end, unless left() says that there is nobody any more. A write is false, and
+ * nothing of it goes out, when SRV_HTTP_MAX_UNSENT bytes would wait, or when
+ * there is no memory or no client. One that reads nothing for
+ * request_timeout_ms while something waits is cut. */
+void srv_http_stream(struct srv_http_exchange *x, struct srv_http_answer *a);
+bool srv_http_write(struct srv_http_exchange *x, const void *data, size_t len);
+void srv_http_end(struct srv_http_exchange *x);
 
 /* A request's field, or NULL; names are compared without case. */
 const char *srv_http_field(const struct srv_http_exchange *x, const char *name);

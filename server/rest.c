@@ -9,6 +9,7 @@
 
 #include "api/json.h"
 #include "api/tscaf.pb-c.h"
+#include "base/buf.h"
 #include "base/clock.h"
 #include "server/app.h"
 
@@ -83,6 +84,8 @@ static void on_reply(struct srv_call *c, const ProtobufCMessage *response)
     srv_http_answer(rc->x, &a);
 }
 
+static void end_by_error(struct rest_call *rc, const struct api_error *err);
+
 static void on_fail(struct srv_call *c, const struct api_error *err)
 {
     struct rest_call *rc = (struct rest_call *)c;
@@ -98,7 +101,73 @@ static void on_fail(struct srv_call *c, const struct api_error *err)
                  "id %s",
                  c->request_id);
     }
-    srv_http_fail(rc->x, &shown);
+    if (rc->x->status)
+        end_by_error(rc, &shown);
+    else
+        srv_http_fail(rc->x, &shown);
+}
+
+/* ---- A stream, as Server-Sent Events ---- */
+/* Source: https://html.spec.whatwg.org/multipage/server-sent-events.html */
+
+static bool write_event(struct rest_call *rc, const char *name,
+                        const char *json)
+{
+    struct ut_buf b;
+    struct ut_error e;
+    bool sent;
+
+    ut_buf_init(&b, SRV_CALL_MAX_UNSENT);
+    sent = !ut_buf_addf(&b, &e, "%s%s%sdata: %s\n\n", name ? "event: " : "",
+                        name ? name : "", name ? "\n" : "", json) &&
+           srv_http_write(rc->x, b.data, b.len);
+    ut_buf_fini(&b);
+    return sent;
+}
+
+static bool on_send(struct srv_call *c, const ProtobufCMessage *message)
+{
+    struct rest_call *rc = (struct rest_call *)c;
+    struct srv_http_answer a = {.status = rc->route->status,
+                                .type = "text/event-stream"};
+    struct ut_error e;
+    size_t len;
+    char *json;
+    bool sent;
+
+    if (rc->x->cancelled ||
+        api_json_write(message, API_JSON_REST, &json, &len, &e))
+        return false;
+    if (!rc->x->status)
+        srv_http_stream(rc->x, &a);
+    sent = write_event(rc, NULL, json);
+    free(json);
+    return sent;
+}
+
+/* A browser's EventSource would connect again after a bare end. */
+static void on_end(struct srv_call *c)
+{
+    struct rest_call *rc = (struct rest_call *)c;
+    struct srv_http_answer a = {.status = rc->route->status,
+                                .type = "text/event-stream"};
+
+    if (!rc->x->status)
+        srv_http_stream(rc->x, &a);
+    write_event(rc, "end", "{}");
+    srv_http_end(rc->x);
+}
+
+static void end_by_error(struct rest_call *rc, const struct api_error *err)
+{
+    struct ut_error e;
+    char *json;
+
+    if (!api_error_json(err, &json, &e)) {
+        write_event(rc, "error", json);
+        free(json);
+    }
+    srv_http_end(rc->x);
 }
 
 /* ---- The header ---- */
@@ -240,6 +309,8 @@ static void on_begin(void *arg, struct srv_http_exchange *x)
     rc->call.start_us = x->start_us;
     rc->call.reply = on_reply;
     rc->call.fail = on_fail;
+    rc->call.send = on_send;
+    rc->call.end = on_end;
     memcpy(rc->call.request_id, x->request_id, sizeof(rc->call.request_id));
     if (!find_route(rc) || !check_key(rc) || !check_media(rc) ||
         !set_deadline(rc))
@@ -276,6 +347,8 @@ static void on_left(void *arg, struct srv_http_exchange *x)
     (void)arg;
     /* Executors read it while we write: see srv_item.cancelled. */
     __atomic_store_n(&rc->call.cancelled, true, __ATOMIC_RELAXED);
+    if (x->status) /* it was streaming */
+        rc->call.left(&rc->call);
 }
 
 static void on_done(void *arg, struct srv_http_exchange *x)

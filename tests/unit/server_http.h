@@ -94,6 +94,53 @@ static inline void on_hold(struct srv_call *c)
     atomic_store(&the.n_held, n + 1);
 }
 
+/* A stream that tests write to. */
+static struct {
+    struct srv_call *call; /* the loop's */
+    atomic_bool there, left;
+    int n; /* messages to send */
+    atomic_int sent;
+} the_stream;
+
+static inline void on_stream_left(struct srv_call *c)
+{
+    if (the_stream.call == c)
+        the_stream.call = NULL;
+    atomic_store(&the_stream.left, true);
+}
+
+static inline void on_stream(struct srv_call *c)
+{
+    c->left = on_stream_left;
+    the_stream.call = c;
+    atomic_store(&the_stream.there, true);
+}
+
+static inline void do_send(void)
+{
+    Tscaf__V1__KeyRef m = TSCAF__V1__KEY_REF__INIT;
+    int n = 0;
+
+    m.id = (char *)"0123456789abcdefghij";
+    while (the_stream.call && n < the_stream.n &&
+           the_stream.call->send(the_stream.call, &m.base))
+        n++;
+    atomic_store(&the_stream.sent, n);
+}
+
+static inline void do_end(void)
+{
+    the_stream.call->end(the_stream.call);
+}
+
+static inline void do_break(void)
+{
+    struct api_error err;
+
+    api_fail(&err, API_UNAVAILABLE, "it broke");
+    (the_stream.call->fail)(the_stream.call, &err);
+}
+
 static inline void on_crop(struct srv_call *c)
 {
     Tscaf__V1__FaceCrop r = TSCAF__V1__FACE_CROP__INIT;
@@ -182,6 +229,12 @@ static const struct srv_route routes[] = {
      .handler = on_nothing,
      .status = 204},
     {.method = "GET",
+     .path = "/stream",
+     .role = SRV_ROLE_ANALYZE,
+     .request = &tscaf__v1__list_keys_request__descriptor,
+     .handler = on_stream,
+     .status = 200},
+    {.method = "GET",
      .path = "/broken",
      .role = SRV_ROLE_ADMIN,
      .request = &tscaf__v1__list_keys_request__descriptor,
@@ -264,6 +317,7 @@ static inline int prepare(void **state)
 
     (void)state;
     memset(&the, 0, sizeof(the));
+    memset(&the_stream, 0, sizeof(the_stream));
     the.config.default_deadline_ms = 12345;
     the.app.config = &the.config;
     the.app.ready = true;

@@ -551,6 +551,146 @@ static void connections__past_their_limit__503_then_room_again(void **state)
     is_status(once("GET /plain HTTP/1.1\r\n" HOST "\r\n"), 200);
 }
 
+/* ---- Streams ---- */
+
+#define STREAM "GET /stream HTTP/1.1\r\n" HOST "\r\n"
+#define EVENT "data: {\"id\":\"0123456789abcdefghij\"}\n\n"
+
+static int open_stream(void)
+{
+    int fd = dial();
+
+    assert_true(put(fd, STREAM));
+    UNTIL(atomic_load(&the_stream.there));
+    return fd;
+}
+
+/* Reads until what is there. */
+static void read_until(int fd, char *text, size_t size, const char *what)
+{
+    size_t len = strlen(text);
+
+    while (!strstr(text, what)) {
+        ssize_t n = recv(fd, text + len, size - 1 - len, 0);
+
+        if (n <= 0)
+            fail_msg("\"%s\" never came, but:\n%s", what, text);
+        len += (size_t)n;
+        text[len] = '\0';
+    }
+}
+
+static void stream__messages_apart__events_as_they_are_sent(void **state)
+{
+    static char text[8192];
+    int fd;
+
+    (void)state;
+    text[0] = '\0';
+    start();
+    fd = open_stream();
+    for (int i = 0; i < 3; i++) {
+        the_stream.n = 1;
+        ask(do_send);
+        assert_int_equal(atomic_load(&the_stream.sent), 1);
+        read_until(fd, text, sizeof(text), EVENT);
+        if (!i) {
+            is_status(text, 200);
+            has(text, "Content-Type: text/event-stream");
+        }
+        text[0] = '\0';
+    }
+    ask(do_end);
+    read_until(fd, text, sizeof(text), "event: end\ndata: {}\n\n\r\n0\r\n\r\n");
+    assert_false(atomic_load(&the_stream.left));
+    text[0] = '\0'; /* and the connection lives on */
+    assert_true(put(fd, "GET /plain HTTP/1.1\r\n" HOST "\r\n"));
+    read_until(fd, text, sizeof(text), "plain");
+    close(fd);
+}
+
+static void stream__fails__before_and_after_its_first_message(void **state)
+{
+    static char text[8192];
+    int fd;
+
+    (void)state;
+    text[0] = '\0';
+    start();
+    fd = open_stream();
+    ask(do_break);
+    is_status(take(fd, false), 503);
+    atomic_store(&the_stream.there, false);
+    assert_true(put(fd, STREAM));
+    UNTIL(atomic_load(&the_stream.there));
+    the_stream.n = 1;
+    ask(do_send);
+    ask(do_break);
+    read_until(fd, text, sizeof(text), "event: error\ndata: {\"code\":");
+    read_until(fd, text, sizeof(text), "\r\n0\r\n\r\n");
+    close(fd);
+}
+
+static void stream__client_leaves__told_once(void **state)
+{
+    int fd;
+
+    (void)state;
+    start();
+    fd = open_stream();
+    the_stream.n = 1;
+    ask(do_send);
+    close(fd);
+    UNTIL(atomic_load(&the_stream.left));
+    UNTIL(counted("tscaf_connections 0"));
+    assert_null(the_stream.call);
+}
+
+/* Within one turn of the loop nothing leaves: the limit itself shows. */
+static void stream__past_what_may_wait__refused_and_still_ended(void **state)
+{
+    static char text[2 * SRV_HTTP_MAX_UNSENT];
+    const int fit = SRV_HTTP_MAX_UNSENT / (int)strlen(EVENT);
+    int fd;
+
+    (void)state;
+    text[0] = '\0';
+    start();
+    fd = open_stream();
+    the_stream.n = fit;
+    ask(do_send);
+    assert_int_equal(atomic_load(&the_stream.sent), fit);
+    for (int i = 0; i < 2; i++) { /* it reads: there is room again */
+        read_until(fd, text, sizeof(text), "\r\n\r\n");
+        the_stream.n = 1 << 20;
+        ask(do_send);
+        assert_in_range(atomic_load(&the_stream.sent), 0, the_stream.n - 1);
+    }
+    ask(do_end);
+    close(fd);
+}
+
+static void stream__reads_nothing_for_too_long__cut(void **state)
+{
+    char byte;
+    int fd;
+
+    (void)state;
+    the.http.request_timeout_ms = 300;
+    start();
+    fd = open_stream();
+    the_stream.n = 1 << 20;
+    for (int tries = 0; tries < 1000 && !atomic_load(&the_stream.left);
+         tries++) {
+        ask(do_send);
+        usleep(10000);
+    }
+    assert_true(atomic_load(&the_stream.left));
+    while (recv(fd, &byte, 1, 0) > 0)
+        ;
+    close(fd);
+}
+
 static void drain__calls_in_flight__answered_then_closed(void **state)
 {
     char *answer;
@@ -602,6 +742,11 @@ int main(void)
         T(held__64_calls_at_once__all_answered),
         T(pipelined__behind_a_held_call__answered_in_order),
         T(connections__past_their_limit__503_then_room_again),
+        T(stream__messages_apart__events_as_they_are_sent),
+        T(stream__fails__before_and_after_its_first_message),
+        T(stream__client_leaves__told_once),
+        T(stream__past_what_may_wait__refused_and_still_ended),
+        T(stream__reads_nothing_for_too_long__cut),
         T(drain__calls_in_flight__answered_then_closed),
     };
 
