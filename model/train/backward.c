@@ -2,6 +2,7 @@
  * back, each adding what its result's gradient means for its inputs. */
 #include "model/train/backward.h"
 
+#include <assert.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -10,11 +11,11 @@ struct builder {
     struct mdl_step *step;
     struct mdl_graph *g; /* the step's */
     const bool *trains;
-    int *moved;     /* [from values]: the step's value */
-    int *stats;     /* [from nodes]: of a BatchNorm in training, or -1 */
-    bool *needs;    /* [from values]: a trained parameter lies above */
-    int *gradient;  /* [from values]: summed so far, or -1 */
-    uint64_t *used; /* [from nodes]: by output */
+    int *moved;    /* [from values]: the step's value */
+    int *stats;    /* [from nodes]: of a BatchNorm in training, or -1 */
+    bool *needs;   /* [from values]: a trained parameter lies above */
+    int *gradient; /* [from values]: summed so far, or -1 */
+    bool *used;    /* [from values]: leads to an end */
     int cap_gradients, cap_statistics;
 };
 
@@ -319,58 +320,72 @@ static void back_node(struct builder *b, int at)
     }
 }
 
-static void build(struct builder *b, int output)
+/* Marks what leads to the ends. */
+static void mark_used(struct builder *b, const int *ends, int n)
+{
+    for (int i = 0; i < n; i++)
+        b->used[ends[i]] = true;
+    for (int i = b->from->n_nodes - 1; i >= 0; i--) {
+        const struct mdl_node *node = &b->from->nodes[i];
+
+        for (int k = 0; k < node->n_in && b->used[node->out]; k++)
+            if (node->in[k] >= 0)
+                b->used[node->in[k]] = true;
+    }
+}
+
+static void build(struct builder *b, const int *ends, int n)
 {
     const struct mdl_graph *from = b->from;
-    int y = from->outputs[output];
+    struct mdl_step *s = b->step;
 
     for (int i = 0; i < from->n_modules; i++)
         mdl_graph_module(b->g, from->modules[i]);
     move_given(b);
-    mdl_graph_needs(from, b->used);
+    mark_used(b, ends, n);
     for (int i = 0; i < from->n_nodes && !b->g->error.code; i++)
-        if (b->used[i] >> output & 1)
+        if (b->used[from->nodes[i].out])
             forward_node(b, i);
     if (b->g->error.code)
         return;
-    b->step->output = b->moved[y];
-    b->step->n_forward = b->g->n_nodes;
-    b->g->values[b->moved[y]].keep = true;
-    b->step->seed = mdl_graph_given(b->g, from->values[y].shape);
-    contribute(b, y, b->step->seed);
+    s->n_ends = n;
+    s->n_forward = b->g->n_nodes;
+    for (int i = 0; i < n; i++) {
+        s->ends[i] = b->moved[ends[i]];
+        b->g->values[s->ends[i]].keep = true;
+        s->seeds[i] = mdl_graph_given(b->g, from->values[ends[i]].shape);
+        contribute(b, ends[i], s->seeds[i]);
+    }
     for (int i = from->n_nodes - 1; i >= 0; i--)
-        if (b->used[i] >> output & 1)
+        if (b->used[from->nodes[i].out])
             back_node(b, i);
 }
 
-enum ut_err mdl_step_build(const struct mdl_graph *g, const char *output,
+enum ut_err mdl_step_build(const struct mdl_graph *g, const int *ends, int n,
                            const bool *trains, struct mdl_step *out,
                            struct ut_error *e)
 {
     size_t n_values = (size_t)g->n_values, n_nodes = (size_t)g->n_nodes;
     struct builder b = {
         .from = g, .step = out, .g = &out->graph, .trains = trains};
-    int at = mdl_graph_find_output(g, output);
     enum ut_err rc = UT_OK;
 
+    assert(n >= 1 && n <= MDL_STEP_ENDS);
     *out = (struct mdl_step){0};
     mdl_graph_init(&out->graph);
-    if (at < 0)
-        return ut_fail(e, UT_EINVAL, "there is no output \"%s\"", output);
     b.moved = malloc(n_values * sizeof(*b.moved));
     b.gradient = malloc(n_values * sizeof(*b.gradient));
     b.stats = malloc(n_nodes * sizeof(*b.stats));
     b.needs = calloc(n_values, sizeof(*b.needs));
-    b.used = malloc(n_nodes * sizeof(*b.used));
+    b.used = calloc(n_values, sizeof(*b.used));
     if (!b.moved || !b.gradient || !b.stats || !b.needs || !b.used)
         rc = ut_fail(e, UT_ENOMEM, "no memory for a training step");
     else
-        build(&b, at);
+        build(&b, ends, n);
     if (!rc && out->graph.error.code)
         rc = ut_fail(e, out->graph.error.code, "%s", out->graph.error.msg);
     if (!rc && !out->n_gradients)
-        rc = ut_fail(e, UT_EINVAL, "nothing that trains leads to \"%s\"",
-                     output);
+        rc = ut_fail(e, UT_EINVAL, "nothing that trains leads to the loss");
     free(b.moved);
     free(b.gradient);
     free(b.stats);
