@@ -184,6 +184,23 @@ static void every_body__wrong__400_413_415(void **state)
     }
 }
 
+static void every_body__does_not_come__408(void **state)
+{
+    const char *const flags[] = {"--request-timeout-ms", "100", NULL};
+    const char *const more[] = {"Content-Length: 100", NULL};
+    struct test_server up = server;
+
+    (void)state;
+    memset(&server, 0, sizeof(server));
+    test_server_start(&server, flags);
+    for (size_t i = 0; i < N; i++)
+        if (operations[i].body != NO_BODY)
+            WANTS(&operations[i], 408, "deadline_exceeded", .body = "{",
+                  .headers = more);
+    assert_int_equal(test_server_stop(&server), 0);
+    server = up;
+}
+
 static void every_picture__bad_late_or_undetectable__400_504(void **state)
 {
     const char *const timeout[] = {"Connect-Timeout-Ms: 0", NULL};
@@ -269,6 +286,7 @@ int main(void)
             every_operation__method_query_or_timeout_unknown__405_400),
         cmocka_unit_test(every_name_in_a_path__nothing_there__404),
         cmocka_unit_test(every_body__wrong__400_413_415),
+        cmocka_unit_test(every_body__does_not_come__408),
         cmocka_unit_test(every_picture__bad_late_or_undetectable__400_504),
         cmocka_unit_test(conflicts__external_id_and_poor_face__409_422),
         cmocka_unit_test(every_operation__while_starting__503),

@@ -238,6 +238,100 @@ static void framing__ambiguous__400_and_closed(void **state)
     assert_int_equal(atomic_load(&the.n_held), 0);
 }
 
+static void request_line_and_host__wrong__400_and_closed(void **state)
+{
+    const struct {
+        const char *request;
+        int status;
+    } rows[] = {
+        {"GET /plain HTTP/1.1\r\n\r\n", 400},
+        {"GET /plain HTTP/1.1\r\n" HOST HOST "\r\n", 400},
+        {"GET /pl ain HTTP/1.1\r\n" HOST "\r\n", 400},
+        {"GET /plain%00 HTTP/1.1\r\n" HOST "\r\n", 400},
+        {"GET /plain HTTP/1.0\r\n\r\n", 200}, /* which knows no Host */
+    };
+
+    (void)state;
+    start();
+    for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
+        int fd = dial();
+        char *answer;
+
+        assert_true(put(fd, rows[i].request));
+        answer = take(fd, false);
+        is_status(answer, rows[i].status);
+        if (rows[i].status == 400)
+            has(answer, "\"code\":\"invalid_argument\"");
+        assert_true(ended(fd));
+        close(fd);
+    }
+}
+
+static void content_length__not_a_size__refused_in_our_shape(void **state)
+{
+    const struct {
+        const char *length;
+        int status;
+    } rows[] = {
+        {"x", 400},
+        {"-1", 400},
+        {"+1", 400},
+        {"", 400},
+        {"1 2", 400},
+        {"0x10", 400},
+        {"9223372036854775807", 413},
+        {"18446744073709551615", 413},
+        {"18446744073709551616", 413},
+        {"99999999999999999999999999", 413},
+    };
+
+    (void)state;
+    start();
+    for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
+        int fd = dial();
+        char text[256], *answer;
+
+        snprintf(text, sizeof(text),
+                 "POST /hold HTTP/1.1\r\n" HOST "Content-Length: %s\r\n\r\n",
+                 rows[i].length);
+        assert_true(put(fd, text));
+        answer = take(fd, false);
+        is_status(answer, rows[i].status);
+        has(answer, "{\"code\":\"");
+        assert_true(ended(fd));
+        close(fd);
+    }
+    assert_int_equal(atomic_load(&the.n_held), 0);
+}
+
+/* What else the library refuses by itself, before it asks us: in words of its
+ * own, but refused and closed. */
+static void framing__the_librarys_own_refusals__closed(void **state)
+{
+    const struct {
+        const char *request;
+        int status;
+    } rows[] = {
+        {"POST /hold HTTP/1.1\r\n" HOST
+         "Transfer-Encoding: chunked\r\n\r\nzz\r\n",
+         400},
+        {"GET /plain HTTP/1.1\r\n" HOST "no colon\r\n\r\n", 400},
+        {"GET /plain HTTP/3.0\r\n" HOST "\r\n", 505},
+    };
+
+    (void)state;
+    start();
+    for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
+        int fd = dial();
+
+        assert_true(put(fd, rows[i].request));
+        is_status(take(fd, false), rows[i].status);
+        assert_true(ended(fd));
+        close(fd);
+    }
+    assert_int_equal(atomic_load(&the.n_held), 0);
+}
+
 static void expect__continue_or_refusal__before_the_body(void **state)
 {
     char *answer;
@@ -728,6 +822,9 @@ int main(void)
         T(chunked_body__at_one_past_and_far_past__200_413_cut),
         T(bodies_in_memory__past_their_sum__503),
         T(framing__ambiguous__400_and_closed),
+        T(request_line_and_host__wrong__400_and_closed),
+        T(content_length__not_a_size__refused_in_our_shape),
+        T(framing__the_librarys_own_refusals__closed),
         T(expect__continue_or_refusal__before_the_body),
         T(early_refusal__small_body__connection_lives),
         T(head__of_get_routes__no_body),
