@@ -1,4 +1,5 @@
-/* Batching: two intrusive queues under one lock, an executor per lane. */
+/* Batching: two intrusive queues under one lock, an executor per lane, and a
+ * thread that ends what expires while the executors are busy. */
 #include "server/batcher.h"
 
 #include <pthread.h>
@@ -26,13 +27,16 @@ struct srv_batcher {
     struct srv_metrics *metrics; /* may be NULL */
     struct srv_batcher_config config;
     pthread_mutex_t lock;
-    pthread_cond_t work;
-    struct queue live, bulk; /* guarded by lock, as the next three */
+    pthread_cond_t work, deadline;
+    struct queue live, bulk; /* guarded by lock, as the next four */
     size_t n_queued;
+    int64_t next_deadline_us; /* the watch sleeps until it */
     int n_idle;
     bool stopping;
     struct executor *executors;
     int n_executors;
+    pthread_t watch;
+    bool watched; /* it was started */
 };
 
 static void queue_put(struct queue *q, struct srv_item *it)
@@ -82,6 +86,16 @@ static void sweep(struct srv_batcher *b, struct queue *q, int64_t now,
     q->tail = p;
 }
 
+static void drop_all(struct srv_batcher *b, struct srv_item *stale)
+{
+    while (stale) {
+        struct srv_item *next = stale->next; /* its owner's once dropped */
+
+        drop(b, stale, ut_clock_us());
+        stale = next;
+    }
+}
+
 /* Up to max items of the first one's tasks, oldest first. */
 static int take(struct srv_batcher *b, struct queue *q, int max,
                 struct srv_item **batch)
@@ -116,6 +130,14 @@ static int count_same(const struct queue *q)
     return n;
 }
 
+static void wait_until(pthread_cond_t *cond, pthread_mutex_t *lock,
+                       int64_t until_us)
+{
+    struct timespec t = {until_us / 1000000, until_us % 1000000 * 1000};
+
+    pthread_cond_timedwait(cond, lock, &t);
+}
+
 /* Sleeps until there is work; the batch to run, or 0 to end. Called and
  * returns with the lock held; *stale gets what must be dropped. */
 static int next_batch(struct srv_batcher *b, struct srv_item **batch,
@@ -136,9 +158,8 @@ static int next_batch(struct srv_batcher *b, struct srv_item **batch,
             count_same(q) < SRV_MAX_BATCH &&
             now < q->head->queue_us + b->config.delay_us) {
             int64_t until = q->head->queue_us + b->config.delay_us;
-            struct timespec t = {until / 1000000, until % 1000000 * 1000};
 
-            pthread_cond_timedwait(&b->work, &b->lock, &t);
+            wait_until(&b->work, &b->lock, until);
             continue;
         }
         if (q->head)
@@ -250,15 +271,49 @@ static void *execute(void *arg)
         if (n < 0)
             break;
         pthread_mutex_unlock(&b->lock);
-        while (stale) {
-            struct srv_item *next = stale->next;
-
-            drop(b, stale, ut_clock_us());
-            stale = next;
-        }
+        drop_all(b, stale);
         if (n)
             run(x, batch, n);
         pthread_mutex_lock(&b->lock);
+    }
+    pthread_mutex_unlock(&b->lock);
+    return NULL;
+}
+
+static int64_t earliest(const struct queue *q)
+{
+    int64_t us = INT64_MAX;
+
+    for (const struct srv_item *it = q->head; it; it = it->next)
+        us = it->deadline_us < us ? it->deadline_us : us;
+    return us;
+}
+
+/* Ends what expires while every executor is busy. */
+static void *watch(void *arg)
+{
+    struct srv_batcher *b = arg;
+
+    pthread_mutex_lock(&b->lock);
+    while (!b->stopping) {
+        struct srv_item *stale = NULL;
+        int64_t now = ut_clock_us(), live, bulk;
+
+        sweep(b, &b->live, now, &stale);
+        sweep(b, &b->bulk, now, &stale);
+        if (stale) {
+            pthread_mutex_unlock(&b->lock);
+            drop_all(b, stale);
+            pthread_mutex_lock(&b->lock);
+            continue;
+        }
+        live = earliest(&b->live);
+        bulk = earliest(&b->bulk);
+        b->next_deadline_us = live < bulk ? live : bulk;
+        if (b->next_deadline_us == INT64_MAX)
+            pthread_cond_wait(&b->deadline, &b->lock);
+        else
+            wait_until(&b->deadline, &b->lock, b->next_deadline_us);
     }
     pthread_mutex_unlock(&b->lock);
     return NULL;
@@ -282,6 +337,9 @@ static enum ut_err start(struct srv_batcher *b, struct ut_error *e)
         }
         b->n_executors++;
     }
+    if (pthread_create(&b->watch, NULL, watch, b))
+        return ut_fail(e, UT_ENOMEM, "the watch over deadlines cannot start");
+    b->watched = true;
     return UT_OK;
 }
 
@@ -303,10 +361,12 @@ enum ut_err srv_batcher_new(struct srv_engine *en, struct srv_gallery *gallery,
     b->config = *c;
     b->live.tail = &b->live.head;
     b->bulk.tail = &b->bulk.head;
+    b->next_deadline_us = INT64_MAX;
     pthread_mutex_init(&b->lock, NULL);
     pthread_condattr_init(&attr);
     pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
     pthread_cond_init(&b->work, &attr);
+    pthread_cond_init(&b->deadline, &attr);
     pthread_condattr_destroy(&attr);
     b->executors = calloc((size_t)srv_engine_lanes(en), sizeof(*b->executors));
     rc = b->executors ? start(b, e)
@@ -325,13 +385,17 @@ void srv_batcher_free(struct srv_batcher *b)
     pthread_mutex_lock(&b->lock);
     b->stopping = true;
     pthread_cond_broadcast(&b->work);
+    pthread_cond_signal(&b->deadline);
     pthread_mutex_unlock(&b->lock);
+    if (b->watched)
+        pthread_join(b->watch, NULL);
     for (int i = 0; i < b->n_executors; i++) {
         pthread_join(b->executors[i].thread, NULL);
         srv_gallery_scratch_free(b->executors[i].scratch);
     }
     pthread_mutex_destroy(&b->lock);
     pthread_cond_destroy(&b->work);
+    pthread_cond_destroy(&b->deadline);
     free(b->executors);
     free(b);
 }
@@ -341,6 +405,7 @@ enum ut_err srv_batcher_push(struct srv_batcher *b, struct srv_item **items,
 {
     int64_t now = ut_clock_us();
     enum ut_err rc = UT_OK;
+    bool sooner = false;
 
     pthread_mutex_lock(&b->lock);
     if (b->n_queued + (size_t)n > b->config.max_items) {
@@ -353,9 +418,12 @@ enum ut_err srv_batcher_push(struct srv_batcher *b, struct srv_item **items,
             items[i]->queue_us = now; /* when it came, until it leaves */
             items[i]->expired = items[i]->dropped = false;
             queue_put(items[i]->bulk ? &b->bulk : &b->live, items[i]);
+            sooner |= items[i]->deadline_us < b->next_deadline_us;
         }
         b->n_queued += (size_t)n;
         pthread_cond_broadcast(&b->work);
+        if (sooner)
+            pthread_cond_signal(&b->deadline);
     }
     srv_metrics_set(b->metrics, SRV_GAUGE_QUEUE, (int64_t)b->n_queued);
     pthread_mutex_unlock(&b->lock);

@@ -12,7 +12,8 @@
  * executor starts at once with what waits (work-conserving), live before
  * bulk, oldest first, one set of tasks per batch; it waits up to delay_us for
  * a fuller batch only when told to. Expired and cancelled items leave before
- * they cost compute. */
+ * they cost compute; an expired one at its deadline, however busy the
+ * executors are. */
 
 struct srv_item {
     struct srv_item *next; /* the batcher's                              */
@@ -33,7 +34,7 @@ struct srv_item {
                               expired set */
     bool expired, dropped; /* out: past its deadline; cancelled */
 
-    /* Called on an executor's thread, the item is the caller's again. Must
+    /* Called on a thread of the batcher's, the item is the caller's again. Must
      * be quick: post to a mailbox. */
     void (*done)(struct srv_item *it);
     void *owner; /* the caller's */

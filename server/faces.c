@@ -120,6 +120,15 @@ static void deliver(struct srv_mail *m)
     job->done(job, job->failed ? &job->err : NULL);
 }
 
+static void fail_expired(struct srv_faces_job *job)
+{
+    struct api_error err;
+
+    api_fail(&err, API_DEADLINE_EXCEEDED,
+             "the deadline passed while the request was queued");
+    set_error(job, &err);
+}
+
 static bool last_of(struct srv_faces_job *job)
 {
     return __atomic_sub_fetch(&job->pending, 1, __ATOMIC_ACQ_REL) == 0;
@@ -131,11 +140,10 @@ static void on_item(struct srv_item *it)
     struct srv_faces_job *job = it->owner;
     struct api_error err;
 
-    if (it->rc) {
-        if (it->expired) {
-            api_fail(&err, API_DEADLINE_EXCEEDED,
-                     "the deadline passed while the request was queued");
-        } else if (it->dropped) {
+    if (it->expired) {
+        fail_expired(job);
+    } else if (it->rc) {
+        if (it->dropped) {
             api_fail(&err, API_CANCELED, "the client left");
         } else {
             api_fail(&err, API_UNAVAILABLE, "the device failed this batch");
@@ -289,10 +297,14 @@ static void on_frame(void *arg, int worker)
     struct ut_error e;
     enum ut_err rc = UT_OK;
 
-    /* A client that left, or a job that failed already, costs no decoding. */
-    if (!__atomic_load_n(&job->failed, __ATOMIC_RELAXED) &&
-        !(job->cancelled &&
-          __atomic_load_n(job->cancelled, __ATOMIC_RELAXED))) {
+    /* A client that left, a job that failed already or is too late costs no
+     * decoding. */
+    if (start >= job->deadline_us) {
+        fail_expired(job);
+        srv_metrics_count(metrics, SRV_REJECT_EXPIRED);
+    } else if (!__atomic_load_n(&job->failed, __ATOMIC_RELAXED) &&
+               !(job->cancelled &&
+                 __atomic_load_n(job->cancelled, __ATOMIC_RELAXED))) {
         rc = mdl_image_decode(frame->bytes, frame->len,
                               job->crop_input ? 0 : DECODE_SIDE_PX, &im, &e);
         decoded = ut_clock_us();
