@@ -117,31 +117,51 @@ static double share(int of, int other)
     return of + other ? (double)of / (of + other) : 0;
 }
 
-enum ut_err mdl_binary_figures_of(const struct mdl_dataset *d,
-                                  const float *probability, double threshold,
-                                  struct mdl_binary_figures *out,
-                                  struct ut_error *e)
+static enum ut_err figures_of(const struct mdl_dataset *d,
+                              const float *probability, bool all, int group,
+                              double threshold, struct mdl_binary_figures *out,
+                              struct ut_error *e)
 {
     struct mdl_scored *s = malloc((size_t)d->n * sizeof(*s));
     struct mdl_confusion *c = &out->confusion;
+    int n = 0;
 
     if (!s)
         return ut_fail(e, UT_ENOMEM, "no memory for %d scores", d->n);
     for (int i = 0; i < d->n; i++)
-        s[i] = (struct mdl_scored){probability[i], d->examples[i].label > 0, 0};
-    mdl_scored_sort(s, d->n);
+        if (all || d->examples[i].group == group)
+            s[n++] = (struct mdl_scored){probability[i],
+                                         d->examples[i].label > 0, 0};
+    mdl_scored_sort(s, n);
     *out = (struct mdl_binary_figures){
-        .pictures = d->n,
+        .pictures = n,
         .threshold = threshold,
-        .confusion = mdl_confusion_at(s, d->n, threshold),
-        .auc = mdl_auc(s, d->n),
-        .eer = mdl_eer(s, d->n),
+        .confusion = mdl_confusion_at(s, n, threshold),
+        .auc = mdl_auc(s, n),
+        .eer = mdl_eer(s, n),
     };
     out->accuracy = mdl_accuracy(c);
     out->precision = share(c->true_positive, c->false_positive);
     out->recall = share(c->true_positive, c->false_negative);
     free(s);
     return UT_OK;
+}
+
+enum ut_err mdl_binary_figures_of(const struct mdl_dataset *d,
+                                  const float *probability, double threshold,
+                                  struct mdl_binary_figures *out,
+                                  struct ut_error *e)
+{
+    return figures_of(d, probability, true, 0, threshold, out, e);
+}
+
+enum ut_err mdl_binary_figures_of_group(const struct mdl_dataset *d,
+                                        const float *probability, int group,
+                                        double threshold,
+                                        struct mdl_binary_figures *out,
+                                        struct ut_error *e)
+{
+    return figures_of(d, probability, false, group, threshold, out, e);
 }
 
 /* ---- identities ---- */
@@ -200,8 +220,7 @@ static float *similarities(const float *x, int n, int dim)
 }
 
 /* Every pair once, sorted: [n (n - 1) / 2]. */
-static struct mdl_scored *pairs(const struct mdl_dataset *d, const float *all,
-                                struct mdl_identity_figures *f)
+static struct mdl_scored *pairs(const struct mdl_dataset *d, const float *all)
 {
     size_t many = (size_t)d->n * (size_t)(d->n - 1) / 2, n = 0;
     struct mdl_scored *s = malloc(many * sizeof(*s));
@@ -212,8 +231,6 @@ static struct mdl_scored *pairs(const struct mdl_dataset *d, const float *all,
 
             s[n++] = (struct mdl_scored){
                 all[(size_t)i * (size_t)d->n + (size_t)j], same, 0};
-            f->genuine += same;
-            f->impostor += !same;
         }
     if (s)
         mdl_scored_sort(s, (int)n);
@@ -228,6 +245,7 @@ static enum ut_err identify(const struct mdl_dataset *d, const float *all,
     int *gallery = malloc((size_t)d->n * sizeof(*gallery));
     float *right = malloc((size_t)d->n * sizeof(*right)); /* -2: not first */
     int enrolled = 0, n_strangers = 0, probes = 0, first = 0, passed = 0;
+    int over = 0, named = 0; /* at f->threshold */
     float limit = 2;
 
     if (!strangers || !gallery || !right) {
@@ -269,8 +287,17 @@ static enum ut_err identify(const struct mdl_dataset *d, const float *all,
     mdl_scored_sort(strangers, n_strangers);
     if (n_strangers)
         limit = strangers[n_strangers / 100].score;
-    for (int i = 0; i < probes; i++)
+    for (int i = 0; i < probes; i++) {
         passed += right[i] > limit;
+        named += right[i] >= f->threshold;
+    }
+    for (int i = 0; i < n_strangers; i++)
+        over += strangers[i].score >= f->threshold;
+    f->enrolled = enrolled;
+    f->probes = probes;
+    f->strangers = n_strangers;
+    f->fpir_there = n_strangers ? (double)over / n_strangers : 0;
+    f->tpir_there = probes ? (double)named / probes : 0;
     f->rank1 = probes ? (double)first / probes : 0;
     f->tpir = probes ? (double)passed / probes : 0;
     free(strangers);
@@ -279,34 +306,54 @@ static enum ut_err identify(const struct mdl_dataset *d, const float *all,
     return UT_OK;
 }
 
-static enum ut_err compare(const struct mdl_dataset *d, const float *x, int dim,
-                           double rate, struct mdl_identity_figures *f,
-                           struct ut_error *e)
+static enum ut_err compare(const struct mdl_dataset *d, const float *all,
+                           const struct mdl_scored *s, double rate,
+                           struct mdl_identity_figures *f, struct ut_error *e)
 {
     static const double far[] = {1e-2, 1e-3, 1e-4};
-    float *all = similarities(x, d->n, dim);
-    struct mdl_scored *s = all ? pairs(d, all, f) : NULL;
     int n = d->n * (d->n - 1) / 2;
-    enum ut_err rc = UT_OK;
 
-    if (!s) {
-        free(all);
-        return ut_fail(e, UT_ENOMEM, "no memory for %d pictures' pairs", d->n);
+    for (int i = 0; i < n; i++) {
+        f->genuine += s[i].positive;
+        f->impostor += !s[i].positive;
     }
-    if (!f->genuine || !f->impostor) {
-        rc = ut_fail(e, UT_EINVAL,
-                     "%d pictures have no two of one person and of two", d->n);
-    } else {
-        f->auc = mdl_auc(s, n);
-        f->eer = mdl_eer(s, n);
-        for (int i = 0; i < 3; i++)
-            f->tar[i] = mdl_tar_at(s, n, far[i], NULL);
-        mdl_tar_at(s, n, rate, &f->threshold);
-        rc = identify(d, all, f, e);
-    }
-    free(s);
-    free(all);
-    return rc;
+    if (!f->genuine || !f->impostor)
+        return ut_fail(e, UT_EINVAL,
+                       "%d pictures have no two of one person and of two",
+                       d->n);
+    f->auc = mdl_auc(s, n);
+    f->eer = mdl_eer(s, n);
+    for (int i = 0; i < 3; i++)
+        f->tar[i] = mdl_tar_at(s, n, far[i], NULL);
+    mdl_tar_at(s, n, rate, &f->threshold);
+    return identify(d, all, f, e);
+}
+
+/* Everything with everything: *chosen borrows d's paths, its examples are the
+ * caller's; *all [n, n], *s the pairs, sorted. */
+static enum ut_err score_all(struct mdl_evaluator *v,
+                             const struct mdl_dataset *d, const char *leaf,
+                             struct mdl_dataset *chosen, float **all,
+                             struct mdl_scored **s, struct ut_error *e)
+{
+    char output[MDL_NAME_LEN + 32];
+    float *x = NULL;
+    enum ut_err rc = choose(d, chosen, e);
+    int dim;
+
+    snprintf(output, sizeof(output), "%s.embedding.normalized", leaf);
+    if (!rc && chosen->n < 2)
+        rc = ut_fail(e, UT_EINVAL, "fewer than two labelled pictures");
+    if (!rc)
+        rc = mdl_evaluate(v, chosen, output, &x, &dim, e);
+    if (rc)
+        return rc;
+    *all = similarities(x, chosen->n, dim);
+    *s = *all ? pairs(chosen, *all) : NULL;
+    free(x);
+    return *s ? UT_OK
+              : ut_fail(e, UT_ENOMEM, "no memory for %d pictures' pairs",
+                        chosen->n);
 }
 
 enum ut_err mdl_evaluate_identities(struct mdl_evaluator *v,
@@ -315,21 +362,33 @@ enum ut_err mdl_evaluate_identities(struct mdl_evaluator *v,
                                     struct mdl_identity_figures *out,
                                     struct ut_error *e)
 {
-    char output[MDL_NAME_LEN + 32];
-    struct mdl_dataset chosen;
-    float *x = NULL;
-    enum ut_err rc = choose(d, &chosen, e);
-    int dim;
+    struct mdl_dataset chosen = {0};
+    struct mdl_scored *s = NULL;
+    float *all = NULL;
+    enum ut_err rc = score_all(v, d, leaf, &chosen, &all, &s, e);
 
     *out = (struct mdl_identity_figures){.pictures = chosen.n};
-    snprintf(output, sizeof(output), "%s.embedding.normalized", leaf);
-    if (!rc && chosen.n < 2)
-        rc = ut_fail(e, UT_EINVAL, "fewer than two labelled pictures");
     if (!rc)
-        rc = mdl_evaluate(v, &chosen, output, &x, &dim, e);
-    if (!rc)
-        rc = compare(&chosen, x, dim, false_match_rate, out, e);
-    free(x);
+        rc = compare(&chosen, all, s, false_match_rate, out, e);
+    free(s);
+    free(all);
+    free(chosen.examples);
+    return rc;
+}
+
+enum ut_err mdl_identity_scores(struct mdl_evaluator *v,
+                                const struct mdl_dataset *d, const char *leaf,
+                                struct mdl_scored **scores, int *n,
+                                struct ut_error *e)
+{
+    struct mdl_dataset chosen = {0};
+    float *all = NULL;
+    enum ut_err rc;
+
+    *scores = NULL;
+    rc = score_all(v, d, leaf, &chosen, &all, scores, e);
+    *n = chosen.n * (chosen.n - 1) / 2;
+    free(all);
     free(chosen.examples);
     return rc;
 }

@@ -38,6 +38,11 @@ UT_MUSTUSE enum ut_err mdl_binary_figures_of(const struct mdl_dataset *d,
                                              struct mdl_binary_figures *out,
                                              struct ut_error *e);
 
+/* The same of one group's pictures alone. */
+UT_MUSTUSE enum ut_err mdl_binary_figures_of_group(
+    const struct mdl_dataset *d, const float *probability, int group,
+    double threshold, struct mdl_binary_figures *out, struct ut_error *e);
+
 /* Who is it, from labelled pictures of people that were not trained on: every
  * pair of pictures, at most MDL_IDENTITY_PICTURES of them. 1:N enrols the first
  * picture of every other identity; the rest are probes. */
@@ -51,10 +56,21 @@ struct mdl_identity_figures {
     double tpir;               /* rank 1 and over the threshold at which a
                                   hundredth of the strangers pass: FPIR 1e-2 */
     double threshold;          /* whose false match rate is the asked one */
+    /* 1:N at that threshold, among so many enrolled: strangers that are taken
+     * for somebody, and enrolled people that are named rightly. */
+    int enrolled, probes, strangers;
+    double fpir_there, tpir_there;
 };
 UT_MUSTUSE enum ut_err
 mdl_evaluate_identities(struct mdl_evaluator *v, const struct mdl_dataset *d,
                         const char *leaf, double false_match_rate,
                         struct mdl_identity_figures *out, struct ut_error *e);
+
+/* The pairs of the same pictures, sorted: *scores [*n], the caller's. */
+UT_MUSTUSE enum ut_err mdl_identity_scores(struct mdl_evaluator *v,
+                                           const struct mdl_dataset *d,
+                                           const char *leaf,
+                                           struct mdl_scored **scores, int *n,
+                                           struct ut_error *e);
 
 #endif

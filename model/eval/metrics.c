@@ -126,6 +126,47 @@ double mdl_tar_at(const struct mdl_scored *s, int n, double far,
     return tar;
 }
 
+/* Whether a curve's next point can be told from the last: 500 steps on each
+ * linear axis, 100 a decade on a logarithmic one. 2 * 500 + 8 * 100 decades of
+ * pairs stay below MDL_ROC_POINTS. */
+static bool is_apart(const struct mdl_roc_point *a, double far, double tar)
+{
+    return tar - a->tar >= 1 / 500.0 || far - a->far >= 1 / 500.0 ||
+           (far > 0 && a->far > 0 && log10(far / a->far) >= 0.01) ||
+           (far > 0 && a->far <= 0);
+}
+
+int mdl_roc_of(const struct mdl_scored *s, int n,
+               struct mdl_roc_point out[MDL_ROC_POINTS])
+{
+    struct sweep w = start(s, n);
+    int points = 0;
+
+    if (!w.all_positives || !w.all_negatives)
+        return 0;
+    out[points++] = (struct mdl_roc_point){0, 0, INFINITY};
+    while (next(&w)) {
+        double far = (double)w.negatives / w.all_negatives;
+        double tar = (double)w.positives / w.all_positives;
+
+        if ((w.at == n || is_apart(&out[points - 1], far, tar)) &&
+            points < MDL_ROC_POINTS)
+            out[points++] = (struct mdl_roc_point){far, tar, s[w.at - 1].score};
+    }
+    return points;
+}
+
+void mdl_interval(int of, int n, double *low, double *high)
+{
+    const double z = 1.959964;
+    double p = n ? (double)of / n : 0, m = n ? n : 1, middle, half;
+
+    middle = (p + z * z / (2 * m)) / (1 + z * z / m);
+    half = z / (1 + z * z / m) * sqrt(p * (1 - p) / m + z * z / (4 * m * m));
+    *low = n ? fmax(0, middle - half) : 0;
+    *high = n ? fmin(1, middle + half) : 1;
+}
+
 /* The threshold with the highest accuracy outside one fold: half-way between
  * two scores of the others. */
 static double best_without(const struct mdl_scored *s, int n, int fold)

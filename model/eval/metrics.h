@@ -35,6 +35,21 @@ double mdl_eer(const struct mdl_scored *s, int n);
 double mdl_tar_at(const struct mdl_scored *s, int n, double far,
                   double *threshold);
 
+/* A curve from (0, 0) to (1, 1), thinned to what can be seen on linear and
+ * logarithmic axes. Returns how many points, at most MDL_ROC_POINTS; 0 if
+ * positives or negatives are missing. */
+#define MDL_ROC_POINTS 2048
+
+struct mdl_roc_point {
+    double far, tar;  /* rates of false and of true positives */
+    double threshold; /* INFINITY at (0, 0) */
+};
+int mdl_roc_of(const struct mdl_scored *s, int n,
+               struct mdl_roc_point out[MDL_ROC_POINTS]);
+
+/* Wilson's 95 % interval of a share of `of` out of n independent ones. */
+void mdl_interval(int of, int n, double *low, double *high);
+
 /* LFW's protocol: for each fold the threshold that is best on the others, and
  * its accuracy here. Mean and standard deviation over the folds, and the mean
  * threshold. Errors: UT_EINVAL unless there are two folds, UT_ENOMEM. */

@@ -19,6 +19,8 @@ static const struct {
     {"export", cmd_export, "write a model as ONNX"},
     {"train", cmd_train, "train both leaves over two dataset queues"},
     {"eval", cmd_eval, "accuracy and the rest, for fatigue and recognition"},
+    {"calibrate", cmd_calibrate,
+     "thresholds at stated error rates, into a model"},
     {"bench", cmd_bench, "time the network or the gallery search"},
     {"sample", cmd_sample, "draw a sample face"},
 };
