@@ -80,6 +80,7 @@ $B/gen/%.pb-c.o: $(GEN)/%.pb-c.c
 # The messages' headers must exist before anything that includes them.
 $(call obj,$(shell find api model server client tests -name '*.c')): | $(PROTOS:%=$(GEN)/%.pb-c.h)
 
+$B/server/console.o: $(wildcard client/console/*)
 $B/%.o: %.c Makefile
 	@mkdir -p $(@D)
 	$(CC) $(CPPFLAGS) $(CFLAGS) -MMD -MP -c -o $@ $<

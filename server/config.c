@@ -81,6 +81,9 @@ static const struct option options[] = {
     {"create-key", TEXT, COMMAND_LINE, AT(create_key), 0, 0, NULL, "ROLE:NAME",
      "make an API key in the store (roles analyze, enroll, admin), print its "
      "secret and exit; a running server knows it after a restart"},
+    {"healthcheck", BOOL, COMMAND_LINE, AT(healthcheck), 0, 0, "false", NULL,
+     "ask the server that listens at --listen whether it is ready, and exit "
+     "with 0 if it is, with 1 if not"},
     {"version", BOOL, COMMAND_LINE, AT(version), 0, 0, "false", NULL,
      "print the version and exit"},
     {"help", BOOL, COMMAND_LINE, AT(help), 0, 0, "false", NULL,

@@ -49,7 +49,7 @@ struct srv_config {
     /* Only on the command line (config: environment too). */
     char *config;     /* file */
     char *create_key; /* "ROLE:NAME" */
-    bool help, version;
+    bool healthcheck, help, version;
 };
 
 /* Reads everything. Errors: UT_EINVAL (the message names the option where it

@@ -250,11 +250,20 @@ static enum MHD_Result send_answer(struct exchange *x)
     return rc;
 }
 
+static bool has_field(const struct srv_http_answer *a, const char *name)
+{
+    for (int i = 0; i < a->n_fields; i++)
+        if (strcasecmp(a->fields[i].name, name) == 0)
+            return true;
+    return false;
+}
+
 static void add_fields(struct exchange *x, const struct srv_http_answer *a)
 {
     MHD_add_response_header(x->response, "X-Request-Id", x->x.request_id);
     MHD_add_response_header(x->response, "X-Content-Type-Options", "nosniff");
-    MHD_add_response_header(x->response, "Cache-Control", "no-store");
+    if (!has_field(a, "Cache-Control"))
+        MHD_add_response_header(x->response, "Cache-Control", "no-store");
     if (a->type)
         MHD_add_response_header(x->response, "Content-Type", a->type);
     for (int i = 0; i < a->n_fields; i++)

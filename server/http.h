@@ -19,7 +19,7 @@
     (64 * 1024)                         /* of a refused request's body, read   \
                                            so that the connection lives on */
 #define SRV_HTTP_SPARE_CONNECTIONS 64   /* past the limit, to say 503 on */
-#define SRV_HTTP_MAX_FIELDS 4           /* of an answer, beyond the usual */
+#define SRV_HTTP_MAX_FIELDS 8           /* of an answer, beyond the usual */
 #define SRV_HTTP_MAX_UNSENT (64 * 1024) /* bytes of a stream that wait */
 #define SRV_HTTP_REQUEST_ID_LEN 33
 
@@ -52,7 +52,8 @@ struct srv_http_answer {
     const char *type; /* Content-Type; NULL when there is no body */
     char *body;       /* taken, freed by free(); may be NULL */
     size_t len;
-    struct srv_http_field fields[SRV_HTTP_MAX_FIELDS];
+    struct srv_http_field fields[SRV_HTTP_MAX_FIELDS]; /* a Cache-Control
+                                                          replaces no-store */
     int n_fields;
     bool close; /* end the connection after it */
 };

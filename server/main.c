@@ -15,7 +15,9 @@
 #include "model/vision/face.h"
 #include "server/app.h"
 #include "server/auth.h"
+#include "server/console.h"
 #include "server/faces.h"
+#include "server/healthcheck.h"
 #include "server/http.h"
 #include "server/log.h"
 #include "server/metrics.h"
@@ -30,6 +32,7 @@ struct server {
     struct srv_app app;
     struct srv_config config;
     struct srv_rest *rest;
+    struct srv_console *console;
     uv_signal_t term, intr;
     uv_timer_t limit; /* of draining */
     struct srv_mail started;
@@ -246,6 +249,10 @@ static enum ut_err listen_http(struct server *s, struct ut_error *e)
     if (rc)
         return rc;
     http.hooks = srv_rest_hooks(s->rest);
+    rc = srv_console_new(&http.hooks, app->log, app->metrics, &s->console, e);
+    if (rc)
+        return rc;
+    http.hooks = srv_console_hooks(s->console);
     http.metrics = app->metrics;
     return srv_http_new(&app->loop, &http, &app->http, e);
 }
@@ -270,6 +277,7 @@ static void unmake(struct server *s)
     srv_auth_free(app->auth);
     srv_store_close(app->store);
     srv_metrics_free(app->metrics);
+    srv_console_free(s->console);
     srv_rest_free(s->rest);
     srv_log_free(app->log);
     srv_config_fini(&s->config);
@@ -370,6 +378,11 @@ int main(int argc, char **argv)
             printf("tscafd " VERSION "\n");
         srv_config_fini(c);
         return 0;
+    }
+    if (c->healthcheck) {
+        code = srv_healthcheck(c->host, c->port, &e) ? complain(&e) : 0;
+        srv_config_fini(c);
+        return code;
     }
     if (c->create_key) {
         code = create_key(c);

@@ -21,6 +21,7 @@
 
 /* clang-format off */
 const struct srv_route srv_routes[] = {
+    PLAIN("/livez", NONE, health),
     PLAIN("/healthz", NONE, health),
     PLAIN("/readyz", NONE, ready),
     PLAIN("/metrics", ANALYZE, metrics),

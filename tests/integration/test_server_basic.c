@@ -35,6 +35,8 @@ static void operations(struct test_server *s, struct test_answer *a)
 {
     test_get(s, "/healthz", a);
     is(a, 200, "\"ok\"");
+    test_get(s, "/livez", a);
+    is(a, 200, "\"ok\"");
     test_get(s, "/readyz", a);
     is(a, 200, "\"ready\"");
     test_get(s, "/v1/models", a);

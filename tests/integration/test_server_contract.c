@@ -40,6 +40,7 @@ static const struct operation {
     {"GET", "/v1/keys", ADMIN, NO_BODY, NULL},
     {"DELETE", "/v1/keys/" KEY, ADMIN, NO_BODY, NULL},
     {"GET", "/v1/audit", ADMIN, NO_BODY, NULL},
+    {"GET", "/livez", NONE, NO_BODY, NULL},
 };
 
 #define N (sizeof(operations) / sizeof(operations[0]))

@@ -1,0 +1,121 @@
+// The public API, as openapi.yaml has it. Paths are relative, so that the
+// console also works behind a prefix.
+
+const KEY = 'tscaf-key';
+
+/** What the server said no with. */
+export class ApiError extends Error {
+  constructor(status, body, requestId) {
+    super(body?.message || `the server answered ${status}`);
+    this.status = status;
+    this.code = body?.code ?? '';
+    this.details = body?.details ?? [];
+    this.requestId = requestId;
+  }
+}
+
+/** Nobody answered. */
+export class ServerGone extends Error {
+  constructor() {
+    super('The server does not answer. Is it running, and is the network up?');
+  }
+}
+
+/** Told of every answer: 'up', 'gone', 'unauthenticated' or 'forbidden'. */
+export const health = new EventTarget();
+const tell = (state) => health.dispatchEvent(new CustomEvent('state', { detail: state }));
+
+export const key = {
+  get: () => sessionStorage.getItem(KEY) ?? '',
+  set(secret) {
+    if (secret) sessionStorage.setItem(KEY, secret);
+    else sessionStorage.removeItem(KEY);
+  },
+};
+
+function address(path, query) {
+  const q = new URLSearchParams();
+  for (const [name, value] of Object.entries(query ?? {}))
+    if (value !== undefined && value !== '' && value !== null) q.set(name, value);
+  return q.size ? `${path}?${q}` : path;
+}
+
+async function failure(response) {
+  let body = null;
+  try {
+    body = await response.json();
+  } catch { /* some proxy's page */ }
+  if (response.status === 401) tell('unauthenticated');
+  if (response.status === 403) tell('forbidden');
+  return new ApiError(response.status, body, response.headers.get('X-Request-Id'));
+}
+
+/** The response of one request that went well; throws ApiError or ServerGone. */
+export async function send(method, path, { query, json, body, signal } = {}) {
+  const headers = {};
+  if (key.get()) headers.Authorization = `Bearer ${key.get()}`;
+  if (json !== undefined) {
+    headers['Content-Type'] = 'application/json';
+    body = JSON.stringify(json);
+  } else if (body) {
+    headers['Content-Type'] = body.type || 'application/octet-stream';
+  }
+  let response;
+  try {
+    response = await fetch(address(path, query), { method, headers, body, signal });
+  } catch (e) {
+    if (signal?.aborted) throw e;
+    tell('gone');
+    throw new ServerGone();
+  }
+  if (!response.ok) throw await failure(response);
+  tell('up');
+  return response;
+}
+
+const read = async (...args) => (await send(...args)).json();
+
+export const models = async (signal) => (await read('GET', 'v1/models', { signal })).models;
+
+/** One picture (a Blob of JPEG or PNG); input is 'frame' or 'crop'. */
+export const analyze = (picture, { input, topK = 3, signal }) =>
+  read('POST', 'v1/analyze', { body: picture, signal,
+    query: { input, top_k: topK, return: 'landmarks' } });
+
+export const identities = {
+  list: (query, cursor, signal) =>
+    read('GET', 'v1/identities', { query: { query, cursor, limit: 50 }, signal }),
+  get: (id) => read('GET', `v1/identities/${id}`),
+  create: (fields) => read('POST', 'v1/identities', { json: fields }),
+  update: (id, fields) => read('PATCH', `v1/identities/${id}`, { json: fields }),
+  remove: (id) => send('DELETE', `v1/identities/${id}`),
+};
+
+export const faces = {
+  list: async (id) => (await read('GET', `v1/identities/${id}/faces`)).faces,
+  enroll: (id, picture, { input, force }) =>
+    read('POST', `v1/identities/${id}/faces`, { body: picture,
+      query: { input, force: force ? 'true' : undefined } }),
+  remove: (id, face) => send('DELETE', `v1/identities/${id}/faces/${face}`),
+  crop: async (id, face) => (await send('GET', `v1/identities/${id}/faces/${face}/crop`)).blob(),
+};
+
+export const keys = {
+  list: async () => (await read('GET', 'v1/keys')).keys,
+  create: (name, role) => read('POST', 'v1/keys', { json: { name, role } }),
+  remove: (id) => send('DELETE', `v1/keys/${id}`),
+};
+
+export const audit = async () => (await read('GET', 'v1/audit', { query: { limit: 20 } })).records;
+
+export const metrics = async (signal) => (await send('GET', 'metrics', { signal })).text();
+
+/** 'ready', or the reason why not. */
+export async function readiness() {
+  try {
+    await send('GET', 'readyz');
+    return 'ready';
+  } catch (e) {
+    return e.message;
+  }
+}
