@@ -7,7 +7,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "base/buf.h"
 #include "model/vision/image.h"
 
 #define MAX_THREADS 16
@@ -17,8 +16,15 @@ struct slot {
     int64_t number; /* of the batch that lies here; -1: none */
 };
 
-struct mdl_queue {
+/* Aligned faces of a dataset as a source. */
+struct faces {
     const struct mdl_dataset *d;
+    struct mdl_queue_config config;
+};
+
+struct mdl_queue {
+    struct faces faces;
+    struct mdl_source source;
     struct mdl_queue_config config;
     struct slot slots[MDL_QUEUE_BATCHES];
     pthread_t threads[MAX_THREADS];
@@ -34,7 +40,7 @@ struct mdl_queue {
  * each epoch without a table of it. */
 static int position(const struct mdl_queue *q, int64_t p)
 {
-    uint64_t n = (uint64_t)q->d->n, epoch = (uint64_t)p / n;
+    uint64_t n = (uint64_t)q->source.n, epoch = (uint64_t)p / n;
     uint64_t x = (uint64_t)p % n;
     int half = 1;
 
@@ -57,32 +63,6 @@ static int position(const struct mdl_queue *q, int64_t p)
     return (int)x;
 }
 
-/* Decodes example i into [side, side, 3]. */
-static bool load(const struct mdl_queue *q, int i, uint8_t *out,
-                 struct ut_error *e)
-{
-    const char *path = q->d->examples[i].path;
-    int side = q->config.side;
-    struct mdl_image im;
-    struct ut_buf file;
-    struct ut_error why;
-    bool ok = false;
-
-    ut_buf_init(&file, MDL_IMAGE_MAX_BYTES);
-    if (!ut_buf_add_file(&file, path, e)) {
-        ok = !mdl_image_decode((const uint8_t *)file.data, file.len, 2 * side,
-                               &im, &why);
-        if (!ok)
-            ut_fail(e, UT_EFORMAT, "%.90s: %.120s", path, why.msg);
-    }
-    if (ok) {
-        mdl_image_resize(&im, side, side, out);
-        mdl_image_fini(&im);
-    }
-    ut_buf_fini(&file);
-    return ok;
-}
-
 static void note_broken(struct mdl_queue *q, const struct ut_error *e)
 {
     pthread_mutex_lock(&q->lock);
@@ -91,46 +71,24 @@ static void note_broken(struct mdl_queue *q, const struct ut_error *e)
     pthread_mutex_unlock(&q->lock);
 }
 
-/* Example i, augmented; a broken one is stepped over. Its number, or -1. */
-static int view(struct mdl_queue *q, int i, uint64_t *seed, uint8_t *scratch,
-                uint8_t *out)
-{
-    struct ut_error e;
-
-    for (int tries = 0; tries < q->d->n; tries++, i = (i + 1) % q->d->n) {
-        if (!load(q, i, q->config.augmented ? scratch : out, &e)) {
-            note_broken(q, &e);
-            continue;
-        }
-        if (q->config.augmented)
-            mdl_augment(&q->config.augment, scratch, q->config.side, seed, out);
-        return i;
-    }
-    return -1;
-}
-
-/* One picture of a batch. scratch: room for two. */
+/* One picture of a batch; a broken one is stepped over. */
 static bool fill_one(struct mdl_queue *q, int64_t p, uint8_t *scratch,
                      struct mdl_batch *b, int at)
 {
+    const struct mdl_source *s = &q->source;
     size_t size = (size_t)q->config.side * (size_t)q->config.side * 3;
-    uint8_t *out = b->images + (size_t)at * size, *other = scratch + size;
     uint64_t seed = q->config.seed ^ (uint64_t)p * 0x2545f4914f6cdd1du;
-    int i = view(q, position(q, p), &seed, scratch, out);
+    int i = position(q, p);
+    struct ut_error e;
 
-    if (i < 0)
-        return false;
-    b->row[at] = i;
-    b->label[at] = q->d->examples[i].label;
-    if (mdl_uniform(&seed) < q->config.mix) {
-        int with = (int)(mdl_uniform(&seed) * q->d->n);
-
-        if (view(q, with, &seed, scratch, other) < 0)
-            return false;
-        mdl_mix(other, q->config.side, &seed, out);
-        b->label[at] = -1;
+    for (int tries = 0; tries < s->n; tries++, i = (i + 1) % s->n) {
+        b->row[at] = i;
+        if (!s->make(s->arg, i, &seed, scratch, b->images + (size_t)at * size,
+                     (char *)b->notes + (size_t)at * s->note, &e))
+            return true;
+        note_broken(q, &e);
     }
-    return true;
+    return false;
 }
 
 static bool fill(struct mdl_queue *q, int64_t number, uint8_t *scratch,
@@ -145,8 +103,7 @@ static bool fill(struct mdl_queue *q, int64_t number, uint8_t *scratch,
 static void *work(void *arg)
 {
     struct mdl_queue *q = arg;
-    uint8_t *scratch =
-        malloc(2 * (size_t)q->config.side * (size_t)q->config.side * 3);
+    uint8_t *scratch = malloc(q->source.scratch + 1);
     bool ok = scratch != NULL;
 
     pthread_mutex_lock(&q->lock);
@@ -176,42 +133,68 @@ static void *work(void *arg)
     return NULL;
 }
 
-enum ut_err mdl_queue_new(const struct mdl_dataset *d,
-                          const struct mdl_queue_config *c,
-                          struct mdl_queue **out, struct ut_error *e)
+static enum ut_err make_batches(struct mdl_queue *q, struct ut_error *e)
+{
+    size_t side = (size_t)q->config.side, n = (size_t)q->config.batch;
+
+    for (int i = 0; i < MDL_QUEUE_BATCHES; i++) {
+        struct mdl_batch *b = &q->slots[i].batch;
+
+        b->images = malloc(n * side * side * 3);
+        b->notes = malloc(n * q->source.note);
+        b->row = malloc(n * sizeof(*b->row));
+        if (!b->images || !b->notes || !b->row)
+            return ut_fail(e, UT_ENOMEM, "no memory for a queue's batches");
+        b->label = q->faces.d ? b->notes : NULL;
+    }
+    return UT_OK;
+}
+
+/* Takes q. */
+static enum ut_err start(struct mdl_queue *q, struct mdl_queue **out,
+                         struct ut_error *e)
+{
+    enum ut_err rc = make_batches(q, e);
+
+    for (int i = 0; !rc && i < q->config.threads && i < MAX_THREADS; i++) {
+        if (pthread_create(&q->threads[i], NULL, work, q))
+            rc = ut_fail(e, UT_ENOMEM, "a queue's thread cannot be started");
+        else
+            q->n_threads++;
+    }
+    if (rc)
+        mdl_queue_free(q);
+    else
+        *out = q;
+    return rc;
+}
+
+static struct mdl_queue *make(const struct mdl_queue_config *c)
 {
     struct mdl_queue *q = calloc(1, sizeof(*q));
-    size_t image = (size_t)c->side * (size_t)c->side * 3, n = (size_t)c->batch;
 
-    *out = NULL;
     if (!q)
-        return ut_fail(e, UT_ENOMEM, "no memory for a queue");
-    q->d = d;
+        return NULL;
     q->config = *c;
     q->next_in = q->next_out = c->first;
     pthread_mutex_init(&q->lock, NULL);
     pthread_cond_init(&q->changed, NULL);
-    for (int i = 0; i < MDL_QUEUE_BATCHES; i++) {
-        struct mdl_batch *b = &q->slots[i].batch;
-
+    for (int i = 0; i < MDL_QUEUE_BATCHES; i++)
         q->slots[i].number = -1;
-        b->images = malloc(n * image);
-        b->label = malloc(n * sizeof(*b->label));
-        b->row = malloc(n * sizeof(*b->row));
-        if (!b->images || !b->label || !b->row) {
-            mdl_queue_free(q);
-            return ut_fail(e, UT_ENOMEM, "no memory for a queue's batches");
-        }
-    }
-    for (int i = 0; i < c->threads && i < MAX_THREADS; i++) {
-        if (pthread_create(&q->threads[i], NULL, work, q)) {
-            mdl_queue_free(q);
-            return ut_fail(e, UT_ENOMEM, "a queue's thread cannot be started");
-        }
-        q->n_threads++;
-    }
-    *out = q;
-    return UT_OK;
+    return q;
+}
+
+enum ut_err mdl_queue_open(const struct mdl_source *s,
+                           const struct mdl_queue_config *c,
+                           struct mdl_queue **out, struct ut_error *e)
+{
+    struct mdl_queue *q = make(c);
+
+    *out = NULL;
+    if (!q)
+        return ut_fail(e, UT_ENOMEM, "no memory for a queue");
+    q->source = *s;
+    return start(q, out, e);
 }
 
 void mdl_queue_free(struct mdl_queue *q)
@@ -226,7 +209,7 @@ void mdl_queue_free(struct mdl_queue *q)
         pthread_join(q->threads[i], NULL);
     for (int i = 0; i < MDL_QUEUE_BATCHES; i++) {
         free(q->slots[i].batch.images);
-        free(q->slots[i].batch.label);
+        free(q->slots[i].batch.notes);
         free(q->slots[i].batch.row);
     }
     pthread_mutex_destroy(&q->lock);
@@ -269,4 +252,73 @@ void mdl_queue_state(struct mdl_queue *q, struct mdl_queue_state *out)
     pthread_mutex_lock(&q->lock);
     *out = q->state;
     pthread_mutex_unlock(&q->lock);
+}
+
+/* ---- aligned faces ---- */
+
+/* Decodes example i into [side, side, 3]. */
+static enum ut_err load(const struct faces *f, int i, uint8_t *out,
+                        struct ut_error *e)
+{
+    const char *path = f->d->examples[i].path;
+    int side = f->config.side;
+    struct mdl_image im;
+    enum ut_err rc = mdl_image_open(path, 2 * side, &im, e);
+
+    if (rc)
+        return rc;
+    mdl_image_resize(&im, side, side, out);
+    mdl_image_fini(&im);
+    return UT_OK;
+}
+
+/* Example i, augmented. */
+static enum ut_err view(const struct faces *f, int i, uint64_t *seed,
+                        uint8_t *scratch, uint8_t *out, struct ut_error *e)
+{
+    enum ut_err rc = load(f, i, f->config.augmented ? scratch : out, e);
+
+    if (!rc && f->config.augmented)
+        mdl_augment(&f->config.augment, scratch, f->config.side, seed, out);
+    return rc;
+}
+
+static enum ut_err make_face(const void *arg, int i, uint64_t *seed,
+                             uint8_t *scratch, uint8_t *image, void *note,
+                             struct ut_error *e)
+{
+    const struct faces *f = arg;
+    int side = f->config.side;
+    uint8_t *other = scratch + (size_t)side * (size_t)side * 3;
+    int32_t *label = note;
+    enum ut_err rc = view(f, i, seed, scratch, image, e);
+
+    *label = f->d->examples[i].label;
+    if (rc || mdl_uniform(seed) >= f->config.mix)
+        return rc;
+    rc = view(f, (int)(mdl_uniform(seed) * f->d->n), seed, scratch, other, e);
+    if (!rc)
+        mdl_mix(other, side, seed, image);
+    *label = -1;
+    return rc;
+}
+
+enum ut_err mdl_queue_new(const struct mdl_dataset *d,
+                          const struct mdl_queue_config *c,
+                          struct mdl_queue **out, struct ut_error *e)
+{
+    struct mdl_queue *q = make(c);
+
+    *out = NULL;
+    if (!q)
+        return ut_fail(e, UT_ENOMEM, "no memory for a queue");
+    q->faces = (struct faces){d, *c};
+    q->source = (struct mdl_source){
+        .arg = &q->faces,
+        .n = d->n,
+        .note = sizeof(int32_t),
+        .scratch = 2 * (size_t)c->side * (size_t)c->side * 3,
+        .make = make_face,
+    };
+    return start(q, out, e);
 }

@@ -2,21 +2,35 @@
 #define MODEL_DATA_QUEUE_H
 
 #include <stdbool.h>
+#include <stddef.h>
 
 #include "model/data/augment.h"
 #include "model/data/dataset.h"
 
-/* A bounded queue of batches, filled by threads of its own: decoded, resized to
- * the network's side, augmented. The order is a shuffle of each epoch, a
- * function of the seed alone, however many threads there are. A broken picture
- * is replaced by the next one, counted and told. */
+/* A bounded queue of batches, filled by threads of its own. The order is a
+ * shuffle of each epoch, a function of the seed alone, however many threads
+ * there are. A broken picture is replaced by the next one, counted and told. */
 
 #define MDL_QUEUE_BATCHES 4
 
 struct mdl_batch {
     uint8_t *images; /* owned by the queue; [n, side, side, 3] */
-    int32_t *label;  /* [n]; -1: none */
+    void *notes;     /* owned by the queue; [n]: what the source says of each */
+    int32_t *label;  /* notes of mdl_queue_new's; [n]; -1: none */
     int32_t *row;    /* [n]: the example's position in its dataset */
+};
+
+/* Where pictures come from. */
+struct mdl_source {
+    const void *arg;
+    int n;          /* pictures of an epoch */
+    size_t note;    /* bytes of what is said of a picture */
+    size_t scratch; /* bytes that make() may use */
+    /* Picture i in a view that *seed decides, [side, side, 3]. Errors: what is
+     * wrong with the picture. Thread: any. */
+    enum ut_err (*make)(const void *arg, int i, uint64_t *seed,
+                        uint8_t *scratch, uint8_t *image, void *note,
+                        struct ut_error *e);
 };
 
 struct mdl_queue_config {
@@ -30,7 +44,15 @@ struct mdl_queue_config {
 
 struct mdl_queue;
 
-/* d must outlive it. Errors: UT_ENOMEM. */
+/* Of batch, side, threads, seed and first of c; what s->arg points to must
+ * outlive it. Errors: UT_ENOMEM. */
+UT_MUSTUSE enum ut_err mdl_queue_open(const struct mdl_source *s,
+                                      const struct mdl_queue_config *c,
+                                      struct mdl_queue **out,
+                                      struct ut_error *e);
+
+/* Aligned faces: decoded, resized to the network's side, augmented. d must
+ * outlive it. Errors: UT_ENOMEM. */
 UT_MUSTUSE enum ut_err mdl_queue_new(const struct mdl_dataset *d,
                                      const struct mdl_queue_config *c,
                                      struct mdl_queue **out,

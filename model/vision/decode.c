@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/buf.h"
 #include "model/vision/codec.h"
 
 enum ut_err mdl_image_check_size(uint32_t width, uint32_t height,
@@ -112,6 +113,25 @@ enum ut_err mdl_image_decode(const void *bytes, size_t len, int max_side_px,
     }
     *out = im;
     return UT_OK;
+}
+
+enum ut_err mdl_image_open(const char *path, int max_side_px,
+                           struct mdl_image *out, struct ut_error *e)
+{
+    struct ut_error why;
+    struct ut_buf file;
+    enum ut_err rc;
+
+    *out = (struct mdl_image){0};
+    ut_buf_init(&file, MDL_IMAGE_MAX_BYTES);
+    rc = ut_buf_add_file(&file, path, e);
+    if (!rc) {
+        rc = mdl_image_decode(file.data, file.len, max_side_px, out, &why);
+        if (rc)
+            ut_fail(e, rc, "%.90s: %.120s", path, why.msg);
+    }
+    ut_buf_fini(&file);
+    return rc;
 }
 
 void mdl_image_fini(struct mdl_image *im)

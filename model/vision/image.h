@@ -31,6 +31,10 @@ struct mdl_image {
 UT_MUSTUSE enum ut_err mdl_image_decode(const void *bytes, size_t len,
                                         int max_side_px, struct mdl_image *out,
                                         struct ut_error *e);
+/* The same of a file. Errors: those, naming it, and UT_EIO. */
+UT_MUSTUSE enum ut_err mdl_image_open(const char *path, int max_side_px,
+                                      struct mdl_image *out,
+                                      struct ut_error *e);
 void mdl_image_fini(struct mdl_image *im); /* zeroed memory is fine */
 
 /* Encodes as PNG or as JPEG of the given quality (1..100; colour at full
