@@ -147,15 +147,21 @@ static void occlude(uint8_t *rgb, int side, uint64_t *seed)
             memcpy(rgb + 3 * (i * side + j), colour, 3);
 }
 
+void mdl_augment_look(const struct mdl_augment *a, int side, uint64_t *seed,
+                      uint8_t *rgb)
+{
+    if (mdl_uniform(seed) < a->blur)
+        blur(rgb, side);
+    light(a, rgb, side, seed);
+    if (mdl_uniform(seed) < a->occlude)
+        occlude(rgb, side, seed);
+}
+
 void mdl_augment(const struct mdl_augment *a, const uint8_t *rgb, int side,
                  uint64_t *seed, uint8_t *out)
 {
     place(a, rgb, side, seed, out);
-    if (mdl_uniform(seed) < a->blur)
-        blur(out, side);
-    light(a, out, side, seed);
-    if (mdl_uniform(seed) < a->occlude)
-        occlude(out, side, seed);
+    mdl_augment_look(a, side, seed, out);
 }
 
 static void mix_box(const uint8_t *other, int side, uint64_t *seed,

@@ -26,6 +26,11 @@ extern const struct mdl_augment mdl_augment_default;
 void mdl_augment(const struct mdl_augment *a, const uint8_t *rgb, int side,
                  uint64_t *seed, uint8_t *out);
 
+/* What of it leaves every pixel at its place: blur, light, noise, occlusion; in
+ * place. No blur over 512 px a side. */
+void mdl_augment_look(const struct mdl_augment *a, int side, uint64_t *seed,
+                      uint8_t *rgb);
+
 /* Another picture's share in rgb: blended in, up to a half, or a box of it. */
 void mdl_mix(const uint8_t *other, int side, uint64_t *seed, uint8_t *rgb);
 

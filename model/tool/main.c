@@ -18,9 +18,13 @@ static const struct {
     {"import", cmd_import, "take over InsightFace or torchvision weights"},
     {"export", cmd_export, "write a model as ONNX"},
     {"train", cmd_train, "train both leaves over two dataset queues"},
+    {"train-detector", cmd_train_detector,
+     "train the face detector from frames"},
     {"eval", cmd_eval, "accuracy and the rest, for fatigue and recognition"},
     {"calibrate", cmd_calibrate,
      "thresholds at stated error rates, into a model"},
+    {"eval-detector", cmd_eval_detector,
+     "recall and the rest, for the face detector"},
     {"bench", cmd_bench, "time the network or the gallery search"},
     {"sample", cmd_sample, "draw a sample face"},
 };
@@ -54,7 +58,7 @@ static int usage(FILE *to)
 {
     fprintf(to, "usage: tscaf-model COMMAND ...\n\n");
     for (size_t i = 0; i < N_COMMANDS; i++)
-        fprintf(to, "  %-10s %s\n", commands[i].name, commands[i].help);
+        fprintf(to, "  %-14s %s\n", commands[i].name, commands[i].help);
     fprintf(to, "\ntscaf-model COMMAND --help tells more.\n");
     return to == stdout ? 0 : 2;
 }

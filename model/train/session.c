@@ -11,6 +11,7 @@
 #include "base/buf.h"
 #include "base/clock.h"
 #include "model/eval/evaluate.h"
+#include "model/train/schedule.h"
 
 #define CALIBRATION_RATE 1e-3 /* false matches */
 
@@ -218,18 +219,7 @@ static enum ut_err open_checkpoint(struct session *s, struct ut_error *e)
         s->step < 0 || s->taken[0] < 0 || s->taken[1] < 0)
         return ut_fail(e, UT_EFORMAT, "%.150s: is no checkpoint",
                        s->checkpoint);
-    if (strcmp(settings, s->settings)) {
-        size_t i = 0;
-
-        while (settings[i] == s->settings[i])
-            i++;
-        while (i && settings[i - 1] != ';')
-            i--;
-        return ut_fail(e, UT_EINVAL,
-                       "%.100s: was made with \"%.50s\", not \"%.50s\"",
-                       s->checkpoint, settings + i, s->settings + i);
-    }
-    return UT_OK;
+    return mdl_settings_agree(s->checkpoint, settings, s->settings, e);
 }
 
 static enum ut_err open_all(struct session *s, struct ut_error *e)

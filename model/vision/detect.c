@@ -138,24 +138,66 @@ static void letterbox(const struct mdl_image *im, int h, int w, struct slot *s)
     memset(s->in + (size_t)h * padded, 0, (size_t)(s->h - h) * padded);
 }
 
+static struct mdl_prior prior_at(int map, size_t anchor, size_t cell, int w)
+{
+    int stride = maps[map].stride;
+    size_t mw = (size_t)(w / stride);
+
+    return (struct mdl_prior){
+        ((float)(cell % mw) + 0.5f) * (float)stride,
+        ((float)(cell / mw) + 0.5f) * (float)stride,
+        (float)maps[map].side[anchor],
+    };
+}
+
+int mdl_detector_priors(int h, int w, struct mdl_prior *out)
+{
+    int n = 0;
+
+    for (int m = 0; m < MAPS; m++) {
+        size_t plane =
+            (size_t)(w / maps[m].stride) * (size_t)(h / maps[m].stride);
+
+        for (size_t at = 0; at < plane * ANCHORS; at++)
+            out[n++] = prior_at(m, at / plane, at % plane, w);
+    }
+    return n;
+}
+
 /* An anchor's face in the network's pixels. p: its first box delta, l: its
  * first landmark delta; deltas lie a plane apart. */
 static struct mdl_face decode(const float *p, const float *l, size_t plane,
-                              float cx, float cy, float side, float score)
+                              const struct mdl_prior *at, float score)
 {
-    float x = cx + p[0] * VARIANCE_PLACE * side;
-    float y = cy + p[plane] * VARIANCE_PLACE * side;
+    float side = at->side;
+    float x = at->x + p[0] * VARIANCE_PLACE * side;
+    float y = at->y + p[plane] * VARIANCE_PLACE * side;
     float w = side * expf(p[2 * plane] * VARIANCE_SIZE);
     float h = side * expf(p[3 * plane] * VARIANCE_SIZE);
     struct mdl_face f = {x - w / 2, y - h / 2, w, h, score, {{0}}};
 
     for (int i = 0; i < 5; i++) {
         f.landmark[i][0] =
-            cx + l[(2 * (size_t)i) * plane] * VARIANCE_PLACE * side;
+            at->x + l[(2 * (size_t)i) * plane] * VARIANCE_PLACE * side;
         f.landmark[i][1] =
-            cy + l[(2 * (size_t)i + 1) * plane] * VARIANCE_PLACE * side;
+            at->y + l[(2 * (size_t)i + 1) * plane] * VARIANCE_PLACE * side;
     }
     return f;
+}
+
+void mdl_detector_encode(const struct mdl_face *f, const struct mdl_prior *p,
+                         float box[4], float landmarks[10])
+{
+    float unit = VARIANCE_PLACE * p->side;
+
+    box[0] = (f->x + f->w / 2 - p->x) / unit;
+    box[1] = (f->y + f->h / 2 - p->y) / unit;
+    box[2] = logf(f->w / p->side) / VARIANCE_SIZE;
+    box[3] = logf(f->h / p->side) / VARIANCE_SIZE;
+    for (int i = 0; i < 5; i++) {
+        landmarks[2 * i] = (f->landmark[i][0] - p->x) / unit;
+        landmarks[2 * i + 1] = (f->landmark[i][1] - p->y) / unit;
+    }
 }
 
 int mdl_detector_decode(float *const out[9], int h, int w, float min_score,
@@ -166,20 +208,20 @@ int mdl_detector_decode(float *const out[9], int h, int w, float min_score,
     for (int m = 0; m < MAPS; m++) {
         const float *probs = out[3 * m], *boxes = out[3 * m + 1];
         const float *marks = out[3 * m + 2];
-        int stride = maps[m].stride, mw = w / stride, mh = h / stride;
-        size_t plane = (size_t)mw * (size_t)mh;
+        size_t plane =
+            (size_t)(w / maps[m].stride) * (size_t)(h / maps[m].stride);
 
         for (size_t at = 0; at < plane * ANCHORS; at++) {
             size_t a = at / plane, cell = at % plane;
             float score = probs[(2 * a + 1) * plane + cell];
+            struct mdl_prior prior;
 
             if (!(score >= min_score))
                 continue;
-            faces[n++] = decode(
-                boxes + 4 * a * plane + cell, marks + 10 * a * plane + cell,
-                plane, ((float)(cell % (size_t)mw) + 0.5f) * (float)stride,
-                ((float)(cell / (size_t)mw) + 0.5f) * (float)stride,
-                (float)maps[m].side[a], score);
+            prior = prior_at(m, a, cell, w);
+            faces[n++] =
+                decode(boxes + 4 * a * plane + cell,
+                       marks + 10 * a * plane + cell, plane, &prior, score);
         }
     }
     return n;

@@ -2,6 +2,7 @@
 #define MODEL_VISION_FACE_H
 
 #include "model/backend.h"
+#include "model/safetensors.h"
 #include "model/vision/image.h"
 
 /* From a frame to aligned faces. */
@@ -55,6 +56,36 @@ void mdl_detector_close(struct mdl_detector *d);
 UT_MUSTUSE enum ut_err mdl_detector_graph(const struct mdl_detector *d, int h,
                                           int w, struct mdl_graph *out,
                                           struct ut_error *e);
+
+/* A detector that was never trained. Errors: UT_ENOMEM. */
+UT_MUSTUSE enum ut_err mdl_detector_fresh(uint64_t seed,
+                                          struct mdl_detector **out,
+                                          struct ut_error *e);
+
+/* Writes what a graph of a detector is bound to, and more tensors, so that
+ * mdl_detector_open reads it. half: convolutions' weights as BF16. Metadata and
+ * errors as of mdl_st_write. */
+UT_MUSTUSE enum ut_err mdl_detector_write(const char *path,
+                                          const struct mdl_graph *g, bool half,
+                                          const struct mdl_st_pair *meta,
+                                          size_t n_meta,
+                                          const struct mdl_st_tensor *more,
+                                          size_t n_more, struct ut_error *e);
+
+/* What an anchor's deltas are relative to: a square, in the network's pixels.
+ */
+struct mdl_prior {
+    float x, y, side; /* centre */
+};
+
+/* All anchors of frames [h, w]: map by map, in a map one anchor's cells row by
+ * row, then the other's. out has room for h * w * 21 / 512. Returns how many.
+ * Thread: any. */
+int mdl_detector_priors(int h, int w, struct mdl_prior *out);
+
+/* The deltas of a face for an anchor; decoding's inverse. Thread: any. */
+void mdl_detector_encode(const struct mdl_face *f, const struct mdl_prior *p,
+                         float box[4], float landmarks[10]);
 
 /* Those outputs, out[9] of one frame, as faces in the network's pixels, every
  * anchor of at least min_score; faces has room for all anchors

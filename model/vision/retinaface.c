@@ -13,7 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "model/safetensors.h"
+#include "model/model.h"
 #include "model/vision/face.h"
 
 struct mdl_detector {
@@ -242,6 +242,25 @@ out:
     return rc;
 }
 
+enum ut_err mdl_detector_fresh(uint64_t seed, struct mdl_detector **out,
+                               struct ut_error *e)
+{
+    struct mdl_detector *d = calloc(1, sizeof(*d));
+    enum ut_err rc;
+
+    *out = NULL;
+    if (!d)
+        return ut_fail(e, UT_ENOMEM, "no memory for a detector");
+    rc = build(&d->graph, 32, 32, e);
+    if (!rc)
+        rc = mdl_model_init(&d->graph, seed, &d->floats, e);
+    if (rc)
+        mdl_detector_close(d);
+    else
+        *out = d;
+    return rc;
+}
+
 void mdl_detector_close(struct mdl_detector *d)
 {
     if (!d)
@@ -272,4 +291,49 @@ enum ut_err mdl_detector_graph(const struct mdl_detector *d, int h, int w,
         if (is_weight(&out->values[i]))
             out->values[i].data = d->graph.values[i].data;
     return UT_OK;
+}
+
+enum ut_err mdl_detector_write(const char *path, const struct mdl_graph *g,
+                               bool half, const struct mdl_st_pair *meta,
+                               size_t n_meta, const struct mdl_st_tensor *more,
+                               size_t n_more, struct ut_error *e)
+{
+    struct mdl_st_tensor *list =
+        calloc((size_t)g->n_values + n_more, sizeof(*list));
+    size_t n = 0, at = 0, floats = 0;
+    uint16_t *halves;
+    enum ut_err rc;
+
+    for (int i = 0; i < g->n_values; i++)
+        if (is_weight(&g->values[i]))
+            floats += mdl_shape_count(&g->values[i].shape);
+    halves = malloc(floats * sizeof(*halves));
+    if (!list || !halves) {
+        rc = ut_fail(e, UT_ENOMEM, "%s: no memory to write it", path);
+        goto out;
+    }
+    for (int i = 0; i < g->n_values; i++) {
+        const struct mdl_value *v = &g->values[i];
+        size_t count = mdl_shape_count(&v->shape);
+
+        if (!is_weight(v))
+            continue;
+        list[n] = (struct mdl_st_tensor){v->name, MDL_F32, v->shape, v->data,
+                                         count * sizeof(float)};
+        if (half && v->shape.n_dims > 1) {
+            mdl_f32_to_bf16(v->data, halves + at, count);
+            list[n].dtype = MDL_BF16;
+            list[n].data = halves + at;
+            list[n].len = count * sizeof(*halves);
+            at += count;
+        }
+        n++;
+    }
+    for (size_t i = 0; i < n_more; i++)
+        list[n++] = more[i];
+    rc = mdl_st_write(path, list, n, meta, n_meta, e);
+out:
+    free(list);
+    free(halves);
+    return rc;
 }
