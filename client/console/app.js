@@ -24,6 +24,7 @@ function links() {
 }
 
 function route() {
+  declined = false;
   const [name, ...rest] = location.hash.slice(1).split('/');
   const next = PAGES[name] ? name : 'live';
   leave?.();
@@ -50,10 +51,11 @@ function describe() {
   say('info', 'detector', ...(m && !m.detector ? [h('strong', null, 'No face detector. '),
     'This server was started without --detector, so it cannot find faces in frames: the console sends the middle of each picture as one aligned face.'] : []));
   status.className = `status ${m ? 'up' : 'gone'}`;
-  status.replaceChildren(m ? `${m.model.name} · ${m.backend} ${m.precision}` : 'not connected');
+  status.replaceChildren(m ? `${m.model.name} · ${m.backend} ${m.precision}` : refused ? 'needs a key' : 'not connected');
 }
 
 let asking = null;
+let refused = false; // for want of a key
 async function connect() {
   clearTimeout(asking);
   try {
@@ -61,6 +63,7 @@ async function connect() {
     say('bad', 'server');
   } catch (e) {
     server.model = null;
+    refused = e.status === 401;
     if (e.status === 503) say('bad', 'server', `${e.message}: waiting.`);
     if (e.status !== 401) asking = setTimeout(connect, 2000);
   }
@@ -81,20 +84,23 @@ health.addEventListener('state', ({ detail }) => {
     clearTimeout(asking);
     asking = setTimeout(connect, 2000);
   } else if (detail === 'unauthenticated') {
-    askKey(key.get() ? 'The server does not know this key.' : '');
+    if (!declined) askKey(key.get() ? 'The server does not know this key.' : '');
   }
 });
 
 // ---- The key ----
 
 let dialog = null;
+let declined = false; // not to be asked again by every answer of 401
 function askKey(problem) {
   if (dialog) return;
+  declined = true; // until a key is given, or the page is changed
   const input = h('input', { id: 'secret', type: 'password', autocomplete: 'off', spellcheck: 'false',
     value: '', 'aria-describedby': 'key-help key-problem', placeholder: 'tscaf_…' });
   const form = h('form', { class: 'stack', onsubmit: (e) => {
     e.preventDefault();
     key.set(input.value.trim());
+    declined = false;
     dialog.close();
     connect().then(route);
   } },

@@ -144,7 +144,7 @@ function readings() {
     }));
     split.setAttribute('aria-label', STAGES.map((n) => `${n} ${duration(t[n] / 1000)}`).join(', '));
     legend.replaceChildren(...STAGES.map((n) => h('div', { class: `key key-${n}` }, h('dt', null, n), h('dd', null, duration(t[n] / 1000)))),
-      h('div', null, h('dt', null, 'server, in all'), h('dd', null, duration(t.total / 1000))),
+      h('div', null, h('dt', null, 'server'), h('dd', null, duration(t.total / 1000))),
       h('div', null, h('dt', null, 'round trip'), h('dd', null, duration(trip / 1000))),
       h('div', null, h('dt', null, 'batch size'), h('dd', { id: 'batch' }, number(batch))),
       rate && h('div', null, h('dt', null, 'answers a second'), h('dd', null, number(rate, 1))));
