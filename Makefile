@@ -21,7 +21,7 @@ endif
 
 # What each folder needs from outside; see ARCHITECTURE.md for who may use whom.
 PKGS_base   :=
-PKGS_api    := libprotobuf-c jansson
+PKGS_api    := libprotobuf-c jansson zlib
 PKGS_model  := libprotobuf-c jansson libsodium libturbojpeg spng libexif
 PKGS_server := libmicrohttpd libuv sqlite3 libsodium libprotobuf-c jansson
 PKGS_client := libcurl libprotobuf-c jansson

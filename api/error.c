@@ -85,6 +85,32 @@ void api_fail_from(struct api_error *err, const struct ut_error *e)
         err->retry_after_s = 1;
 }
 
+bool api_error_has_detail(const struct api_error *err)
+{
+    return *err->field || *err->reason || *err->value || *err->identity_id;
+}
+
+enum ut_err api_error_detail(struct ut_buf *b, const struct api_error *err,
+                             struct ut_error *e)
+{
+    enum ut_err rc = ut_buf_addf(b, e, "{\"field\":");
+
+    if (!rc)
+        rc = api_escape(b, err->field, e);
+    if (!rc)
+        rc = ut_buf_addf(b, e, ",\"reason\":");
+    if (!rc)
+        rc = api_escape(b, err->reason, e);
+    if (!rc)
+        rc = ut_buf_addf(b, e, ",\"value\":");
+    if (!rc)
+        rc = api_escape(b, err->value, e);
+    if (!rc && *err->identity_id)
+        rc = ut_buf_addf(b, e, ",\"identity_id\":\"%s\",\"similarity\":%.4f",
+                         err->identity_id, (double)err->similarity);
+    return rc ? rc : ut_buf_addf(b, e, "}");
+}
+
 enum ut_err api_error_json(const struct api_error *err, char **json,
                            struct ut_error *e)
 {
@@ -99,26 +125,8 @@ enum ut_err api_error_json(const struct api_error *err, char **json,
         rc = api_escape(&b, err->message, e);
     if (!rc)
         rc = ut_buf_addf(&b, e, ",\"details\":[");
-    if (!rc && (err->field[0] || err->reason[0] || err->value[0] ||
-                err->identity_id[0])) {
-        rc = ut_buf_addf(&b, e, "{\"field\":");
-        if (!rc)
-            rc = api_escape(&b, err->field, e);
-        if (!rc)
-            rc = ut_buf_addf(&b, e, ",\"reason\":");
-        if (!rc)
-            rc = api_escape(&b, err->reason, e);
-        if (!rc)
-            rc = ut_buf_addf(&b, e, ",\"value\":");
-        if (!rc)
-            rc = api_escape(&b, err->value, e);
-        if (!rc && err->identity_id[0])
-            rc = ut_buf_addf(&b, e,
-                             ",\"identity_id\":\"%s\",\"similarity\":%.4f",
-                             err->identity_id, (double)err->similarity);
-        if (!rc)
-            rc = ut_buf_addf(&b, e, "}");
-    }
+    if (!rc && api_error_has_detail(err))
+        rc = api_error_detail(&b, err, e);
     if (!rc)
         rc = ut_buf_addf(&b, e, "]}");
     *json = rc ? NULL : ut_buf_take(&b, &len);

@@ -4,6 +4,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 
+#include "base/buf.h"
 #include "base/error.h"
 
 /* Connect's error codes, their names and their HTTP statuses.
@@ -59,6 +60,12 @@ void api_fail_from(struct api_error *err, const struct ut_error *e);
 /* Writes {"code","message","details"}; *json malloc'ed. */
 UT_MUSTUSE enum ut_err api_error_json(const struct api_error *err, char **json,
                                       struct ut_error *e);
+
+/* Appends its one detail as an object; whether it has one. */
+UT_MUSTUSE enum ut_err api_error_detail(struct ut_buf *b,
+                                        const struct api_error *err,
+                                        struct ut_error *e);
+bool api_error_has_detail(const struct api_error *err);
 
 /* Reads what api_error_json wrote: *err gets its code, message and first
  * detail. False, *err untouched, if the text is no such error. */

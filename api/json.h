@@ -4,6 +4,7 @@
 #include <protobuf-c/protobuf-c.h>
 
 #include "api/error.h"
+#include "base/buf.h"
 
 /* Any message of api/tscaf.proto to and from JSON, by its descriptor.
  *
@@ -42,6 +43,10 @@ UT_MUSTUSE enum ut_err api_json_read_answer(const ProtobufCMessageDescriptor *d,
 UT_MUSTUSE enum ut_err api_json_write(const ProtobufCMessage *msg, int flags,
                                       char **json, size_t *len,
                                       struct ut_error *e);
+
+/* Appends the same to a buffer. Errors: also those of ut_buf_add. */
+UT_MUSTUSE enum ut_err api_json_add(const ProtobufCMessage *msg, int flags,
+                                    struct ut_buf *b, struct ut_error *e);
 
 /* Sets one field of msg from text, as in a query or path ("top_k=3",
  * "tasks=fatigue,recognition": lists are split at commas).

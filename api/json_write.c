@@ -178,6 +178,12 @@ static enum ut_err put_message(struct ut_buf *b, const ProtobufCMessage *m,
     return rc ? rc : ut_buf_add(b, "}", 1, e);
 }
 
+enum ut_err api_json_add(const ProtobufCMessage *msg, int flags,
+                         struct ut_buf *b, struct ut_error *e)
+{
+    return put_message(b, msg, flags, e);
+}
+
 enum ut_err api_json_write(const ProtobufCMessage *msg, int flags, char **json,
                            size_t *len, struct ut_error *e)
 {

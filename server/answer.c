@@ -143,7 +143,7 @@ enum ut_err srv_answer_face(struct srv_app *app, const struct srv_faces_face *x,
         a->fatigue.drowsy = a->fatigue.probability >= o->fatigue_threshold;
         a->face.fatigue = &a->fatigue;
     }
-    if (o->tasks & SRV_TASK_RECOGNITION && o->embedding) {
+    if (o->embedding) {
         a->face.n_embedding = (size_t)srv_engine_dim(app->engine);
         a->face.embedding = x->item.scores.embedding;
     }

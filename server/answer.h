@@ -26,8 +26,9 @@ struct srv_answer_face {
 struct srv_answer_options {
     unsigned tasks; /* SRV_TASK_ bits */
     float fatigue_threshold, identity_threshold;
-    bool landmarks, embedding, crop;
-    int top_k; /* matches shown; one more may be there for the verdict */
+    bool landmarks, crop;
+    bool embedding; /* there is one: recognition was among the job's tasks */
+    int top_k;      /* matches shown; one more may be there for the verdict */
 };
 
 /* Fills *a from x. Errors: UT_ENOMEM. *a needs fini either way. */

@@ -9,8 +9,8 @@
 #include "base/error.h"
 
 /* One call of one method, whatever carried it. Handlers (handle_*.c) know
- * only this and the messages; transports (rest.c, later Connect and gRPC)
- * make calls and turn replies into bytes. All on the loop. */
+ * only this and the messages; transports (dispatch.c and the protocols behind
+ * it) make calls and turn replies into bytes. All on the loop. */
 
 #define SRV_CALL_MAX_UNSENT (64 * 1024) /* bytes of a stream */
 

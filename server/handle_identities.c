@@ -211,13 +211,16 @@ static enum ut_err update(struct srv_store_call *w, struct ut_error *e)
 
     if (!rc)
         rc = srv_store_identity_get(w->call->app->store, r->id, x, e);
-    if (!rc && r->_name_case == TSCAF__V1__UPDATE_IDENTITY_REQUEST___NAME_NAME)
+    if (!rc &&
+        r->new_name_case == TSCAF__V1__UPDATE_IDENTITY_REQUEST__NEW_NAME_NAME)
         rc = replace(&x->name, r->name, e);
-    if (!rc && r->_external_id_case ==
-                   TSCAF__V1__UPDATE_IDENTITY_REQUEST___EXTERNAL_ID_EXTERNAL_ID)
+    if (!rc &&
+        r->new_external_id_case ==
+            TSCAF__V1__UPDATE_IDENTITY_REQUEST__NEW_EXTERNAL_ID_EXTERNAL_ID)
         rc = replace(&x->external_id, r->external_id, e);
-    if (!rc && r->_consent_ref_case ==
-                   TSCAF__V1__UPDATE_IDENTITY_REQUEST___CONSENT_REF_CONSENT_REF)
+    if (!rc &&
+        r->new_consent_ref_case ==
+            TSCAF__V1__UPDATE_IDENTITY_REQUEST__NEW_CONSENT_REF_CONSENT_REF)
         rc = replace(&x->consent_ref, r->consent_ref, e);
     if (!rc)
         rc = merge(x, (pair_msg *const *)r->metadata, r->n_metadata, e);
@@ -233,15 +236,15 @@ void srv_handle_update_identity(struct srv_call *c)
 {
     const Tscaf__V1__UpdateIdentityRequest *r = (const void *)c->request;
 
-    if (r->_name_case == TSCAF__V1__UPDATE_IDENTITY_REQUEST___NAME_NAME &&
+    if (r->new_name_case == TSCAF__V1__UPDATE_IDENTITY_REQUEST__NEW_NAME_NAME &&
         !fits(c, "name", r->name, 1, MAX_TEXT))
         return;
-    if (r->_external_id_case ==
-            TSCAF__V1__UPDATE_IDENTITY_REQUEST___EXTERNAL_ID_EXTERNAL_ID &&
+    if (r->new_external_id_case ==
+            TSCAF__V1__UPDATE_IDENTITY_REQUEST__NEW_EXTERNAL_ID_EXTERNAL_ID &&
         !fits(c, "external_id", r->external_id, 0, MAX_TEXT))
         return;
-    if (r->_consent_ref_case ==
-            TSCAF__V1__UPDATE_IDENTITY_REQUEST___CONSENT_REF_CONSENT_REF &&
+    if (r->new_consent_ref_case ==
+            TSCAF__V1__UPDATE_IDENTITY_REQUEST__NEW_CONSENT_REF_CONSENT_REF &&
         !fits(c, "consent_ref", r->consent_ref, 0, MAX_TEXT))
         return;
     if (pairs_fit(c, (pair_msg *const *)r->metadata, r->n_metadata))

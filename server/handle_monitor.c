@@ -1,4 +1,4 @@
-/* Analyze, Verify and Search. */
+/* Analyze, Embed, Verify and Search. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -97,6 +97,15 @@ static bool at_most(struct srv_call *c, const char *field, uint32_t v,
     return false;
 }
 
+static bool image_count(struct srv_call *c, size_t n)
+{
+    if (n && n <= SRV_MAX_IMAGES)
+        return true;
+    srv_answer_invalid(c, "images", "OUT_OF_RANGE",
+                       "%zu images are not from 1 to %d", n, SRV_MAX_IMAGES);
+    return false;
+}
+
 /* ---- Analyze ---- */
 
 /* The request's tasks as bits; 0 after c->fail. */
@@ -130,12 +139,8 @@ static unsigned tasks_of(struct srv_call *c, const Tscaf__V1__AnalyzeRequest *r)
 static bool analyze_valid(struct srv_call *c,
                           const Tscaf__V1__AnalyzeRequest *r)
 {
-    if (!r->n_images || r->n_images > SRV_MAX_IMAGES) {
-        srv_answer_invalid(c, "images", "OUT_OF_RANGE",
-                           "%zu images are not from 1 to %d", r->n_images,
-                           SRV_MAX_IMAGES);
+    if (!image_count(c, r->n_images))
         return false;
-    }
     for (size_t i = 0; i < r->n_return_; i++)
         if (r->return_[i] == TSCAF__V1__RETURN_PART__RETURN_PART_UNSPECIFIED) {
             srv_answer_invalid(c, "return", "UNKNOWN_VALUE",
@@ -225,6 +230,16 @@ static uint32_t largest_batch(const struct work *w)
     return (uint32_t)largest;
 }
 
+static void answer_fini(struct answer *a)
+{
+    for (int i = 0; i < a->n_faces; i++)
+        srv_answer_face_fini(&a->faces[i]);
+    free(a->frames);
+    free(a->frame_list);
+    free(a->faces);
+    free(a->face_list);
+}
+
 static void on_analyzed(struct srv_faces_job *job, const struct api_error *err)
 {
     struct work *w = job->arg;
@@ -250,12 +265,7 @@ static void on_analyzed(struct srv_faces_job *job, const struct api_error *err)
         r.batch_size = largest_batch(w);
         c->reply(c, &r.base);
     }
-    for (int i = 0; i < a.n_faces; i++)
-        srv_answer_face_fini(&a.faces[i]);
-    free(a.frames);
-    free(a.frame_list);
-    free(a.faces);
-    free(a.face_list);
+    answer_fini(&a);
     work_free(w);
 }
 
@@ -284,6 +294,7 @@ void srv_handle_analyze(struct srv_call *c)
         w->options.landmarks |=
             r->return_[i] == TSCAF__V1__RETURN_PART__RETURN_PART_LANDMARKS;
         w->options.embedding |=
+            tasks & SRV_TASK_RECOGNITION &&
             r->return_[i] == TSCAF__V1__RETURN_PART__RETURN_PART_EMBEDDING;
         w->options.crop |=
             r->return_[i] == TSCAF__V1__RETURN_PART__RETURN_PART_CROP;
@@ -299,7 +310,7 @@ void srv_handle_analyze(struct srv_call *c)
     work_start(w);
 }
 
-/* ---- Verify ---- */
+/* ---- Embed ---- */
 
 static bool can_recognise(struct srv_call *c)
 {
@@ -312,6 +323,57 @@ static bool can_recognise(struct srv_call *c)
     c->fail(c, &err);
     return false;
 }
+
+static void on_embedded(struct srv_faces_job *job, const struct api_error *err)
+{
+    struct work *w = job->arg;
+    struct srv_call *c = w->call;
+    Tscaf__V1__EmbedResponse r = TSCAF__V1__EMBED_RESPONSE__INIT;
+    Tscaf__V1__ModelRef model;
+    struct answer a = {0};
+    struct ut_error e;
+
+    if (err) {
+        c->fail(c, err);
+    } else if (fill_frames(w, &a, &e)) {
+        srv_answer_fail(c, &e);
+    } else {
+        srv_answer_model(c->app, &model);
+        r.request_id = c->request_id;
+        r.model = &model;
+        r.n_frames = (size_t)job->n_frames;
+        r.frames = a.frame_list;
+        c->reply(c, &r.base);
+    }
+    answer_fini(&a);
+    work_free(w);
+}
+
+void srv_handle_embed(struct srv_call *c)
+{
+    const Tscaf__V1__EmbedRequest *r =
+        (const Tscaf__V1__EmbedRequest *)c->request;
+    struct work *w;
+
+    if (!can_recognise(c) || !image_count(c, r->n_images) ||
+        !at_most(c, "max_faces", r->max_faces, SRV_MAX_FACES) ||
+        !in_unit(c, "min_score", r->min_score))
+        return;
+    w = work_new(c, r->images, r->n_images, "images", r->input);
+    if (!w)
+        return;
+    w->options.embedding = true; /* and no task's answer */
+    w->job.tasks = SRV_TASK_RECOGNITION;
+    if (r->max_faces)
+        w->job.max_faces = (int)r->max_faces;
+    if (r->min_score > 0)
+        w->job.min_score = r->min_score;
+    w->job.bulk = r->priority == TSCAF__V1__PRIORITY__PRIORITY_BULK;
+    w->job.done = on_embedded;
+    work_start(w);
+}
+
+/* ---- Verify ---- */
 
 static bool similarity_of(struct work *w, float *out)
 {

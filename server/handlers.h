@@ -10,6 +10,7 @@
 
 /* handle_monitor.c */
 void srv_handle_analyze(struct srv_call *c);
+void srv_handle_embed(struct srv_call *c);
 void srv_handle_verify(struct srv_call *c);
 void srv_handle_search(struct srv_call *c);
 

@@ -366,10 +366,27 @@ void srv_http_end(struct srv_http_exchange *pub)
     resume(x);
 }
 
+void srv_http_fail_as(struct srv_http_exchange *x, const struct api_error *err,
+                      struct srv_http_answer *a)
+{
+    char retry[16];
+
+    if (err->retry_after_s > 0) {
+        snprintf(retry, sizeof(retry), "%d", err->retry_after_s);
+        a->fields[a->n_fields++] =
+            (struct srv_http_field){"Retry-After", retry};
+    }
+    if (*err->allow)
+        a->fields[a->n_fields++] = (struct srv_http_field){"Allow", err->allow};
+    if (a->status == 401)
+        a->fields[a->n_fields++] =
+            (struct srv_http_field){"WWW-Authenticate", "Bearer"};
+    srv_http_answer(x, a);
+}
+
 void srv_http_fail(struct srv_http_exchange *x, const struct api_error *err)
 {
     struct srv_http_answer a = {.type = "application/json"};
-    char retry[16];
     struct ut_error e;
 
     a.status = err->http_status ? err->http_status : api_code_http(err->code);
@@ -377,16 +394,7 @@ void srv_http_fail(struct srv_http_exchange *x, const struct api_error *err)
         a.body = strdup("{\"code\":\"internal\",\"message\":\"no memory\","
                         "\"details\":[]}");
     a.len = a.body ? strlen(a.body) : 0;
-    if (err->retry_after_s > 0) {
-        snprintf(retry, sizeof(retry), "%d", err->retry_after_s);
-        a.fields[a.n_fields++] = (struct srv_http_field){"Retry-After", retry};
-    }
-    if (*err->allow)
-        a.fields[a.n_fields++] = (struct srv_http_field){"Allow", err->allow};
-    if (a.status == 401)
-        a.fields[a.n_fields++] =
-            (struct srv_http_field){"WWW-Authenticate", "Bearer"};
-    srv_http_answer(x, &a);
+    srv_http_fail_as(x, err, &a);
 }
 
 /* An answer of our own, which ends the connection unless keep. */
@@ -612,6 +620,35 @@ static void drop_body(struct exchange *x)
     x->body = NULL;
     x->x.body = NULL;
     x->x.body_len = x->cap = 0;
+}
+
+size_t srv_http_body_limit(const struct srv_http_exchange *x)
+{
+    return (size_t)x->http->c.max_body_bytes;
+}
+
+enum ut_err srv_http_replace_body(struct srv_http_exchange *pub, char *body,
+                                  size_t len, struct api_error *err)
+{
+    struct exchange *x = (struct exchange *)pub;
+    struct srv_http *h = pub->http;
+
+    drop_body(x);
+    if (h->body_bytes + (int64_t)len > h->c.max_total_bytes) {
+        free(body);
+        srv_metrics_count(h->c.metrics, SRV_REJECT_BYTES);
+        api_fail(err, API_UNAVAILABLE,
+                 "request bodies hold %lld bytes, the limit is %lld",
+                 (long long)h->body_bytes, (long long)h->c.max_total_bytes);
+        err->retry_after_s = 1;
+        return UT_EBUSY;
+    }
+    x->body = body;
+    pub->body = body;
+    pub->body_len = x->cap = len;
+    h->body_bytes += (int64_t)len;
+    srv_metrics_set(h->c.metrics, SRV_GAUGE_BODY_BYTES, h->body_bytes);
+    return UT_OK;
 }
 
 static enum MHD_Result on_data(struct exchange *x, const char *data, size_t n)

@@ -103,6 +103,10 @@ void srv_http_drain(struct srv_http *h, void (*drained)(void *arg), void *arg);
 void srv_http_answer(struct srv_http_exchange *x, struct srv_http_answer *a);
 /* Answers x with the one error shape. */
 void srv_http_fail(struct srv_http_exchange *x, const struct api_error *err);
+/* The same with a status, type and body of the caller's: adds the fields that
+ * go with err (Retry-After...). */
+void srv_http_fail_as(struct srv_http_exchange *x, const struct api_error *err,
+                      struct srv_http_answer *a);
 
 /* Answers x in pieces: a without a body, then any number of writes, then the
  * end, unless left() says that there is nobody any more. A write is false, and
@@ -115,6 +119,13 @@ void srv_http_end(struct srv_http_exchange *x);
 
 /* A request's field, or NULL; names are compared without case. */
 const char *srv_http_field(const struct srv_http_exchange *x, const char *name);
+/* The most bytes that a body may have. */
+size_t srv_http_body_limit(const struct srv_http_exchange *x);
+/* Puts body, malloc'ed and taken, in the place of x's: the same, unpacked.
+ * Errors: UT_EBUSY, over max_total_bytes. */
+UT_MUSTUSE enum ut_err srv_http_replace_body(struct srv_http_exchange *x,
+                                             char *body, size_t len,
+                                             struct api_error *err);
 /* Every name=value of the query, decoded, in order, until fn says false.
  * value is "" where there was none. */
 void srv_http_query(const struct srv_http_exchange *x,

@@ -16,12 +16,12 @@
 #include "server/app.h"
 #include "server/auth.h"
 #include "server/console.h"
+#include "server/dispatch.h"
 #include "server/faces.h"
 #include "server/healthcheck.h"
 #include "server/http.h"
 #include "server/log.h"
 #include "server/metrics.h"
-#include "server/rest.h"
 
 #define VERSION "0.1.0"
 #define MAX_STORE_JOBS 4096
@@ -31,7 +31,7 @@ extern char **environ;
 struct server {
     struct srv_app app;
     struct srv_config config;
-    struct srv_rest *rest;
+    struct srv_dispatch *dispatch;
     struct srv_console *console;
     uv_signal_t term, intr;
     uv_timer_t limit; /* of draining */
@@ -241,14 +241,15 @@ static enum ut_err listen_http(struct server *s, struct ut_error *e)
         .request_timeout_ms = s->config.request_timeout_ms,
         .log = app->log,
     };
-    enum ut_err rc = srv_rest_new(app, srv_routes, srv_n_routes, &s->rest, e);
+    enum ut_err rc =
+        srv_dispatch_new(app, srv_routes, srv_n_routes, &s->dispatch, e);
 
     if (!rc)
-        rc = srv_metrics_new(srv_rest_names(s->rest), srv_n_routes,
+        rc = srv_metrics_new(srv_dispatch_names(s->dispatch), srv_n_routes,
                              &app->metrics, e);
     if (rc)
         return rc;
-    http.hooks = srv_rest_hooks(s->rest);
+    http.hooks = srv_dispatch_hooks(s->dispatch);
     rc = srv_console_new(&http.hooks, app->log, app->metrics, &s->console, e);
     if (rc)
         return rc;
@@ -278,7 +279,7 @@ static void unmake(struct server *s)
     srv_store_close(app->store);
     srv_metrics_free(app->metrics);
     srv_console_free(s->console);
-    srv_rest_free(s->rest);
+    srv_dispatch_free(s->dispatch);
     srv_log_free(app->log);
     srv_config_fini(&s->config);
 }

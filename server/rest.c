@@ -1,431 +1,426 @@
-/* From an exchange to a call and back. */
-#include "server/rest.h"
+/* REST: path, query and body into the fields of one message, by its
+ * descriptor, and answers as JSON. No route has code of its own. */
+#include "server/dispatch.h"
 
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
 
 #include "api/json.h"
+#include "api/multipart.h"
 #include "api/tscaf.pb-c.h"
-#include "base/buf.h"
-#include "base/clock.h"
-#include "server/app.h"
 
-struct srv_rest {
-    struct srv_app *app;
-    const struct srv_route *routes;
-    int n_routes;
-    char (*text)[80];   /* owned; [n_routes]         */
-    const char **names; /* owned; [n_routes] of text */
-};
+#define JSON "application/json"
+#define FORM "multipart/form-data"
+#define IMAGES "image/jpeg, image/png, " FORM ", " JSON
 
-/* One exchange, whether it becomes a call or not. */
-struct rest_call {
-    struct srv_call call;
-    struct srv_rest *rest;
-    struct srv_http_exchange *x;
-    const struct srv_route *route; /* NULL: none fits */
-    struct srv_rest_params params;
-    ProtobufCMessage *request; /* owned */
-};
-
-static void fail(struct rest_call *rc, enum srv_reject why, enum api_code code,
-                 const char *fmt, ...) __attribute__((format(printf, 4, 5)));
-
-static void fail(struct rest_call *rc, enum srv_reject why, enum api_code code,
-                 const char *fmt, ...)
+static const ProtobufCFieldDescriptor *
+field(const ProtobufCMessageDescriptor *d, const char *name)
 {
-    struct api_error err;
-    char text[200];
-    va_list args;
-
-    va_start(args, fmt);
-    vsnprintf(text, sizeof(text), fmt, args);
-    va_end(args);
-    api_fail(&err, code, "%s", text);
-    if (code == API_UNAVAILABLE)
-        err.retry_after_s = 1;
-    srv_metrics_count(rc->rest->app->metrics, why);
-    srv_http_fail(rc->x, &err);
+    return protobuf_c_message_descriptor_get_field_by_name(d, name);
 }
 
-/* ---- The end of a call ---- */
-
-static void on_reply(struct srv_call *c, const ProtobufCMessage *response)
+static bool is_image(const ProtobufCFieldDescriptor *f)
 {
-    struct rest_call *rc = (struct rest_call *)c;
-    struct srv_http_answer a = {.status = rc->route->status};
-    enum ut_err err = UT_OK;
-    struct ut_error e;
-
-    if (response->descriptor == &tscaf__v1__face_crop__descriptor) {
-        const Tscaf__V1__FaceCrop *crop = (const void *)response;
-
-        a.type = "image/png";
-        a.len = crop->png.len;
-        a.body = malloc(a.len + 1);
-        if (!a.body)
-            err = ut_fail(&e, UT_ENOMEM, "no memory for a crop");
-        else if (a.len)
-            memcpy(a.body, crop->png.data, a.len);
-    } else if (response->descriptor->n_fields) {
-        a.type = "application/json";
-        err = api_json_write(response, API_JSON_REST, &a.body, &a.len, &e);
-    }
-    if (err) {
-        struct api_error ae;
-
-        api_fail(&ae, API_INTERNAL, "the answer: %s", e.msg);
-        c->fail(c, &ae);
-        return;
-    }
-    srv_http_answer(rc->x, &a);
+    return f && f->type == PROTOBUF_C_TYPE_MESSAGE &&
+           f->descriptor == &tscaf__v1__image__descriptor;
 }
 
-static void end_by_error(struct rest_call *rc, const struct api_error *err);
-
-static void on_fail(struct srv_call *c, const struct api_error *err)
+/* Where a picture without a name goes; NULL: nowhere. */
+static const ProtobufCFieldDescriptor *
+main_image(const ProtobufCMessageDescriptor *d)
 {
-    struct rest_call *rc = (struct rest_call *)c;
-    struct api_error shown = *err;
+    const ProtobufCFieldDescriptor *f = field(d, "images");
 
-    if (err->code == API_INTERNAL || err->code == API_UNKNOWN ||
-        err->code == API_DATA_LOSS) {
-        /* What went wrong inside is the operator's to read. */
-        srv_log_line(rc->rest->app->log, SRV_LOG_ERROR, c->request_id, "%s",
-                     err->message);
-        api_fail(&shown, err->code,
-                 "internal error; the server's log says more under request "
-                 "id %s",
-                 c->request_id);
-    }
-    if (rc->x->status)
-        end_by_error(rc, &shown);
-    else
-        srv_http_fail(rc->x, &shown);
+    if (!is_image(f))
+        f = field(d, "image");
+    return is_image(f) ? f : NULL;
 }
 
-/* ---- A stream, as Server-Sent Events ---- */
-/* Source: https://html.spec.whatwg.org/multipage/server-sent-events.html */
-
-static bool write_event(struct rest_call *rc, const char *name,
-                        const char *json)
+/* The media types that a route's body may have, for people; NULL: none. */
+static const char *media_of(const struct srv_route *route)
 {
-    struct ut_buf b;
-    struct ut_error e;
-    bool sent;
-
-    ut_buf_init(&b, SRV_CALL_MAX_UNSENT);
-    sent = !ut_buf_addf(&b, &e, "%s%s%sdata: %s\n\n", name ? "event: " : "",
-                        name ? name : "", name ? "\n" : "", json) &&
-           srv_http_write(rc->x, b.data, b.len);
-    ut_buf_fini(&b);
-    return sent;
+    if (strcmp(route->method, "POST") != 0 &&
+        strcmp(route->method, "PATCH") != 0)
+        return NULL;
+    return main_image(route->request) ? IMAGES : JSON;
 }
 
-static bool on_send(struct srv_call *c, const ProtobufCMessage *message)
+static bool takes(const char *media, const char *content_type)
 {
-    struct rest_call *rc = (struct rest_call *)c;
-    struct srv_http_answer a = {.status = rc->route->status,
-                                .type = "text/event-stream"};
-    struct ut_error e;
-    size_t len;
-    char *json;
-    bool sent;
-
-    if (rc->x->cancelled ||
-        api_json_write(message, API_JSON_REST, &json, &len, &e))
+    if (!media || !content_type)
         return false;
-    if (!rc->x->status)
-        srv_http_stream(rc->x, &a);
-    sent = write_event(rc, NULL, json);
-    free(json);
-    return sent;
-}
-
-/* A browser's EventSource would connect again after a bare end. */
-static void on_end(struct srv_call *c)
-{
-    struct rest_call *rc = (struct rest_call *)c;
-    struct srv_http_answer a = {.status = rc->route->status,
-                                .type = "text/event-stream"};
-
-    if (!rc->x->status)
-        srv_http_stream(rc->x, &a);
-    write_event(rc, "end", "{}");
-    srv_http_end(rc->x);
-}
-
-static void end_by_error(struct rest_call *rc, const struct api_error *err)
-{
-    struct ut_error e;
-    char *json;
-
-    if (!api_error_json(err, &json, &e)) {
-        write_event(rc, "error", json);
-        free(json);
-    }
-    srv_http_end(rc->x);
-}
-
-/* ---- The header ---- */
-
-static bool method_fits(const struct srv_route *r, const char *method)
-{
-    return strcmp(r->method, method) == 0 ||
-           (strcmp(r->method, "GET") == 0 && strcmp(method, "HEAD") == 0);
-}
-
-/* Finds the route, or says 404, or 405 with what would be allowed. */
-static bool find_route(struct rest_call *rc)
-{
-    struct srv_rest *r = rc->rest;
-    struct api_error err;
-    struct srv_rest_params p;
-    size_t len = 0;
-
-    api_fail(&err, API_UNIMPLEMENTED, "%.20s is not a method of %.100s",
-             rc->x->method, rc->x->path);
-    for (int i = 0; i < r->n_routes; i++) {
-        const struct srv_route *route = &r->routes[i];
-
-        if (!srv_rest_match(route->path, rc->x->path, &p))
-            continue;
-        if (method_fits(route, rc->x->method)) {
-            rc->route = route;
-            rc->params = p;
-            return true;
-        }
-        if (len < sizeof(err.allow) - 16)
-            len += (size_t)snprintf(err.allow + len, sizeof(err.allow) - len,
-                                    "%s%s%s", len ? ", " : "", route->method,
-                                    strcmp(route->method, "GET") == 0 ? ", HEAD"
-                                                                      : "");
-    }
-    if (len) {
-        err.http_status = 405;
-        snprintf(err.reason, sizeof(err.reason), "EXPECTED");
-        snprintf(err.value, sizeof(err.value), "%s", err.allow);
-    } else {
-        api_fail(&err, API_NOT_FOUND, "there is nothing at %.150s",
-                 rc->x->path);
-    }
-    srv_http_fail(rc->x, &err);
-    return false;
-}
-
-static bool check_key(struct rest_call *rc)
-{
-    const char *bearer = srv_http_field(rc->x, "Authorization");
-    const char *secret = srv_http_field(rc->x, "X-API-Key");
-    enum srv_role role = SRV_ROLE_NONE;
-    struct ut_error e;
-
-    if (bearer && strncasecmp(bearer, "Bearer ", 7) == 0)
-        secret = bearer + 7 + strspn(bearer + 7, " ");
-    if (rc->route->role == SRV_ROLE_NONE)
+    if (srv_media_is(content_type, JSON))
         return true;
-    if (srv_auth_check(rc->rest->app->auth, secret, secret ? strlen(secret) : 0,
-                       rc->x->loopback, &role, rc->call.actor, &e)) {
-        fail(rc, SRV_REJECT_AUTH, API_UNAUTHENTICATED, "%s", e.msg);
-        return false;
-    }
-    if (role < rc->route->role) {
-        static const char *const names[] = {"", "analyze", "enroll", "admin"};
-
-        fail(rc, SRV_REJECT_AUTH, API_PERMISSION_DENIED,
-             "this needs a key with the role %s; yours has %s",
-             names[rc->route->role], names[role]);
-        return false;
-    }
-    return true;
+    return strcmp(media, JSON) != 0 &&
+           (srv_media_is(content_type, "image/jpeg") ||
+            srv_media_is(content_type, "image/png") ||
+            srv_media_is(content_type, FORM));
 }
 
-static bool check_media(struct rest_call *rc)
+static enum ut_err rest_begin(struct srv_request *r, struct api_error *err)
 {
-    const char *media = srv_rest_media(rc->route);
-    struct api_error err;
+    const struct srv_http_exchange *x = r->x;
+    const char *media = media_of(r->route);
 
-    if (!rc->x->has_body || srv_rest_takes(rc->route, rc->x->content_type))
-        return true;
+    if (!x->has_body || takes(media, x->content_type))
+        return UT_OK;
     if (!media) {
-        api_fail(&err, API_INVALID_ARGUMENT, "%.20s %.100s takes no body",
-                 rc->x->method, rc->x->path);
-    } else {
-        api_fail(&err, API_INVALID_ARGUMENT,
-                 "Content-Type \"%.60s\" is not one of %s",
-                 rc->x->content_type ? rc->x->content_type : "", media);
-        err.http_status = 415;
-        snprintf(err.field, sizeof(err.field), "Content-Type");
-        snprintf(err.reason, sizeof(err.reason), "EXPECTED");
-        snprintf(err.value, sizeof(err.value), "%s", media);
+        api_fail(err, API_INVALID_ARGUMENT, "%.20s %.100s takes no body",
+                 x->method, x->path);
+        return UT_EINVAL;
     }
-    srv_http_fail(rc->x, &err);
-    return false;
+    api_fail(err, API_INVALID_ARGUMENT,
+             "Content-Type \"%.60s\" is not one of %s",
+             x->content_type ? x->content_type : "", media);
+    err->http_status = 415;
+    srv_expected(err, "Content-Type", media);
+    return UT_EINVAL;
 }
 
-/* The deadline: the client's Connect-Timeout-Ms, else the configured one. */
-static bool set_deadline(struct rest_call *rc)
+static enum ut_err no_memory(struct api_error *err)
 {
-    const char *text = srv_http_field(rc->x, "Connect-Timeout-Ms");
-    int64_t ms = rc->rest->app->config->default_deadline_ms;
-    struct api_error err;
+    api_fail(err, API_INTERNAL, "no memory for the request");
+    return UT_ENOMEM;
+}
 
-    if (text) {
-        size_t len = strspn(text, "0123456789");
+static enum ut_err wrong(struct api_error *err, const char *name)
+{
+    snprintf(err->field, sizeof(err->field), "%s", name);
+    return UT_EINVAL;
+}
 
-        if (!len || text[len] || len > SRV_REST_MAX_TIMEOUT_DIGITS) {
-            api_fail(&err, API_INVALID_ARGUMENT,
-                     "Connect-Timeout-Ms \"%.40s\" is not a number of at most "
-                     "%d digits",
-                     text, SRV_REST_MAX_TIMEOUT_DIGITS);
-            snprintf(err.field, sizeof(err.field), "Connect-Timeout-Ms");
-            srv_http_fail(rc->x, &err);
-            return false;
+/* ---- Pictures ---- */
+
+static void *at(const ProtobufCMessage *msg, unsigned offset)
+{
+    return (char *)(uintptr_t)msg + offset;
+}
+
+/* Puts a view of the body into an image field. */
+static enum ut_err add_image(ProtobufCMessage *msg,
+                             const ProtobufCFieldDescriptor *f,
+                             const char *data, size_t len,
+                             struct api_error *err)
+{
+    Tscaf__V1__Image *image;
+
+    if (f->label != PROTOBUF_C_LABEL_REPEATED && *(void **)at(msg, f->offset)) {
+        api_fail(err, API_INVALID_ARGUMENT, "%s: one picture, not several",
+                 f->name);
+        return wrong(err, f->name);
+    }
+    image = malloc(sizeof(*image));
+    if (!image)
+        return no_memory(err);
+    tscaf__v1__image__init(image);
+    image->data.data = (uint8_t *)(uintptr_t)data;
+    image->data.len = len;
+    if (f->label == PROTOBUF_C_LABEL_REPEATED) {
+        size_t *n = at(msg, f->quantifier_offset);
+        void ***list = at(msg, f->offset);
+        void **more = realloc(*list, (*n + 1) * sizeof(*more));
+
+        if (!more) {
+            free(image);
+            return no_memory(err);
         }
-        ms = strtoll(text, NULL, 10);
+        more[(*n)++] = image;
+        *list = more;
+    } else {
+        *(void **)at(msg, f->offset) = image;
     }
-    rc->call.deadline_us = rc->x->start_us + ms * 1000;
-    return true;
-}
-
-static void on_begin(void *arg, struct srv_http_exchange *x)
-{
-    struct srv_rest *r = arg;
-    struct rest_call *rc = calloc(1, sizeof(*rc));
-    struct api_error err;
-
-    if (!rc) {
-        api_fail(&err, API_INTERNAL, "no memory for the request");
-        srv_http_fail(x, &err);
-        return;
-    }
-    x->user = rc;
-    rc->rest = r;
-    rc->x = x;
-    rc->call.app = r->app;
-    rc->call.start_us = x->start_us;
-    rc->call.reply = on_reply;
-    rc->call.fail = on_fail;
-    rc->call.send = on_send;
-    rc->call.end = on_end;
-    memcpy(rc->call.request_id, x->request_id, sizeof(rc->call.request_id));
-    if (!find_route(rc) || !check_key(rc) || !check_media(rc) ||
-        !set_deadline(rc))
-        return;
-    if (!rc->route->plain && !r->app->ready)
-        fail(rc, SRV_REJECT_STARTING, API_UNAVAILABLE,
-             "the server is starting");
-}
-
-/* ---- The body, and the end ---- */
-
-static void on_handle(void *arg, struct srv_http_exchange *x)
-{
-    struct srv_rest *r = arg;
-    struct rest_call *rc = x->user;
-    struct api_error err;
-
-    if (srv_rest_bind(rc->route, x, &rc->params, &rc->request, &err)) {
-        on_fail(&rc->call, &err);
-        return;
-    }
-    if (rc->route->plain) {
-        rc->route->plain(r->app, x);
-        return;
-    }
-    rc->call.request = rc->request;
-    rc->route->handler(&rc->call);
-}
-
-static void on_left(void *arg, struct srv_http_exchange *x)
-{
-    struct rest_call *rc = x->user;
-
-    (void)arg;
-    /* Executors read it while we write: see srv_item.cancelled. */
-    __atomic_store_n(&rc->call.cancelled, true, __ATOMIC_RELAXED);
-    if (x->status) /* it was streaming */
-        rc->call.left(&rc->call);
-}
-
-static void on_done(void *arg, struct srv_http_exchange *x)
-{
-    struct srv_rest *r = arg;
-    struct rest_call *rc = x->user;
-    /* nginx's 499: nobody was there to be answered. */
-    int status = x->cancelled || !x->status ? 499 : x->status;
-    int64_t us = ut_clock_us() - x->start_us;
-    struct srv_log_request line = {
-        .request_id = x->request_id,
-        .method = x->method,
-        .path = x->path,
-        .peer = x->peer,
-        .actor = rc ? rc->call.actor : "",
-        .status = status,
-        .bytes_in = x->body_len,
-        .bytes_out = x->sent,
-        .us = us,
-    };
-
-    srv_metrics_request(r->app->metrics,
-                        rc && rc->route ? (int)(rc->route - r->routes) : -1,
-                        status, (double)us / 1e6);
-    srv_log_request(r->app->log, &line);
-    if (rc)
-        srv_rest_unbind(x, rc->request);
-    free(rc);
-    x->user = NULL;
-}
-
-enum ut_err srv_rest_new(struct srv_app *app, const struct srv_route *routes,
-                         int n_routes, struct srv_rest **out,
-                         struct ut_error *e)
-{
-    struct srv_rest *r = calloc(1, sizeof(*r));
-
-    *out = NULL;
-    if (!r)
-        return ut_fail(e, UT_ENOMEM, "no memory for the routes");
-    r->app = app;
-    r->routes = routes;
-    r->n_routes = n_routes;
-    r->text = calloc((size_t)n_routes, sizeof(*r->text));
-    r->names = calloc((size_t)n_routes, sizeof(*r->names));
-    if (!r->text || !r->names) {
-        srv_rest_free(r);
-        return ut_fail(e, UT_ENOMEM, "no memory for %d routes", n_routes);
-    }
-    for (int i = 0; i < n_routes; i++) {
-        snprintf(r->text[i], sizeof(r->text[i]), "%s %s", routes[i].method,
-                 routes[i].path);
-        r->names[i] = r->text[i];
-    }
-    *out = r;
     return UT_OK;
 }
 
-void srv_rest_free(struct srv_rest *r)
+static void return_view(const struct srv_http_exchange *x,
+                        Tscaf__V1__Image *image)
 {
-    if (!r)
+    const char *data = image ? (const char *)image->data.data : NULL;
+
+    if (data && data >= x->body && data <= x->body + x->body_len)
+        image->data = (ProtobufCBinaryData){0};
+}
+
+/* Frees a message, in which images may be views of the body. */
+static void drop(const struct srv_http_exchange *x, ProtobufCMessage *msg)
+{
+    if (!msg)
         return;
-    free(r->text);
-    free(r->names);
-    free(r);
+    for (unsigned i = 0; x->body && i < msg->descriptor->n_fields; i++) {
+        const ProtobufCFieldDescriptor *f = &msg->descriptor->fields[i];
+
+        if (!is_image(f))
+            continue;
+        if (f->label != PROTOBUF_C_LABEL_REPEATED) {
+            return_view(x, *(void **)at(msg, f->offset));
+            continue;
+        }
+        for (size_t k = 0; k < *(size_t *)at(msg, f->quantifier_offset); k++)
+            return_view(x, (*(Tscaf__V1__Image ***)at(msg, f->offset))[k]);
+    }
+    protobuf_c_message_free_unpacked(msg, NULL);
 }
 
-struct srv_http_hooks srv_rest_hooks(struct srv_rest *r)
+/* ---- Multipart ---- */
+
+/* A view as a C string, cut to fit. */
+static const char *text_of(char *out, size_t size, const char *s, size_t len)
 {
-    return (struct srv_http_hooks){.begin = on_begin,
-                                   .handle = on_handle,
-                                   .left = on_left,
-                                   .done = on_done,
-                                   .arg = r};
+    snprintf(out, size, "%.*s", (int)(len < size ? len : size - 1), s);
+    return out;
 }
 
-const char *const *srv_rest_names(const struct srv_rest *r)
+/* A picture's part: to the image field of its name, or where pictures go
+ * when there is but one such field. */
+static enum ut_err add_file(ProtobufCMessage *msg, const char *name,
+                            const struct api_part *part, struct api_error *err)
 {
-    return r->names;
+    const ProtobufCFieldDescriptor *f = field(msg->descriptor, name);
+
+    if (!is_image(f) && !is_image(field(msg->descriptor, "other")))
+        f = main_image(msg->descriptor);
+    if (!is_image(f)) {
+        api_fail(err, API_INVALID_ARGUMENT,
+                 "no picture is called \"%.60s\"; known: image, other", name);
+        return wrong(err, name);
+    }
+    return add_image(msg, f, part->data, part->data_len, err);
 }
+
+static enum ut_err add_text(ProtobufCMessage *msg, const char *name,
+                            const struct api_part *part, struct api_error *err)
+{
+    char *text = malloc(part->data_len + 1);
+    enum ut_err rc;
+
+    if (!text)
+        return no_memory(err);
+    memcpy(text, part->data, part->data_len);
+    text[part->data_len] = '\0';
+    if (memchr(text, '\0', part->data_len)) {
+        api_fail(err, API_INVALID_ARGUMENT, "%.60s: has a NUL in it", name);
+        rc = wrong(err, name);
+    } else {
+        rc = api_json_set(msg, name, text, err);
+    }
+    free(text);
+    return rc;
+}
+
+static enum ut_err bind_multipart(const struct srv_http_exchange *x,
+                                  ProtobufCMessage *msg, struct api_error *err)
+{
+    struct api_part parts[API_MULTIPART_MAX_PARTS];
+    enum ut_err rc;
+    int n = 0;
+
+    rc = api_multipart_parse(x->content_type, x->body ? x->body : "",
+                             x->body_len, parts, &n, err);
+    for (int i = 0; !rc && i < n; i++) {
+        char name[64];
+
+        text_of(name, sizeof(name), parts[i].name, parts[i].name_len);
+        if (parts[i].filename || is_image(field(msg->descriptor, name)))
+            rc = add_file(msg, name, &parts[i], err);
+        else
+            rc = add_text(msg, name, &parts[i], err);
+    }
+    return rc;
+}
+
+/* ---- Query and path ---- */
+
+struct query {
+    ProtobufCMessage *msg;
+    const struct srv_params *params;
+    struct api_error *err;
+    enum ut_err rc;
+};
+
+static bool in_path(const struct srv_params *p, const char *name)
+{
+    for (int i = 0; i < p->n; i++)
+        if (strcmp(p->at[i].name, name) == 0)
+            return true;
+    return false;
+}
+
+static bool in_query(const ProtobufCFieldDescriptor *f,
+                     const struct srv_params *p)
+{
+    return f && f->type != PROTOBUF_C_TYPE_MESSAGE &&
+           f->type != PROTOBUF_C_TYPE_BYTES && !in_path(p, f->name);
+}
+
+static bool on_query(void *arg, const char *name, const char *value)
+{
+    struct query *q = arg;
+    const ProtobufCMessageDescriptor *d = q->msg->descriptor;
+    size_t len = 0;
+
+    if (in_query(field(d, name), q->params)) {
+        q->rc = api_json_set(q->msg, name, value, q->err);
+        return !q->rc;
+    }
+    api_fail(q->err, API_INVALID_ARGUMENT, "no query parameter \"%.60s\" here",
+             name);
+    snprintf(q->err->reason, sizeof(q->err->reason), "EXPECTED");
+    for (unsigned i = 0; i < d->n_fields; i++)
+        if (in_query(&d->fields[i], q->params) && len < sizeof(q->err->value))
+            len += (size_t)snprintf(q->err->value + len,
+                                    sizeof(q->err->value) - len, "%s%s",
+                                    len ? ", " : "", d->fields[i].name);
+    if (!len)
+        snprintf(q->err->value, sizeof(q->err->value), "no query at all");
+    q->rc = wrong(q->err, name);
+    return false;
+}
+
+/* A body may repeat what the path says, but not contradict it. */
+static enum ut_err bind_path(ProtobufCMessage *msg, const struct srv_params *p,
+                             struct api_error *err)
+{
+    enum ut_err rc = UT_OK;
+
+    for (int i = 0; !rc && i < p->n; i++) {
+        const char *name = p->at[i].name, *value = p->at[i].value;
+        const ProtobufCFieldDescriptor *f = field(msg->descriptor, name);
+        const char *said = f && f->type == PROTOBUF_C_TYPE_STRING
+                               ? *(char **)at(msg, f->offset)
+                               : NULL;
+
+        if (said && *said && strcmp(said, value) != 0) {
+            api_fail(err, API_INVALID_ARGUMENT,
+                     "%s is \"%.60s\" in the body and \"%.60s\" in the path",
+                     name, said, value);
+            return wrong(err, name);
+        }
+        rc = api_json_set(msg, name, value, err);
+    }
+    return rc;
+}
+
+static enum ut_err bind_body(const struct srv_route *route,
+                             const struct srv_http_exchange *x,
+                             ProtobufCMessage **msg, struct api_error *err)
+{
+    bool json =
+        !x->body_len || !x->content_type || srv_media_is(x->content_type, JSON);
+    enum ut_err rc = api_json_read(route->request, json ? x->body : NULL,
+                                   json ? x->body_len : 0, msg, err);
+
+    if (rc || json)
+        return rc;
+    if (srv_media_is(x->content_type, FORM))
+        return bind_multipart(x, *msg, err);
+    return add_image(*msg, main_image(route->request), x->body, x->body_len,
+                     err);
+}
+
+static enum ut_err rest_bind(struct srv_request *r, struct api_error *err)
+{
+    struct query q = {.params = &r->params, .err = err};
+    enum ut_err rc;
+
+    rc = bind_body(r->route, r->x, &q.msg, err);
+    if (!rc)
+        rc = bind_path(q.msg, &r->params, err);
+    if (!rc) {
+        srv_http_query(r->x, on_query, &q);
+        rc = q.rc;
+    }
+    if (rc)
+        drop(r->x, q.msg);
+    else
+        r->message = q.msg;
+    return rc;
+}
+
+static void rest_unbind(struct srv_request *r)
+{
+    drop(r->x, r->message);
+}
+
+/* ---- Answers ---- */
+
+/* A message whose only field is a picture goes as that picture. */
+static enum ut_err rest_reply(struct srv_request *r, const ProtobufCMessage *m,
+                              struct srv_http_answer *a, struct ut_error *e)
+{
+    const Tscaf__V1__FaceCrop *crop = (const void *)m;
+
+    (void)r;
+    if (!m->descriptor->n_fields)
+        return UT_OK;
+    if (m->descriptor != &tscaf__v1__face_crop__descriptor) {
+        a->type = JSON;
+        return api_json_write(m, API_JSON_REST, &a->body, &a->len, e);
+    }
+    a->type = "image/png";
+    a->len = crop->png.len;
+    a->body = malloc(a->len + 1);
+    if (!a->body)
+        return ut_fail(e, UT_ENOMEM, "no memory for a crop");
+    if (a->len)
+        memcpy(a->body, crop->png.data, a->len);
+    return UT_OK;
+}
+
+/* ---- Streams, as Server-Sent Events ---- */
+/* Source: https://html.spec.whatwg.org/multipage/server-sent-events.html */
+
+static const char *rest_stream_type(const struct srv_request *r)
+{
+    (void)r;
+    return "text/event-stream";
+}
+
+static enum ut_err rest_piece(struct srv_request *r, const ProtobufCMessage *m,
+                              struct ut_buf *b, struct ut_error *e)
+{
+    enum ut_err rc;
+    size_t len;
+    char *json;
+
+    (void)r;
+    rc = api_json_write(m, API_JSON_REST, &json, &len, e);
+    if (!rc)
+        rc = ut_buf_addf(b, e, "data: %s\n\n", json);
+    free(json);
+    return rc;
+}
+
+/* A browser's EventSource would connect again after a bare end. */
+static enum ut_err rest_last(struct srv_request *r, const struct api_error *err,
+                             struct ut_buf *b, struct ut_error *e)
+{
+    enum ut_err rc;
+    char *json;
+
+    (void)r;
+    if (!err)
+        return ut_buf_addf(b, e, "event: end\ndata: {}\n\n");
+    rc = api_error_json(err, &json, e);
+    if (!rc)
+        rc = ut_buf_addf(b, e, "event: error\ndata: %s\n\n", json);
+    free(json);
+    return rc;
+}
+
+static void rest_fail(struct srv_request *r, const struct api_error *err)
+{
+    srv_http_fail(r->x, err);
+}
+
+const struct srv_protocol srv_rest = {
+    .begin = rest_begin,
+    .bind = rest_bind,
+    .unbind = rest_unbind,
+    .reply = rest_reply,
+    .stream_type = rest_stream_type,
+    .piece = rest_piece,
+    .last = rest_last,
+    .fail = rest_fail,
+};

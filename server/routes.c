@@ -1,14 +1,15 @@
-/* Every REST route of the server. */
+/* Every method of the server: its path over REST, its name over RPC. */
 #include "api/tscaf.pb-c.h"
+#include "server/dispatch.h"
 #include "server/handlers.h"
 #include "server/ops.h"
-#include "server/rest.h"
 
-#define CALL(m, p, who, message, fn, code)                                     \
+#define CALL(m, p, who, message, fn, code, service, name)                      \
     {                                                                          \
         .method = m, .path = p, .role = SRV_ROLE_##who,                        \
         .request = &tscaf__v1__##message##__descriptor,                        \
-        .handler = srv_handle_##fn, .status = code                             \
+        .handler = srv_handle_##fn, .status = code,                            \
+        .rpc = "tscaf.v1." #service "/" #name                                  \
     }
 #define PLAIN(p, who, fn)                                                      \
     {                                                                          \
@@ -26,25 +27,26 @@ const struct srv_route srv_routes[] = {
     PLAIN("/readyz", NONE, ready),
     PLAIN("/metrics", ANALYZE, metrics),
 
-    CALL("POST", "/v1/analyze", ANALYZE, analyze_request, analyze, 200),
-    CALL("POST", "/v1/verify", ANALYZE, verify_request, verify, 200),
-    CALL("POST", "/v1/search", ANALYZE, search_request, search, 200),
-    CALL("GET", "/v1/models", ANALYZE, list_models_request, list_models, 200),
+    CALL("POST", "/v1/analyze", ANALYZE, analyze_request, analyze, 200, DriverMonitor, Analyze),
+    CALL("POST", "/v1/embed", ANALYZE, embed_request, embed, 200, DriverMonitor, Embed),
+    CALL("POST", "/v1/verify", ANALYZE, verify_request, verify, 200, DriverMonitor, Verify),
+    CALL("POST", "/v1/search", ANALYZE, search_request, search, 200, DriverMonitor, Search),
+    CALL("GET", "/v1/models", ANALYZE, list_models_request, list_models, 200, Models, ListModels),
 
-    CALL("POST", IDENTITIES, ENROLL, create_identity_request, create_identity, 201),
-    CALL("GET", IDENTITIES, ENROLL, list_identities_request, list_identities, 200),
-    CALL("GET", IDENTITIES "/{id}", ENROLL, identity_ref, get_identity, 200),
-    CALL("PATCH", IDENTITIES "/{id}", ENROLL, update_identity_request, update_identity, 200),
-    CALL("DELETE", IDENTITIES "/{id}", ENROLL, identity_ref, delete_identity, 204),
-    CALL("POST", FACES, ENROLL, enroll_face_request, enroll_face, 201),
-    CALL("GET", FACES, ENROLL, list_faces_request, list_faces, 200),
-    CALL("DELETE", FACES "/{face_id}", ENROLL, face_ref, delete_face, 204),
-    CALL("GET", FACES "/{face_id}/crop", ENROLL, face_ref, get_face_crop, 200),
+    CALL("POST", IDENTITIES, ENROLL, create_identity_request, create_identity, 201, Identities, CreateIdentity),
+    CALL("GET", IDENTITIES, ENROLL, list_identities_request, list_identities, 200, Identities, ListIdentities),
+    CALL("GET", IDENTITIES "/{id}", ENROLL, identity_ref, get_identity, 200, Identities, GetIdentity),
+    CALL("PATCH", IDENTITIES "/{id}", ENROLL, update_identity_request, update_identity, 200, Identities, UpdateIdentity),
+    CALL("DELETE", IDENTITIES "/{id}", ENROLL, identity_ref, delete_identity, 204, Identities, DeleteIdentity),
+    CALL("POST", FACES, ENROLL, enroll_face_request, enroll_face, 201, Identities, EnrollFace),
+    CALL("GET", FACES, ENROLL, list_faces_request, list_faces, 200, Identities, ListFaces),
+    CALL("DELETE", FACES "/{face_id}", ENROLL, face_ref, delete_face, 204, Identities, DeleteFace),
+    CALL("GET", FACES "/{face_id}/crop", ENROLL, face_ref, get_face_crop, 200, Identities, GetFaceCrop),
 
-    CALL("POST", "/v1/keys", ADMIN, create_key_request, create_key, 201),
-    CALL("GET", "/v1/keys", ADMIN, list_keys_request, list_keys, 200),
-    CALL("DELETE", "/v1/keys/{id}", ADMIN, key_ref, delete_key, 204),
-    CALL("GET", "/v1/audit", ADMIN, list_audit_request, list_audit, 200),
+    CALL("POST", "/v1/keys", ADMIN, create_key_request, create_key, 201, Admin, CreateKey),
+    CALL("GET", "/v1/keys", ADMIN, list_keys_request, list_keys, 200, Admin, ListKeys),
+    CALL("DELETE", "/v1/keys/{id}", ADMIN, key_ref, delete_key, 204, Admin, DeleteKey),
+    CALL("GET", "/v1/audit", ADMIN, list_audit_request, list_audit, 200, Admin, ListAudit),
 };
 /* clang-format on */
 const int srv_n_routes = sizeof(srv_routes) / sizeof(srv_routes[0]);

@@ -200,17 +200,17 @@ static int update(struct arguments *a)
     }
     m.id = a->words[0];
     if (a->name) {
-        m._name_case = TSCAF__V1__UPDATE_IDENTITY_REQUEST___NAME_NAME;
+        m.new_name_case = TSCAF__V1__UPDATE_IDENTITY_REQUEST__NEW_NAME_NAME;
         m.name = (char *)(uintptr_t)a->name;
     }
     if (a->external_id) {
-        m._external_id_case =
-            TSCAF__V1__UPDATE_IDENTITY_REQUEST___EXTERNAL_ID_EXTERNAL_ID;
+        m.new_external_id_case =
+            TSCAF__V1__UPDATE_IDENTITY_REQUEST__NEW_EXTERNAL_ID_EXTERNAL_ID;
         m.external_id = (char *)(uintptr_t)a->external_id;
     }
     if (a->consent) {
-        m._consent_ref_case =
-            TSCAF__V1__UPDATE_IDENTITY_REQUEST___CONSENT_REF_CONSENT_REF;
+        m.new_consent_ref_case =
+            TSCAF__V1__UPDATE_IDENTITY_REQUEST__NEW_CONSENT_REF_CONSENT_REF;
         m.consent_ref = (char *)(uintptr_t)a->consent;
     }
     m.n_metadata = (size_t)a->n_pairs;

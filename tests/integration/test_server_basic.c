@@ -56,6 +56,7 @@ static void gallery(struct test_server *s, struct test_answer *a)
     char id[40], face[40], path[200];
     size_t len, other_len;
     char *png = test_face(1, 1, &len), *other = test_face(1, 2, &other_len);
+    char *embedding;
 
     test_json(s, "POST", "/v1/identities",
               "{\"name\":\"Ada\",\"external_id\":\"x\",\"metadata\":{\"a\":"
@@ -88,6 +89,13 @@ static void gallery(struct test_server *s, struct test_answer *a)
     is(a, 200, "\"verdict\":\"match\"");
     is(a, 200, "\"name\":\"Ada L.\"");
     is(a, 200, "\"probability\":");
+    assert_non_null(strstr(a->body, "\"embedding\":["));
+    embedding = strndup(strstr(a->body, "\"embedding\":["), 200);
+    test_png(s, "/v1/embed?input=crop", png, len, a);
+    is(a, 200, embedding);
+    assert_null(strstr(a->body, "\"identity\""));
+    assert_null(strstr(a->body, "\"fatigue\""));
+    free(embedding);
     snprintf(path, sizeof(path), "/v1/verify?input=crop&identity_id=%s", id);
     test_png(s, path, other, other_len, a);
     is(a, 200, "\"same\":true");

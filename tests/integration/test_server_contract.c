@@ -24,6 +24,7 @@ static const struct operation {
     {"GET", "/readyz", NONE, NO_BODY, NULL},
     {"GET", "/metrics", ANALYZE, NO_BODY, NULL},
     {"POST", "/v1/analyze", ANALYZE, IMAGE, "{\"images\":[]}"},
+    {"POST", "/v1/embed", ANALYZE, IMAGE, "{\"images\":[]}"},
     {"POST", "/v1/verify", ANALYZE, IMAGE, "{\"identity_id\":\"" ID "\"}"},
     {"POST", "/v1/search", ANALYZE, IMAGE, "{}"},
     {"GET", "/v1/models", ANALYZE, NO_BODY, NULL},
@@ -239,7 +240,7 @@ static void every_picture__bad_late_or_undetectable__400_504(void **state)
 
 static void conflicts__external_id_and_poor_face__409_422(void **state)
 {
-    const struct operation *create = &operations[7];
+    const struct operation *create = &operations[8];
     struct test_answer a = {0};
     char id[40], path[100];
     size_t len = 0;
@@ -254,10 +255,10 @@ static void conflicts__external_id_and_poor_face__409_422(void **state)
     test_member(&a, "id", id, sizeof(id));
     test_answer_fini(&a);
     snprintf(path, sizeof(path), "/v1/identities/%s", id);
-    WANTS(&operations[10], 409, "already_exists", .path = path,
+    WANTS(&operations[11], 409, "already_exists", .path = path,
           .body = "{\"external_id\":\"e-1\"}");
     snprintf(path, sizeof(path), "/v1/identities/%s/faces?input=crop", id);
-    WANTS(&operations[12], 422, "LOW_BRIGHTNESS", .path = path,
+    WANTS(&operations[13], 422, "LOW_BRIGHTNESS", .path = path,
           .type = "image/png", .body = dark, .len = len);
     free(dark);
 }

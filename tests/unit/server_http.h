@@ -18,9 +18,9 @@
 #include "api/tscaf.pb-c.h"
 #include "server/app.h"
 #include "server/auth.h"
+#include "server/dispatch.h"
 #include "server/http.h"
 #include "server/ops.h"
-#include "server/rest.h"
 #include "tests/support/unit.h"
 
 #define MAX_HELD 256
@@ -30,7 +30,7 @@ static struct {
     struct srv_app app;
     struct srv_config config;
     struct srv_http_config http;
-    struct srv_rest *rest;
+    struct srv_dispatch *dispatch;
     pthread_t thread;
     struct srv_mail mail;
     void (*asked)(void); /* runs on the loop */
@@ -48,7 +48,7 @@ static inline void on_echo(struct srv_call *c)
     Tscaf__V1__IdentityRecord r = TSCAF__V1__IDENTITY_RECORD__INIT;
 
     r.id = q->id;
-    if (q->_name_case)
+    if (q->new_name_case)
         r.name = q->name;
     r.external_id = c->actor;
     c->reply(c, &r.base);
@@ -197,48 +197,57 @@ static const struct srv_route routes[] = {
      .role = SRV_ROLE_ENROLL,
      .request = &tscaf__v1__update_identity_request__descriptor,
      .handler = on_echo,
+     .rpc = "tscaf.v1.Identities/UpdateIdentity",
      .status = 201},
     {.method = "POST",
      .path = "/pictures",
      .role = SRV_ROLE_ANALYZE,
      .request = &tscaf__v1__analyze_request__descriptor,
      .handler = on_pictures,
+     .rpc = "tscaf.v1.DriverMonitor/Analyze",
      .status = 200},
     {.method = "POST",
      .path = "/pair",
      .role = SRV_ROLE_ANALYZE,
      .request = &tscaf__v1__verify_request__descriptor,
      .handler = on_pair,
+     .rpc = "tscaf.v1.DriverMonitor/Verify",
      .status = 200},
     {.method = "POST",
      .path = "/hold",
      .role = SRV_ROLE_ANALYZE,
      .request = &tscaf__v1__search_request__descriptor,
      .handler = on_hold,
+     .rpc = "tscaf.v1.DriverMonitor/Search",
      .status = 200},
     {.method = "GET",
      .path = "/a/{identity_id}/b/{face_id}/crop",
      .role = SRV_ROLE_ANALYZE,
      .request = &tscaf__v1__face_ref__descriptor,
      .handler = on_crop,
+     .rpc = "tscaf.v1.Identities/GetFaceCrop",
      .status = 200},
     {.method = "DELETE",
      .path = "/echo/{id}",
      .role = SRV_ROLE_ENROLL,
      .request = &tscaf__v1__identity_ref__descriptor,
      .handler = on_nothing,
+     .rpc = "tscaf.v1.Identities/DeleteIdentity",
      .status = 204},
     {.method = "GET",
      .path = "/stream",
      .role = SRV_ROLE_ANALYZE,
      .request = &tscaf__v1__list_keys_request__descriptor,
      .handler = on_stream,
+     .rpc = "tscaf.v1.Training/WatchJob",
+     .streams = true,
      .status = 200},
     {.method = "GET",
      .path = "/broken",
      .role = SRV_ROLE_ADMIN,
      .request = &tscaf__v1__list_keys_request__descriptor,
      .handler = on_broken,
+     .rpc = "tscaf.v1.Admin/ListKeys",
      .status = 200},
 };
 
@@ -333,9 +342,10 @@ static inline int prepare(void **state)
     };
     return srv_auth_new(&the.app.auth, &e) ||
            srv_mailbox_new(&the.app.loop, &the.app.mailbox, &e) ||
-           srv_rest_new(&the.app, routes, sizeof(routes) / sizeof(routes[0]),
-                        &the.rest, &e) ||
-           srv_metrics_new(srv_rest_names(the.rest),
+           srv_dispatch_new(&the.app, routes,
+                            sizeof(routes) / sizeof(routes[0]), &the.dispatch,
+                            &e) ||
+           srv_metrics_new(srv_dispatch_names(the.dispatch),
                            sizeof(routes) / sizeof(routes[0]), &the.app.metrics,
                            &e);
 }
@@ -344,7 +354,7 @@ static inline void start(void)
 {
     struct ut_error e;
 
-    the.http.hooks = srv_rest_hooks(the.rest);
+    the.http.hooks = srv_dispatch_hooks(the.dispatch);
     the.http.metrics = the.app.metrics;
     if (srv_http_new(&the.app.loop, &the.http, &the.app.http, &e))
         fail_msg("%s", e.msg);
@@ -358,7 +368,7 @@ static inline int finish(void **state)
     ask(do_stop);
     pthread_join(the.thread, NULL);
     assert_int_equal(uv_loop_close(&the.app.loop), 0);
-    srv_rest_free(the.rest);
+    srv_dispatch_free(the.dispatch);
     srv_auth_free(the.app.auth);
     srv_metrics_free(the.app.metrics);
     return 0;
