@@ -41,6 +41,7 @@ libs  = $(foreach f,$(1),$(if $(PKGS_$f),$(shell $(PKG) --libs $(PKGS_$f))) $(LI
 ar    = $(patsubst %,$B/lib%.a,$(1))
 
 PROTOS   := api/tscaf model/onnx/onnx
+WEIGHTS  := $(wildcard model/weights/*.safetensors)
 PROGRAMS := $B/tscafd $B/tscaf $B/tscaf-model
 TESTS    := $(patsubst tests/%.c,$B/tests/%,$(wildcard tests/unit/test_*.c tests/golden/test_*.c tests/integration/test_*.c))
 BENCHES  := $(patsubst tests/%.c,$B/tests/%,$(wildcard tests/bench/bench_*.c))
@@ -69,6 +70,7 @@ $(call obj,$(shell find $(1) -name '*.c')): CPPFLAGS += $(if $(PKGS_$(1)),$(shel
 endef
 $(foreach f,$(FOLDERS),$(eval $(call FOLDER,$f)))
 $(call obj,$(call src,model)): CFLAGS += -fopenmp
+$(call obj,model/shipped.c): CPPFLAGS += -DMDL_WEIGHTS_DIR='"$(CURDIR)/model/weights"'
 
 $(GEN)/%.pb-c.c $(GEN)/%.pb-c.h: %.proto
 	@mkdir -p $(@D)
@@ -129,9 +131,10 @@ lint: ## formatting, include directions, static analysis, OpenAPI
 	@scripts/lint
 format: ## let clang-format rewrite the sources
 	@git ls-files '*.[ch]' | xargs clang-format -i
-install: all ## copy the programs to PREFIX/bin
-	install -d $(DESTDIR)$(PREFIX)/bin
+install: all ## copy the programs to PREFIX/bin, the weights to PREFIX/share/tscaf
+	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/share/tscaf
 	install -m 755 $(PROGRAMS) $(DESTDIR)$(PREFIX)/bin
+	$(if $(WEIGHTS),install -m 644 $(WEIGHTS) $(DESTDIR)$(PREFIX)/share/tscaf)
 help: ## this list
 	@sed -n 's/^\([a-z ]*\):.*## \(.*\)/  \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 16
 clean: ## remove build/

@@ -38,7 +38,8 @@ static const struct option options[] = {
     {"model", TEXT, ANYWHERE, AT(model), 0, 0, NULL, "FILE",
      "the network (safetensors); without it an untrained one is made"},
     {"detector", TEXT, ANYWHERE, AT(detector), 0, 0, NULL, "FILE",
-     "the face detector (safetensors); without it only crops are taken"},
+     "the face detector (safetensors); without it the one that ships; none: "
+     "only crops are taken"},
     {"backend", TEXT, ANYWHERE, AT(backend), 0, 0, NULL, "NAME",
      "where the network runs (cpu, ref); without it the best one here"},
     {"precision", PRECISION, ANYWHERE, AT(precision), 0, 0, "float32", "NAME",

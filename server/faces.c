@@ -339,8 +339,8 @@ enum ut_err srv_faces_start(struct srv_faces_job *job, struct ut_error *e)
     if (!job->crop_input && !job->app->detector)
         return ut_fail(e, UT_ESTATE,
                        "this server has no face detector: send aligned faces "
-                       "with input=crop, or start it with --detector FILE, a "
-                       "RetinaFace MobileNet 0.25 as safetensors");
+                       "with input=crop, or start it with the detector that "
+                       "ships or another (--detector FILE)");
     for (int i = 0; i < job->n_frames; i++)
         bytes += (int64_t)job->frames[i].len;
     if (f->bytes + bytes > job->app->config->max_queue_bytes) {

@@ -12,6 +12,7 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
+#include "model/shipped.h"
 #include "model/vision/face.h"
 #include "server/app.h"
 #include "server/auth.h"
@@ -62,6 +63,19 @@ static enum ut_err add_face(void *arg, const struct srv_face *f,
                            f->embedding, e);
 }
 
+/* The one that was given, the one that ships, or none. */
+static enum ut_err open_detector(struct server *s, struct ut_error *e)
+{
+    const char *given = s->config.detector;
+    char shipped[4096];
+
+    if (given && !strcmp(given, "none"))
+        return UT_OK;
+    if (!given && !mdl_shipped(MDL_SHIPPED_DETECTOR, shipped, sizeof(shipped)))
+        return UT_OK; /* told when started: only crops can be analysed */
+    return mdl_detector_open(given ? given : shipped, &s->app.detector, e);
+}
+
 static enum ut_err open_models(struct server *s, struct ut_error *e)
 {
     struct srv_app *app = &s->app;
@@ -73,8 +87,8 @@ static enum ut_err open_models(struct server *s, struct ut_error *e)
     };
     enum ut_err rc = srv_engine_new(&engine, &app->engine, e);
 
-    if (!rc && s->config.detector)
-        rc = mdl_detector_open(s->config.detector, &app->detector, e);
+    if (!rc)
+        rc = open_detector(s, e);
     if (!rc)
         rc = srv_gallery_new(srv_engine_dim(app->engine),
                              (size_t)s->config.gallery_max_faces, &app->gallery,
@@ -193,7 +207,8 @@ static void on_started(struct srv_mail *m)
                      model->name);
     if (!app->detector)
         srv_log_line(app->log, SRV_LOG_WARN, NULL,
-                     "no --detector: only crops can be analysed");
+                     "no face detector (--detector): only crops can be "
+                     "analysed");
     if (s->n_unusable)
         srv_log_line(app->log, SRV_LOG_WARN, NULL,
                      "%zu stored faces do not fit the model", s->n_unusable);

@@ -163,6 +163,7 @@ static void arguments(const struct test_server *s, const char *const *flags,
         argv[n++] = "127.0.0.1:0";
         argv[n++] = "--model";
         argv[n++] = (char *)(uintptr_t)test_model();
+        argv[n++] = (char *)(uintptr_t) "--detector=none";
     }
     while (flags && *flags && n < MAX_FLAGS - 1)
         argv[n++] = (char *)(uintptr_t)*flags++;

@@ -33,8 +33,8 @@ char *test_face(int identity, int variant, size_t *len);
 char *test_dark_face(size_t *len);
 
 /* Starts tscafd on a free port of this machine with a data folder of its own
- * and test_model(), plus flags (NULL-ended, may be NULL; they win), and waits
- * until it is ready. */
+ * and test_model(), without a detector, plus flags (NULL-ended, may be NULL;
+ * they win), and waits until it is ready. */
 void test_server_start(struct test_server *s, const char *const *flags);
 /* The same without waiting for more than its port. */
 void test_server_launch(struct test_server *s, const char *const *flags);
