@@ -25,6 +25,7 @@ static const struct {
      "thresholds at stated error rates, into a model"},
     {"eval-detector", cmd_eval_detector,
      "recall and the rest, for the face detector"},
+    {"plot", cmd_plot, "ROC, training, confusion, Grad-CAM and t-SNE figures"},
     {"bench", cmd_bench, "time the network or the gallery search"},
     {"sample", cmd_sample, "draw a sample face"},
 };

@@ -1,4 +1,4 @@
-/* tscaf-model eval and calibrate on small drawn datasets. */
+/* tscaf-model eval, calibrate and plot on small drawn datasets. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -165,6 +165,64 @@ static void calibrate__too_few__refused(void **state)
                "nowhere");
 }
 
+static void plot__each_kind__a_picture(void **state)
+{
+    (void)state;
+    shell_says(
+        0,
+        "tscaf-model init --seed 9 mobilenetv2 n.safetensors; "
+        "tscaf-model plot roc --out r.png --fatigue drivers/all.tsv "
+        "m.safetensors n.safetensors && tscaf-model plot roc --out p.svg "
+        "--pairs lfw/pairs.txt m.safetensors && tscaf-model plot roc "
+        "--out f.svg --faces people m.safetensors && tscaf-model plot "
+        "confusion --out c.png --fatigue drivers/all.tsv m.safetensors "
+        "&& grep -c 'm, AUC' p.svg && ls r.png p.svg f.svg c.png",
+        "r.png");
+    shell_says(
+        0,
+        "tscaf-model plot grad-cam --out g.png --picture drivers/1.d.png "
+        "--picture drivers/2.a.png --reference drivers/1.a.png "
+        "--attention m.safetensors && ls g.png",
+        "\"leaf\":\"recognition\",\"picture\":1,\"score\":");
+    shell_says(0,
+               "tscaf-model plot tsne --out t.svg --data people --perplexity 4 "
+               "--people 3 --leaf recognition --leaf fatigue m.safetensors && "
+               "grep -o 'identity [0-9]' t.svg | sort -u | wc -l",
+               "3\n");
+    shell_says(0,
+               "printf '{\"step\":20,\"fatigue_loss\":0.7,"
+               "\"recognition_loss\":0.0}\\n{\"step\":40,\"fatigue_loss\":"
+               "0.5,\"recognition_loss\":0.0}\\n{\"step\":6' > log && "
+               "tscaf-model plot training --out l.svg log && grep -c 'fatigue "
+               "loss' l.svg && ! grep 'recognition loss' l.svg && echo fine",
+               "fine");
+}
+
+static void plot__mistakes__named(void **state)
+{
+    (void)state;
+    shell_says(2, "tscaf-model plot", "usage:");
+    shell_says(2, "tscaf-model plot pie --out x.png y", "no figure \"pie\"");
+    shell_says(1, "tscaf-model plot roc --out x.png m.safetensors",
+               "roc wants --fatigue, --pairs or --faces");
+    shell_says(1, "tscaf-model plot grad-cam --out x.png m.safetensors",
+               "--picture");
+    shell_says(1, "tscaf-model plot tsne --out x.png m.safetensors", "--data");
+    shell_says(1,
+               "tscaf-model plot tsne --out x.png --data people --leaf eyes "
+               "m.safetensors",
+               "no output \"eyes.lase\"");
+    shell_says(1, "tscaf-model plot training --out x.png m.safetensors",
+               "has no line of train --json");
+    shell_says(2, "tscaf-model plot tsne --out x.png --points 4001 m",
+               "--points cannot be \"4001\"");
+    shell_says(1,
+               "tscaf-model plot confusion --out x.bmp --fatigue "
+               "drivers/all.tsv m.safetensors",
+               "neither with .png nor .svg");
+    shell_says(2, "ls x.png", "ls");
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -173,6 +231,8 @@ int main(void)
         cmocka_unit_test(eval__faces__one_to_many),
         cmocka_unit_test(calibrate__stated_rates__in_the_file_and_served),
         cmocka_unit_test(calibrate__too_few__refused),
+        cmocka_unit_test(plot__each_kind__a_picture),
+        cmocka_unit_test(plot__mistakes__named),
     };
 
     return cmocka_run_group_tests(tests, set_up, tear_down);
