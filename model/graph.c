@@ -17,6 +17,7 @@ void mdl_graph_fini(struct mdl_graph *g)
     for (int i = 0; i < g->n_owned; i++)
         free(g->owned[i]);
     free(g->owned);
+    free(g->named);
     free(g->values);
     free(g->nodes);
     free(g->modules);
@@ -75,6 +76,46 @@ int mdl_graph_input(struct mdl_graph *g, int h, int w)
     return g->input;
 }
 
+/* Where in the table a parameter of that name is, or would be. */
+static int *slot_of(struct mdl_graph *g, const char *name)
+{
+    uint32_t hash = 2166136261u; /* FNV-1a */
+    int at;
+
+    for (const char *c = name; *c; c++)
+        hash = (hash ^ (uint8_t)*c) * 16777619u;
+    at = (int)(hash % (uint32_t)g->cap_named);
+    while (g->named[at] >= 0 && strcmp(g->values[g->named[at]].name, name))
+        at = (at + 1) % g->cap_named;
+    return &g->named[at];
+}
+
+/* The parameter or buffer of that name, or -1. A hostile file's graph may have
+ * very many: no search through all. */
+static int find_param(struct mdl_graph *g, const char *name)
+{
+    if (g->cap_named <= 2 * g->n_values) {
+        free(g->named);
+        g->cap_named = 4 * g->n_values + 64;
+        g->named = malloc((size_t)g->cap_named * sizeof(*g->named));
+        g->n_named = 0;
+        if (!g->named) {
+            g->cap_named = 0;
+            ut_fail(&g->error, UT_ENOMEM, "no memory for the graph");
+            return -1;
+        }
+        for (int i = 0; i < g->cap_named; i++)
+            g->named[i] = -1;
+    }
+    for (; g->n_named < g->n_values; g->n_named++) {
+        const struct mdl_value *v = &g->values[g->n_named];
+
+        if (v->kind == MDL_VALUE_PARAM || v->kind == MDL_VALUE_BUFFER)
+            *slot_of(g, v->name) = g->n_named;
+    }
+    return *slot_of(g, name);
+}
+
 int mdl_graph_param(struct mdl_graph *g, enum mdl_value_kind kind,
                     struct mdl_shape shape, const char *fmt, ...)
 {
@@ -85,15 +126,16 @@ int mdl_graph_param(struct mdl_graph *g, enum mdl_value_kind kind,
     va_start(args, fmt);
     vsnprintf(name, sizeof(name), fmt, args);
     va_end(args);
-    for (v = 0; v < g->n_values; v++)
-        if (g->values[v].kind == kind && !strcmp(g->values[v].name, name)) {
-            if (mdl_shape_equal(&g->values[v].shape, &shape))
-                return v;
-            ut_fail(&g->error, UT_EINVAL, "%s is both %s and %s", name,
-                    mdl_shape_text(&g->values[v].shape, a),
-                    mdl_shape_text(&shape, b));
-            return -1;
-        }
+    v = g->error.code ? -1 : find_param(g, name);
+    if (v >= 0) {
+        if (g->values[v].kind == kind &&
+            mdl_shape_equal(&g->values[v].shape, &shape))
+            return v;
+        ut_fail(&g->error, UT_EINVAL, "%s is both %s and %s", name,
+                mdl_shape_text(&g->values[v].shape, a),
+                mdl_shape_text(&shape, b));
+        return -1;
+    }
     v = new_value(g, kind, &shape);
     if (v >= 0)
         memcpy(g->values[v].name, name, sizeof(name));
@@ -547,6 +589,8 @@ enum ut_err mdl_graph_copy(const struct mdl_graph *g, struct mdl_graph *out,
     *out = *g;
     out->owned = NULL;
     out->n_owned = out->cap_owned = 0;
+    out->named = NULL;
+    out->cap_named = out->n_named = 0;
     out->cap_values = g->n_values;
     out->cap_nodes = g->n_nodes;
     out->cap_modules = g->n_modules;

@@ -129,6 +129,9 @@ struct mdl_graph {
     void **owned; /* parameter memory that passes made */
     int n_owned, cap_owned;
 
+    int *named; /* owned; a hash table of the parameters by name: values, -1 */
+    int cap_named, n_named; /* values up to n_named were looked at */
+
     /* The first error of the builder functions below; they do nothing after
      * it, so that a network is written without a check per line. */
     struct ut_error error;
