@@ -24,7 +24,7 @@ struct mdl_onnx_input {
 bool mdl_onnx_input_parse(const char *text, struct mdl_onnx_input *out);
 
 /* Reads an ONNX network of one picture in, [N, 3, H, W] float32 or as
- * mdl_onnx_write's, as a bound graph; outputs keep their names. The operators
+ * mdl_onnx_write's, as a bound graph; results keep their names. The operators
  * that face embedders use, opset 7 to 21; weights float32 or float16 inside
  * the file. The graph owns all. Errors: UT_EIO, UT_EFORMAT naming the node and
  * what of it is not supported, UT_EBUSY over 2 GiB, UT_ENOMEM. */

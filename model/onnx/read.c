@@ -336,8 +336,10 @@ static void result(struct reader *r, int v)
     if (v < 0 || r->rc)
         return;
     x = add(r, r->node->output[0], KIND_RESULT);
-    if (x)
-        x->value = v;
+    if (!x)
+        return;
+    x->value = v;
+    snprintf(r->g->values[v].name, MDL_NAME_LEN, "%s", x->name);
 }
 
 /* The first input under the first output's name. */

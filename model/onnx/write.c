@@ -317,6 +317,7 @@ static int role(const struct mdl_node *n, int which)
     return which < n->n_in ? n->in[which] : -1;
 }
 
+/* A fused convolution is written as its parts, the last of which makes out. */
 static void write_product(struct writer *w, const struct mdl_node *n,
                           struct name out)
 {
@@ -324,7 +325,8 @@ static void write_product(struct writer *w, const struct mdl_node *n,
     const int64_t p[] = {n->pad, n->pad, n->pad, n->pad};
     int bias = role(n, MDL_IN_B), shift = role(n, MDL_IN_SHIFT);
     int residual = role(n, MDL_IN_RESIDUAL);
-    struct name x = name_of(w, n->in[MDL_IN_X]), y = fresh(w), z;
+    bool adds = shift >= 0 || residual >= 0;
+    struct name x = name_of(w, n->in[MDL_IN_X]), y, z;
 
     if (n->op == MDL_OP_LINEAR) {
         x = one_in(w, "Flatten", x);
@@ -341,23 +343,18 @@ static void write_product(struct writer *w, const struct mdl_node *n,
     in(w, name_of(w, n->in[MDL_IN_W]));
     if (bias >= 0)
         in(w, name_of(w, bias));
+    y = n->act != MDL_ACT_NONE || adds ? fresh(w) : out;
     end(w, y);
     if (n->act != MDL_ACT_NONE)
         y = write_act(w, n->act, n->alpha, role(n, MDL_IN_SLOPE), n->out, y,
-                      fresh(w));
+                      adds ? fresh(w) : out);
     if (shift >= 0) {
-        z = fresh(w);
+        z = residual >= 0 ? fresh(w) : out;
         two_in(w, "Add", y, by_channel(w, shift, n->out), z);
         y = z;
     }
-    if (residual >= 0) {
-        z = fresh(w);
-        two_in(w, "Add", y, name_of(w, residual), z);
-        y = z;
-    }
-    begin(w, "Identity");
-    in(w, y);
-    end(w, out);
+    if (residual >= 0)
+        two_in(w, "Add", y, name_of(w, residual), out);
 }
 
 static void write_batchnorm(struct writer *w, const struct mdl_node *n,
