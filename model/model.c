@@ -14,29 +14,37 @@
 
 /* ---- building ---- */
 
-/* The network sees (v - 127.5) / 127.5. */
-static int input_image(struct mdl_graph *g, int side)
+/* The picture as root n is shown it; roots that are shown the same share it.
+ * seen[k]: of the roots before n. */
+static int input_image(struct mdl_graph *g, const struct mdl_spec *spec, int n,
+                       const int *seen)
 {
-    const float mean[3] = {127.5f, 127.5f, 127.5f};
-    const float scale[3] = {1 / 127.5f, 1 / 127.5f, 1 / 127.5f};
+    const struct mdl_spec_image *image = &spec->nodes[n].image;
 
+    for (int k = 0; k < n; k++)
+        if (spec->nodes[k].parent < 0 &&
+            mdl_spec_image_equal(&spec->nodes[k].image, image))
+            return seen[k];
     mdl_graph_module(g, "input");
-    return mdl_graph_image(g, mdl_graph_input(g, side, side), mean, scale,
-                           false);
+    return mdl_graph_image(
+        g, n ? g->input : mdl_graph_input(g, spec->input, spec->input),
+        image->mean, image->scale, image->bgr);
 }
 
 enum ut_err mdl_model_build(const struct mdl_spec *spec, struct mdl_graph *out,
                             struct ut_error *e)
 {
-    int values[MDL_SPEC_MAX_NODES], image;
+    int values[MDL_SPEC_MAX_NODES], seen[MDL_SPEC_MAX_NODES];
 
     mdl_graph_init(out);
-    image = input_image(out, spec->input);
     for (int i = 0; i < spec->n_nodes; i++) {
         const struct mdl_spec_node *n = &spec->nodes[i];
-        int x = n->parent < 0 ? image : values[n->parent];
+        int x = n->parent < 0 ? seen[i] = input_image(out, spec, i, seen)
+                              : values[n->parent];
 
-        if (n->module == MDL_MODULE_IRESNET)
+        if (n->module == MDL_MODULE_GRAPH)
+            x = mdl_net_graph(out, x, spec, n);
+        else if (n->module == MDL_MODULE_IRESNET)
             x = mdl_net_iresnet(out, x, n);
         else if (n->module == MDL_MODULE_MOBILENETV2)
             x = mdl_net_mobilenetv2(out, x, n);

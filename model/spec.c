@@ -1,14 +1,17 @@
 /* The tree specification, from JSON and back. */
 #include "model/spec.h"
 
-#include <jansson.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
+
+#include "model/spec_json.h"
 
 static const char *const modules[] = {
     [MDL_MODULE_IRESNET] = "iresnet", [MDL_MODULE_MOBILENETV2] = "mobilenetv2",
     [MDL_MODULE_LASE] = "lase",       [MDL_MODULE_LA] = "la",
     [MDL_MODULE_SE] = "se",           [MDL_MODULE_NONE] = "none",
+    [MDL_MODULE_GRAPH] = "graph",
 };
 
 static const char *const heads[] = {
@@ -29,23 +32,37 @@ static const struct {
 };
 
 #define MAX_BLOCKS 128 /* per stage     */
-#define MAX_WIDTH 4096 /* channels      */
 #define MAX_INPUT_PX 1024
-#define MAX_DIM 2048 /* of embeddings */
+#define MAX_DIM 2048     /* of embeddings */
+#define MAX_PIXEL 65536. /* of means and scales */
+
+const struct mdl_spec_image mdl_spec_image_default = {
+    .mean = {127.5f, 127.5f, 127.5f},
+    .scale = {1 / 127.5f, 1 / 127.5f, 1 / 127.5f},
+};
+
+bool mdl_spec_image_equal(const struct mdl_spec_image *a,
+                          const struct mdl_spec_image *b)
+{
+    return !memcmp(a->mean, b->mean, sizeof(a->mean)) &&
+           !memcmp(a->scale, b->scale, sizeof(a->scale)) && a->bgr == b->bgr;
+}
 
 const char *mdl_module_name(enum mdl_module m)
 {
     return modules[m];
 }
 
-static bool is_root(enum mdl_module m)
+/* Whether a node of module m may stand at the top of a tree, or below. */
+static bool may_stand(enum mdl_module m, bool top)
 {
-    return m == MDL_MODULE_IRESNET || m == MDL_MODULE_MOBILENETV2;
+    bool root = m == MDL_MODULE_IRESNET || m == MDL_MODULE_MOBILENETV2;
+
+    return m == MDL_MODULE_GRAPH || root == top;
 }
 
-/* An integer member in [low, high] into *out; absent leaves it. */
-static enum ut_err get_int(const json_t *j, const char *node, const char *key,
-                           int low, int high, int *out, struct ut_error *e)
+enum ut_err mdl_spec_get_int(const json_t *j, const char *node, const char *key,
+                             int low, int high, int *out, struct ut_error *e)
 {
     const json_t *v = json_object_get(j, key);
 
@@ -85,8 +102,8 @@ static enum ut_err get_ints(const json_t *j, const char *node, const char *key,
     return UT_OK;
 }
 
-static enum ut_err check_members(const json_t *j, const char *where,
-                                 const char *allowed, struct ut_error *e)
+enum ut_err mdl_spec_check_members(const json_t *j, const char *where,
+                                   const char *allowed, struct ut_error *e)
 {
     const char *key;
     json_t *value;
@@ -146,7 +163,8 @@ static enum ut_err read_iresnet(const json_t *j, const char *module,
     }
     n_widths = n->n_stages;
     if (!n->widths[0] || json_object_get(j, "widths")) {
-        rc = get_ints(j, n->name, "widths", MAX_WIDTH, n->widths, &n_widths, e);
+        rc = get_ints(j, n->name, "widths", MDL_SPEC_MAX_WIDTH, n->widths,
+                      &n_widths, e);
         if (rc)
             return rc;
     }
@@ -171,7 +189,7 @@ static enum ut_err read_module(const json_t *j, struct mdl_spec_node *n,
         if (known)
             return read_iresnet(j, module, n, e);
     }
-    for (int i = MDL_MODULE_MOBILENETV2; module && i <= MDL_MODULE_NONE; i++) {
+    for (int i = MDL_MODULE_MOBILENETV2; module && i <= MDL_MODULE_GRAPH; i++) {
         if (strcmp(module, modules[i]))
             continue;
         n->module = (enum mdl_module)i;
@@ -188,8 +206,58 @@ static enum ut_err read_module(const json_t *j, struct mdl_spec_node *n,
     }
     return ut_fail(e, UT_EFORMAT,
                    "spec: node \"%s\" has module \"%s\"; known are iresnet, "
-                   "iresnet18, 34, 50, 100, mobilenetv2, lase, la, se, none",
+                   "iresnet18, 34, 50, 100, mobilenetv2, lase, la, se, none, "
+                   "graph",
                    n->name, module ? module : "");
+}
+
+/* Three numbers of pixels, if they are there. */
+static enum ut_err get_pixels(const json_t *j, const char *node,
+                              const char *key, float out[3], struct ut_error *e)
+{
+    const json_t *list = json_object_get(j, key);
+    bool good = json_array_size(list) == 3;
+
+    for (size_t c = 0; good && c < 3; c++) {
+        const json_t *v = json_array_get(list, c);
+
+        out[c] = (float)json_number_value(v);
+        good = json_is_number(v) && fabs(json_number_value(v)) <= MAX_PIXEL;
+    }
+    return good || !list
+               ? UT_OK
+               : ut_fail(e, UT_EFORMAT,
+                         "spec: node \"%s\": the image's \"%s\" is not "
+                         "three numbers up to %g",
+                         node, key, MAX_PIXEL);
+}
+
+static enum ut_err read_image(const json_t *j, struct mdl_spec_node *n,
+                              struct ut_error *e)
+{
+    const json_t *image = json_object_get(j, "image"), *bgr;
+    enum ut_err rc;
+
+    n->image = mdl_spec_image_default;
+    if (!image)
+        return UT_OK;
+    if (n->parent >= 0)
+        return ut_fail(e, UT_EFORMAT,
+                       "spec: node \"%s\" is no root and has an \"image\"",
+                       n->name);
+    rc = mdl_spec_check_members(image, "an image", " mean scale bgr ", e);
+    if (!rc)
+        rc = get_pixels(image, n->name, "mean", n->image.mean, e);
+    if (!rc)
+        rc = get_pixels(image, n->name, "scale", n->image.scale, e);
+    bgr = json_object_get(image, "bgr");
+    if (!rc && ((bgr && !json_is_boolean(bgr)) || !json_is_object(image)))
+        rc = ut_fail(e, UT_EFORMAT,
+                     "spec: node \"%s\": \"image\" is no object, or its "
+                     "\"bgr\" neither true nor false",
+                     n->name);
+    n->image.bgr = json_is_true(bgr);
+    return rc;
 }
 
 static enum ut_err read_head(const json_t *j, struct mdl_spec_node *n,
@@ -215,7 +283,7 @@ static enum ut_err read_head(const json_t *j, struct mdl_spec_node *n,
                        "spec: leaf \"%s\" has no head (binary or embedding)",
                        n->name);
     n->dim = 512;
-    return get_int(j, n->name, "dim", 1, MAX_DIM, &n->dim, e);
+    return mdl_spec_get_int(j, n->name, "dim", 1, MAX_DIM, &n->dim, e);
 }
 
 static enum ut_err read_node(const json_t *j, int parent, int depth,
@@ -232,22 +300,28 @@ static enum ut_err read_node(const json_t *j, int parent, int depth,
                        MDL_SPEC_MAX_DEPTH, MDL_SPEC_MAX_NODES);
     rc = read_name(j, spec, &n, e);
     if (!rc)
-        rc = check_members(j, n.name,
-                           " name module layers widths width la_r se_r head "
-                           "dim children ",
-                           e);
+        rc = mdl_spec_check_members(j, n.name,
+                                    " name module layers widths width la_r "
+                                    "se_r head dim image ops children ",
+                                    e);
     if (!rc)
         rc = read_module(j, &n, e);
-    if (!rc && is_root(n.module) != (parent < 0))
+    if (!rc && !may_stand(n.module, parent < 0))
         rc = ut_fail(e, UT_EFORMAT,
                      "spec: node \"%s\": %s can%s be the root of a tree",
                      n.name, modules[n.module], parent < 0 ? "not" : " only");
     if (!rc)
-        rc = get_int(j, n.name, "la_r", 1, MAX_WIDTH, &n.la_r, e);
+        rc = mdl_spec_get_int(j, n.name, "la_r", 1, MDL_SPEC_MAX_WIDTH, &n.la_r,
+                              e);
     if (!rc)
-        rc = get_int(j, n.name, "se_r", 1, MAX_WIDTH, &n.se_r, e);
+        rc = mdl_spec_get_int(j, n.name, "se_r", 1, MDL_SPEC_MAX_WIDTH, &n.se_r,
+                              e);
     if (!rc)
         rc = read_head(j, &n, e);
+    if (!rc)
+        rc = read_image(j, &n, e);
+    if (!rc)
+        rc = mdl_spec_read_ops(j, spec, &n, e);
     if (rc)
         return rc;
     spec->nodes[spec->n_nodes++] = n;
@@ -276,9 +350,10 @@ enum ut_err mdl_spec_parse(const char *json, size_t len, struct mdl_spec *out,
         goto out;
     }
     spec->input = 112;
-    rc = check_members(j, "the top", " input trees ", e);
+    rc = mdl_spec_check_members(j, "the top", " input trees ", e);
     if (!rc)
-        rc = get_int(j, "the top", "input", 16, MAX_INPUT_PX, &spec->input, e);
+        rc = mdl_spec_get_int(j, "the top", "input", 16, MAX_INPUT_PX,
+                              &spec->input, e);
     trees = json_object_get(j, "trees");
     if (!rc && json_array_size(trees) == 0)
         rc = ut_fail(e, UT_EFORMAT, "spec: \"trees\" is no list of trees");
@@ -301,18 +376,43 @@ static json_t *int_list(const int *v, int n)
     return list;
 }
 
+static json_t *pixels(const float v[3])
+{
+    return json_pack("[f, f, f]", (double)v[0], (double)v[1], (double)v[2]);
+}
+
+/* NULL where it is the default. */
+static json_t *image_json(const struct mdl_spec_image *image)
+{
+    json_t *j;
+
+    if (mdl_spec_image_equal(image, &mdl_spec_image_default))
+        return NULL;
+    j = json_object();
+    json_object_set_new(j, "mean", pixels(image->mean));
+    json_object_set_new(j, "scale", pixels(image->scale));
+    if (image->bgr)
+        json_object_set_new(j, "bgr", json_true());
+    return j;
+}
+
 static json_t *node_json(const struct mdl_spec *spec, int idx)
 {
     const struct mdl_spec_node *n = &spec->nodes[idx];
     json_t *j = json_object(), *children = json_array();
+    json_t *image = n->parent < 0 ? image_json(&n->image) : NULL;
 
     json_object_set_new(j, "name", json_string(n->name));
     json_object_set_new(j, "module", json_string(modules[n->module]));
+    if (image)
+        json_object_set_new(j, "image", image);
     if (n->module == MDL_MODULE_IRESNET) {
         json_object_set_new(j, "layers", int_list(n->layers, n->n_stages));
         json_object_set_new(j, "widths", int_list(n->widths, n->n_stages));
     } else if (n->module == MDL_MODULE_MOBILENETV2) {
         json_object_set_new(j, "width", json_real(n->width));
+    } else if (n->module == MDL_MODULE_GRAPH) {
+        json_object_set_new(j, "ops", mdl_spec_ops_json(spec, n));
     } else {
         json_object_set_new(j, "la_r", json_integer(n->la_r));
         json_object_set_new(j, "se_r", json_integer(n->se_r));

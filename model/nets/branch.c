@@ -70,20 +70,39 @@ int mdl_net_branch(struct mdl_graph *g, int x, const struct mdl_spec_node *n)
     return x;
 }
 
+/* A graph's own last vector, which must have n numbers; it gets a name of its
+ * own by an add of one term. */
+static int own_head(struct mdl_graph *g, int x, const char *name, int n)
+{
+    if (g->values[x].shape.dim[0] != n) {
+        ut_fail(&g->error, UT_EINVAL,
+                "node \"%s\" ends in %lld numbers, but its head has %d", name,
+                (long long)g->values[x].shape.dim[0], n);
+        return -1;
+    }
+    return mdl_graph_add(g, &x, 1);
+}
+
 void mdl_net_head(struct mdl_graph *g, int x, const struct mdl_spec_node *n)
 {
+    bool vector = x >= 0 && g->values[x].shape.n_dims == 1;
     char name[MDL_NAME_LEN];
 
     if (n->head == MDL_HEAD_BINARY) {
-        x = biased(g, MDL_OP_LINEAR, mdl_graph_pool(g, x), n->name, "head.fc",
-                   1);
+        x = vector ? own_head(g, x, n->name, 1)
+                   : biased(g, MDL_OP_LINEAR, mdl_graph_pool(g, x), n->name,
+                            "head.fc", 1);
         mdl_graph_output(g, x, "%s.logit", n->name);
         x = mdl_graph_act(g, x, MDL_ACT_SIGMOID, 0, -1);
         mdl_graph_output(g, x, "%s.probability", n->name);
     } else if (n->head == MDL_HEAD_EMBEDDING) {
-        x = biased(g, MDL_OP_LINEAR, x, n->name, "head.fc", n->dim);
-        snprintf(name, sizeof(name), "%s.head.bn", n->name);
-        x = mdl_net_batchnorm(g, x, name);
+        if (vector) {
+            x = own_head(g, x, n->name, n->dim);
+        } else {
+            x = biased(g, MDL_OP_LINEAR, x, n->name, "head.fc", n->dim);
+            snprintf(name, sizeof(name), "%s.head.bn", n->name);
+            x = mdl_net_batchnorm(g, x, name);
+        }
         mdl_graph_output(g, x, "%s.embedding", n->name);
         x = mdl_graph_l2norm(g, x);
         mdl_graph_output(g, x, "%s.embedding.normalized", n->name);

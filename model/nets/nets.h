@@ -28,8 +28,13 @@ int mdl_net_mobilenetv2(struct mdl_graph *g, int x,
  * ".se". Source: the paper's equations (1) to (4). */
 int mdl_net_branch(struct mdl_graph *g, int x, const struct mdl_spec_node *n);
 
+/* The operations of a "graph" node. Errors name the node and the operation. */
+int mdl_net_graph(struct mdl_graph *g, int x, const struct mdl_spec *spec,
+                  const struct mdl_spec_node *n);
+
 /* The leaf's head: outputs ".logit" and ".probability", or ".embedding" and
- * ".embedding.normalized". */
+ * ".embedding.normalized". An x that is a vector already (a graph's end) is
+ * taken as the logit or embedding, and must be as long. */
 void mdl_net_head(struct mdl_graph *g, int x, const struct mdl_spec_node *n);
 
 #endif

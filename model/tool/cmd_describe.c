@@ -58,8 +58,9 @@ static void print_modules(const struct mdl_graph *g)
                 c.macs += mdl_node_macs(g, &g->nodes[i]);
                 mdl_shape_text(&g->values[g->nodes[i].out].shape, shape);
             }
-        printf("%-24s %-18s %14lld %16lld\n", g->modules[m], shape,
-               (long long)c.parameters, (long long)c.macs);
+        if (shape[0]) /* else all its nodes are in modules of their own */
+            printf("%-24s %-18s %14lld %16lld\n", g->modules[m], shape,
+                   (long long)c.parameters, (long long)c.macs);
     }
 }
 

@@ -1,20 +1,31 @@
-/* Any bytes as a safetensors file and, if they have one, their spec. */
+/* Any bytes as a safetensors file and, if they have one, their spec and the
+ * graph that it asks for. */
 #include <string.h>
 
 #include "model/model.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len);
 
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
+static void build(const char *text, size_t len)
 {
     static struct mdl_spec spec;
+    struct mdl_graph g;
+    struct ut_error e;
+
+    if (!mdl_spec_parse(text, len, &spec, &e) &&
+        !mdl_model_build(&spec, &g, &e))
+        mdl_graph_fini(&g);
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
+{
     struct ut_error e;
     struct mdl_st *st;
     const char *text;
 
     if (mdl_st_open_memory("fuzz", data, len, &st, &e)) {
         /* The same bytes as a spec: the header checks would keep most out. */
-        (void)!mdl_spec_parse((const char *)data, len, &spec, &e);
+        build((const char *)data, len);
         return 0;
     }
     for (size_t i = 0; i < mdl_st_count(st); i++) {
@@ -26,7 +37,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
     }
     text = mdl_st_meta(st, "spec");
     if (text)
-        (void)!mdl_spec_parse(text, strlen(text), &spec, &e);
+        build(text, strlen(text));
     mdl_st_close(st);
     return 0;
 }
