@@ -10,6 +10,7 @@ int cmd_describe(int argc, char **argv);
 int cmd_init(int argc, char **argv);
 int cmd_run(int argc, char **argv);
 int cmd_import(int argc, char **argv);
+int cmd_graft(int argc, char **argv);
 int cmd_export(int argc, char **argv);
 int cmd_train(int argc, char **argv);
 int cmd_train_detector(int argc, char **argv);
@@ -26,5 +27,11 @@ int cmd_fail(const struct ut_error *e);
 /* Reads a spec from a JSON file, or the built-in of that name. */
 UT_MUSTUSE enum ut_err cmd_read_spec(const char *path, struct mdl_spec *out,
                                      struct ut_error *e);
+
+/* A tree over an InsightFace IResNet state dict in the file `in`, written as
+ * `out` (cmd_import.c's part of graft). */
+UT_MUSTUSE enum ut_err cmd_graft_insightface(const char *in, const char *out,
+                                             const char *name, uint64_t seed,
+                                             struct ut_error *e);
 
 #endif

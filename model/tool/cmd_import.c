@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "model/graft.h"
 #include "model/tool/cmd.h"
 
 static const char help[] =
@@ -23,7 +24,7 @@ static const char help[] =
     "fresh.\n";
 
 struct import {
-    const char *from, *spec_path, *in, *out;
+    const char *from, *name, *spec_path, *in, *out;
     uint64_t seed;
     struct mdl_spec spec;
     struct mdl_st *source;
@@ -94,16 +95,13 @@ static enum ut_err take(struct import *im, int value, struct ut_error *e)
     return mdl_st_floats(t, im->copies[value], e);
 }
 
-static enum ut_err run_import(struct import *im, struct ut_error *e)
+/* With the spec and the source set. */
+static enum ut_err take_all(struct import *im, struct ut_error *e)
 {
-    enum ut_err rc = cmd_read_spec(im->spec_path, &im->spec, e);
+    enum ut_err rc = mdl_model_fresh(&im->spec, im->seed, &im->model, e);
     struct mdl_st_pair meta[2];
     struct mdl_graph *g = &im->model.graph;
 
-    if (!rc)
-        rc = mdl_model_fresh(&im->spec, im->seed, &im->model, e);
-    if (!rc)
-        rc = mdl_st_open(im->in, &im->source, e);
     if (rc)
         return rc;
     im->copies = calloc((size_t)g->n_values, sizeof(*im->copies));
@@ -115,12 +113,54 @@ static enum ut_err run_import(struct import *im, struct ut_error *e)
             rc = take(im, i, e);
     if (rc)
         return rc;
-    meta[0] = (struct mdl_st_pair){"name", im->from};
+    meta[0] = (struct mdl_st_pair){"name", im->name};
     meta[1] = (struct mdl_st_pair){"trained", im->fresh ? "false" : "true"};
     rc = mdl_model_write(im->out, &im->spec, g, meta, 2, NULL, 0, e);
     if (!rc)
         printf("%s: %d tensors taken over, %d fresh\n", im->out, im->taken,
                im->fresh);
+    return rc;
+}
+
+static enum ut_err run_import(struct import *im, struct ut_error *e)
+{
+    enum ut_err rc = cmd_read_spec(im->spec_path, &im->spec, e);
+
+    if (!rc)
+        rc = mdl_st_open(im->in, &im->source, e);
+    return rc ? rc : take_all(im, e);
+}
+
+static void import_free(struct import *im)
+{
+    for (int i = 0; im->copies && i < im->model.graph.n_values; i++)
+        free(im->copies[i]);
+    free(im->copies);
+    mdl_model_close(&im->model);
+    mdl_st_close(im->source);
+    free(im);
+}
+
+enum ut_err cmd_graft_insightface(const char *in, const char *out,
+                                  const char *name, uint64_t seed,
+                                  struct ut_error *e)
+{
+    struct import *im = calloc(1, sizeof(*im));
+    enum ut_err rc;
+
+    if (!im)
+        return ut_fail(e, UT_ENOMEM, "no memory");
+    *im = (struct import){.from = "insightface",
+                          .name = name,
+                          .in = in,
+                          .out = out,
+                          .seed = seed};
+    rc = mdl_st_open(in, &im->source, e);
+    if (!rc)
+        rc = mdl_graft_insightface(im->source, &im->spec, e);
+    if (!rc)
+        rc = take_all(im, e);
+    import_free(im);
     return rc;
 }
 
@@ -156,6 +196,7 @@ static int parse(int argc, char **argv, struct import *im)
     }
     im->in = argv[optind];
     im->out = argv[optind + 1];
+    im->name = im->from;
     if (!im->spec_path)
         im->spec_path =
             strcmp(im->from, "insightface") ? "mobilenetv2" : "iresnet50";
@@ -176,12 +217,7 @@ int cmd_import(int argc, char **argv)
     if (code < 0) {
         rc = run_import(im, &e);
         code = rc ? cmd_fail(&e) : 0;
-        for (int i = 0; im->copies && i < im->model.graph.n_values; i++)
-            free(im->copies[i]);
-        free(im->copies);
-        mdl_model_close(&im->model);
-        mdl_st_close(im->source);
     }
-    free(im);
+    import_free(im);
     return code;
 }

@@ -16,6 +16,7 @@ static const struct {
     {"init", cmd_init, "make an untrained model file from a spec"},
     {"run", cmd_run, "images through the network, all outputs to a file"},
     {"import", cmd_import, "take over InsightFace or torchvision weights"},
+    {"graft", cmd_graft, "make a tree of a pretrained recogniser"},
     {"export", cmd_export, "write a model as ONNX"},
     {"train", cmd_train, "train both leaves over two dataset queues"},
     {"train-detector", cmd_train_detector,
