@@ -166,6 +166,29 @@ static void import__insightface_names__exact(void **state)
             assert_memory_equal(m.graph.values[i].data,
                                 back.graph.values[i].data,
                                 mdl_shape_count(&m.graph.values[i].shape) * 4);
+    mdl_model_close(&back);
+
+    /* Grafted: the depth, the size and the embedding are read off the file. */
+    says("graft %s/insight.safetensors %s/grafted.safetensors", 0, " taken");
+    snprintf(path, sizeof(path), "%s/grafted.safetensors", dir);
+    if (mdl_model_open(path, &back, &e))
+        fail_msg("%s", e.msg);
+    assert_false(back.trained); /* fatigue is not */
+    assert_int_equal(back.spec.input, 32);
+    for (int i = 0; i < m.graph.n_values; i++) {
+        const struct mdl_value *v = &m.graph.values[i];
+        const struct mdl_st_tensor *taken;
+        char ours[64];
+
+        if (!v->data)
+            continue;
+        snprintf(ours, sizeof(ours), "%s%s",
+                 strncmp(v->name, "id.", 3) ? "" : "recognition.",
+                 v->name + (strncmp(v->name, "id.", 3) ? 0 : 3));
+        taken = mdl_st_find(back.file, ours);
+        if (!taken || memcmp(taken->data, v->data, taken->len))
+            fail_msg("%s is not as it was", ours);
+    }
     mdl_model_close(&m);
     mdl_model_close(&back);
 }
