@@ -47,7 +47,7 @@ TESTS    := $(patsubst tests/%.c,$B/tests/%,$(wildcard tests/unit/test_*.c tests
 BENCHES  := $(patsubst tests/%.c,$B/tests/%,$(wildcard tests/bench/bench_*.c))
 FUZZERS  := $(patsubst tests/%.c,$B/tests/%,$(wildcard tests/fuzz/fuzz_*.c))
 SUPPORT  := $(patsubst %.c,$B/%.o,$(wildcard tests/support/*.c))
-WRAP     := -Wl,--wrap=malloc,--wrap=calloc,--wrap=realloc
+WRAP     := -Wl,--wrap=malloc,--wrap=calloc,--wrap=realloc,--wrap=aligned_alloc
 
 .DELETE_ON_ERROR:
 .SECONDARY:

@@ -329,7 +329,10 @@ static enum ut_err read_text(struct reader *r,
     if (len) {
         j = json_loadb(json, len, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL,
                        &why);
-        if (!j) {
+        if (!j && (json_error_code(&why) == json_error_out_of_memory ||
+                   !*why.text)) { /* it often says nothing then */
+            rc = no_memory(r);
+        } else if (!j) {
             api_fail(err, API_INVALID_ARGUMENT,
                      "the body is not JSON: %s at line %d, column %d", why.text,
                      why.line, why.column);

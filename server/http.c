@@ -390,9 +390,11 @@ void srv_http_fail(struct srv_http_exchange *x, const struct api_error *err)
     struct ut_error e;
 
     a.status = err->http_status ? err->http_status : api_code_http(err->code);
-    if (api_error_json(err, &a.body, &e))
+    if (api_error_json(err, &a.body, &e)) {
+        a.status = 500;
         a.body = strdup("{\"code\":\"internal\",\"message\":\"no memory\","
                         "\"details\":[]}");
+    }
     a.len = a.body ? strlen(a.body) : 0;
     srv_http_fail_as(x, err, &a);
 }

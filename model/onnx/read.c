@@ -6,6 +6,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+
+/* Running out of memory is an error, not an exit. */
+#define HASH_NONFATAL_OOM 1
+#define uthash_nonfatal_oom(item) (item)->lost = true
 #include <uthash.h>
 
 #include "base/buf.h"
@@ -29,6 +33,7 @@ struct entry {
     enum kind kind;
     int value;
     bool flat; /* by Flatten or Reshape: [N, everything] */
+    bool lost; /* not in the table: no memory */
     const Onnx__Tensor *tensor;
     struct mdl_onnx_input made; /* of a picture */
     UT_hash_handle hh;
@@ -80,6 +85,8 @@ static int bad(struct reader *r, const char *fmt, ...)
 
 static int bad(struct reader *r, const char *fmt, ...)
 {
+    /* Without memory a graph is not built, whatever the file says. */
+    enum ut_err code = r->g->error.code == UT_ENOMEM ? UT_ENOMEM : UT_EFORMAT;
     char why[160];
     va_list args;
 
@@ -89,10 +96,10 @@ static int bad(struct reader *r, const char *fmt, ...)
     vsnprintf(why, sizeof(why), fmt, args);
     va_end(args);
     if (r->node)
-        r->rc = ut_fail(r->e, UT_EFORMAT, "%.100s: node %d, %.30s: %s", r->name,
+        r->rc = ut_fail(r->e, code, "%.100s: node %d, %.30s: %s", r->name,
                         r->at, r->node->op_type, why);
     else
-        r->rc = ut_fail(r->e, UT_EFORMAT, "%.100s: %s", r->name, why);
+        r->rc = ut_fail(r->e, code, "%.100s: %s", r->name, why);
     return -1;
 }
 
@@ -124,6 +131,12 @@ static struct entry *add(struct reader *r, const char *name, enum kind kind)
     x->kind = kind;
     x->value = -1;
     HASH_ADD_KEYPTR(hh, r->entries, x->name, strlen(x->name), x);
+    if (x->lost) {
+        if (!r->rc)
+            r->rc = ut_fail(r->e, UT_ENOMEM, "no memory for %.100s", r->name);
+        free(x);
+        return NULL;
+    }
     return x;
 }
 
@@ -423,11 +436,15 @@ static void op_prelu(struct reader *r)
     }
     n = mdl_shape_count(&shape);
     channels = (int)r->g->values[x].shape.dim[0];
-    full = malloc((size_t)channels * sizeof(*full));
-    if (!full || (n != 1 && n != (size_t)channels)) {
+    if (n != 1 && n != (size_t)channels) {
         bad(r, "%zu slopes for %d channels", n, channels);
         free(slope);
-        free(full);
+        return;
+    }
+    full = malloc((size_t)channels * sizeof(*full));
+    if (!full) {
+        r->rc = ut_fail(r->e, UT_ENOMEM, "no memory for %d slopes", channels);
+        free(slope);
         return;
     }
     for (int c = 0; c < channels; c++)
@@ -595,8 +612,10 @@ static int matrix(struct reader *r, bool transposed)
         for (size_t j = 0; j < k; j++)
             turned[i * k + j] = b[j * o + i];
     free(b);
-    if (!turned)
-        return bad(r, "no memory for %zu weights", k * o);
+    if (!turned) {
+        r->rc = ut_fail(r->e, UT_ENOMEM, "no memory for %zu weights", k * o);
+        return -1;
+    }
     return param(r, mdl_shape_of(2, (int)o, (int)k), turned);
 }
 

@@ -52,9 +52,32 @@ static bool denied(void)
     return true;
 }
 
+long each_allocation_fails(enum ut_err (*attempt)(void *arg,
+                                                  struct ut_error *e),
+                           void *arg)
+{
+    for (long nth = 0;; nth++) {
+        struct ut_error e = {0};
+        enum ut_err rc;
+
+        fault_arm(nth);
+        rc = attempt(arg, &e);
+        if (!fault_disarm()) {
+            if (rc)
+                fail_msg("no allocation failed, and yet: %s", e.msg);
+            return nth;
+        }
+        if (rc != UT_ENOMEM)
+            fail_msg("allocation %ld failed: error %d, \"%s\"", nth, (int)rc,
+                     e.msg);
+    }
+}
+
 void *__real_malloc(size_t size);
 void *__real_calloc(size_t n, size_t size);
 void *__real_realloc(void *p, size_t size);
+void *__real_aligned_alloc(size_t align, size_t size);
+void *__wrap_aligned_alloc(size_t align, size_t size);
 void *__wrap_malloc(size_t size);
 void *__wrap_calloc(size_t n, size_t size);
 void *__wrap_realloc(void *p, size_t size);
@@ -72,6 +95,11 @@ void *__wrap_calloc(size_t n, size_t size)
 void *__wrap_realloc(void *p, size_t size)
 {
     return denied() ? NULL : __real_realloc(p, size);
+}
+
+void *__wrap_aligned_alloc(size_t align, size_t size)
+{
+    return denied() ? NULL : __real_aligned_alloc(align, size);
 }
 
 const char *test_data(const char *name)

@@ -13,6 +13,8 @@
 
 #include <stdbool.h>
 
+#include "base/error.h"
+
 /* Fails at the worst element where |got - want| > atol + rtol * |want|, or
  * where either is NaN. */
 void assert_close(const float *got, const float *want, size_t n, double atol,
@@ -22,6 +24,13 @@ void assert_close(const float *got, const float *want, size_t n, double atol,
 void fault_arm(long nth);
 /* Ends it; true if that allocation was reached. */
 bool fault_disarm(void);
+
+/* Runs attempt, which leaves nothing behind, again and again: first its first
+ * allocation fails, then its second, until a run needs no more and succeeds.
+ * Every other run must say UT_ENOMEM. Returns how many allocations failed. */
+long each_allocation_fails(enum ut_err (*attempt)(void *arg,
+                                                  struct ut_error *e),
+                           void *arg);
 
 /* The folder of third-party test data ("../shared/data" or
  * $TSCAF_TEST_DATA), or NULL after printing "SKIPPED <name>: ..." */

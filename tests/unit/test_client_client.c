@@ -77,6 +77,66 @@ static void call__nobody_listens__unavailable(void **state)
     cl_close(c);
 }
 
+/* From a URL to an answer that does not come. */
+static enum ut_err call_nobody(void *arg, struct ut_error *e)
+{
+    struct cl_options o = {
+        .url = "http://127.0.0.1:1", .key = "secret", .timeout_ms = 1000};
+    struct cl_request r = {.method = "GET"};
+    struct cl_answer a = {0};
+    struct cl_client *c = NULL;
+    struct ut_buf path;
+    enum ut_err rc;
+
+    (void)arg;
+    ut_buf_init(&path, 100);
+    rc = cl_path_segment(&path, "v1", e);
+    if (!rc)
+        rc = cl_path_query(&path, "name", "Ada", e);
+    r.path = path.data;
+    if (!rc)
+        rc = cl_open(&o, &c, e);
+    if (!rc)
+        rc = cl_call(c, &r, &a, e);
+    free(a.body);
+    if (c)
+        cl_close(c);
+    ut_buf_fini(&path);
+    return rc;
+}
+
+static enum ut_err list_and_read(void *arg, struct ut_error *e)
+{
+    struct cl_pictures p = {0};
+    enum ut_err rc = cl_pictures_add(&p, arg, e);
+    const char *type;
+    char *bytes = NULL;
+    size_t len;
+
+    if (!rc)
+        rc = cl_picture_read(p.paths[0], &bytes, &len, &type, e);
+    free(bytes);
+    cl_pictures_fini(&p);
+    return rc;
+}
+
+static void client__any_allocation_fails__clean_error(void **state)
+{
+    char dir[] = "/tmp/test_client_XXXXXX", path[64];
+    FILE *f;
+
+    (void)state;
+    assert_true(each_allocation_fails(call_nobody, NULL) > 2);
+    assert_non_null(mkdtemp(dir));
+    snprintf(path, sizeof(path), "%s/a.png", dir);
+    f = fopen(path, "wb");
+    assert_int_equal(fwrite("\x89PNG\r\n\x1a\n", 1, 8, f), 8);
+    fclose(f);
+    assert_true(each_allocation_fails(list_and_read, dir) > 1);
+    remove(path);
+    rmdir(dir);
+}
+
 static void put(const char *dir, const char *name, const char *bytes,
                 size_t len)
 {
@@ -154,6 +214,7 @@ int main(void)
         cmocka_unit_test(open__urls__checked),
         cmocka_unit_test(path__any_text__percent_encoded),
         cmocka_unit_test(call__nobody_listens__unavailable),
+        cmocka_unit_test(client__any_allocation_fails__clean_error),
         cmocka_unit_test(pictures__folders__sorted_and_filtered),
     };
 
