@@ -80,10 +80,10 @@ static bool is_named(const struct mdl_graph *g, const char *name)
     return false;
 }
 
-static bool is_training_only(const char *name)
+bool mdl_model_trains_with(const char *name)
 {
     const char *suffixes[] = {".arcface.weight", ".projection.weight",
-                              ".num_batches_tracked"};
+                              ".hint.weight", ".num_batches_tracked"};
     size_t len = strlen(name);
 
     if (!strncmp(name, "optimizer.", strlen("optimizer.")))
@@ -137,7 +137,7 @@ static enum ut_err compare(const struct mdl_graph *g, const struct mdl_st *st,
             *convert += mdl_shape_count(&v->shape);
     }
     for (size_t i = 0; i < mdl_st_count(st); i++)
-        if (!is_training_only(mdl_st_at(st, i)->name) &&
+        if (!mdl_model_trains_with(mdl_st_at(st, i)->name) &&
             !is_named(g, mdl_st_at(st, i)->name))
             fault(&f, "left over", mdl_st_at(st, i)->name);
     if (f.n)

@@ -29,6 +29,10 @@ UT_MUSTUSE enum ut_err mdl_model_open(const char *path, struct mdl_model *out,
                                       struct ut_error *e);
 void mdl_model_close(struct mdl_model *m); /* zeroed memory is fine */
 
+/* A tensor that a model's file may hold and only training uses: sub-centres,
+ * projections, hints, what the optimiser remembers. */
+bool mdl_model_trains_with(const char *name);
+
 /* A model that was never trained, in memory: built and initialised from seed,
  * named "untrained", its version a function of spec and seed. */
 UT_MUSTUSE enum ut_err mdl_model_fresh(const struct mdl_spec *spec,

@@ -24,6 +24,7 @@ static const struct {
     {"eval", cmd_eval, "accuracy and the rest, for fatigue and recognition"},
     {"calibrate", cmd_calibrate,
      "thresholds at stated error rates, into a model"},
+    {"convert", cmd_convert, "a trained model as it ships: half the size"},
     {"eval-detector", cmd_eval_detector,
      "recall and the rest, for the face detector"},
     {"plot", cmd_plot, "ROC, training, confusion, Grad-CAM and t-SNE figures"},
