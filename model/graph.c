@@ -534,6 +534,15 @@ int mdl_graph_find_output(const struct mdl_graph *g, const char *name)
     return -1;
 }
 
+int mdl_graph_find_module(const struct mdl_graph *g, const char *name)
+{
+    for (int i = g->n_nodes - 1; i >= 0; i--)
+        if (g->nodes[i].module >= 0 &&
+            !strcmp(g->modules[g->nodes[i].module], name))
+            return g->nodes[i].out;
+    return -1;
+}
+
 int mdl_graph_n_uses(const struct mdl_graph *g, int v)
 {
     int uses = 0;

@@ -191,6 +191,9 @@ int mdl_graph_find_output(const struct mdl_graph *g, const char *name);
 
 /* ---- Reading ---- */
 
+/* The result of a module's last node ("root.stage5"), or -1. */
+int mdl_graph_find_module(const struct mdl_graph *g, const char *name);
+
 /* "convolution"... */
 const char *mdl_op_name(enum mdl_op op);
 

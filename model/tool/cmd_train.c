@@ -41,13 +41,27 @@ static const char help[] =
     "  --mix P                      chance of a second picture mixed in; for "
     "a\n"
     "                               teacher that is run (0)\n"
+    "  --hint MODULE                also learn an inner map of the teacher "
+    "that "
+    "is\n"
+    "                               run, of the size of MODULE's "
+    "(root.stage5), by\n"
+    "                               a linear map from it; --hint-weight W (1)\n"
     "  --cosine W, --similarity W   weights of distillation (1, 20)\n"
     "  --arcface W                  weight of ArcFace (1; needs labels)\n"
     "  --scale S, --margin M, --sub-centres K   of ArcFace (20, 0.5, 3)\n"
     "  --batch N                    (64)\n"
     "  --optimizer sgd|adam|adamw   (adamw)\n"
-    "  --rate R, --warm-up N        peak and its steps (2e-3, 100); cosine to "
-    "0\n"
+    "  --rate R, --warm-up N        peak and the steps up to it (2e-3, 100)\n"
+    "  --schedule cosine|stable     from the peak to 0 by a cosine; or stay "
+    "there,\n"
+    "                               and fall to 0 over the last --decay-steps: "
+    "a\n"
+    "                               run that goes on with --resume may set "
+    "--steps\n"
+    "                               and --decay-steps anew until then "
+    "(cosine)\n"
+    "  --decay-steps N              (0)\n"
     "  --decay W, --clip N          weight decay, gradient norm (0.01, 5)\n"
     "  --frozen-root                only branches train\n"
     "  --no-augment                 pictures as they are\n"
@@ -55,6 +69,12 @@ static const char help[] =
     "weights\n"
     "                               (float32)\n"
     "  --threads N                  (2)\n"
+    "  --lanes N                    train each batch in N equal parts, each on "
+    "its\n"
+    "                               share of the threads and with BatchNorms "
+    "of its\n"
+    "                               own: faster where other programs use the "
+    "CPU (1)\n"
     "  --seed N                     (1)\n"
     "  --fatigue-rate F, --recognition-rate F   of a branch, times --rate (1)"
     "\n"
@@ -113,7 +133,8 @@ static void warn(const struct mdl_progress *p)
         const struct mdl_queue_state *q = &p->queue[i];
         int64_t more = p->epochs[!i] + 1;
 
-        if (q->dry > p->steps / 10)
+        /* The first batch is always waited for. */
+        if (q->dry > 1 + p->steps / 10)
             fprintf(stderr,
                     "tscaf-model train: the %s queue ran dry %lld times: "
                     "reading the pictures is slower than training\n",
@@ -154,6 +175,12 @@ static bool set_number(struct mdl_session_config *t, int option,
     case 'S':
         t->recognition.distill.similarity = (float)v;
         return true;
+    case 'W':
+        t->recognition.hint.weight = (float)v;
+        return true;
+    case 'L':
+        t->trainer.lanes = (int)v;
+        return v >= 1 && v <= 64;
     case 'A':
         t->recognition.arcface_weight = (float)v;
         return true;
@@ -174,6 +201,9 @@ static bool set_number(struct mdl_session_config *t, int option,
         return v > 0;
     case 'u':
         t->warm_up = (long)v;
+        return true;
+    case 'Y':
+        t->decay_steps = (long)v;
         return true;
     case 'd':
         t->trainer.optimizer.weight_decay = (float)v;
@@ -235,6 +265,9 @@ static bool set_text(struct mdl_session_config *t, int option, const char *text)
         return true;
     case 'I':
         return mdl_onnx_input_parse(text, &t->teacher_input);
+    case 'G':
+        t->recognition.hint.module = text;
+        return true;
     case 'N':
         t->name = text;
         return true;
@@ -249,6 +282,9 @@ static bool set_text(struct mdl_session_config *t, int option, const char *text)
         kind = mdl_optimizer_parse(text);
         t->trainer.optimizer.kind = (enum mdl_optimizer_kind)kind;
         return kind >= 0;
+    case 'q':
+        t->schedule = !strcmp(text, "stable") ? MDL_STABLE : MDL_COSINE;
+        return t->schedule == MDL_STABLE || !strcmp(text, "cosine");
     case 'a':
         t->accumulate = !strcmp(text, "accumulate");
         return t->accumulate || !strcmp(text, "alternate");
@@ -273,6 +309,8 @@ static int parse(struct mdl_session_config *t, int argc, char **argv)
         {"turn", required_argument, NULL, 'T'},
         {"cosine", required_argument, NULL, 'C'},
         {"similarity", required_argument, NULL, 'S'},
+        {"hint", required_argument, NULL, 'G'},
+        {"hint-weight", required_argument, NULL, 'W'},
         {"arcface", required_argument, NULL, 'A'},
         {"scale", required_argument, NULL, 's'},
         {"margin", required_argument, NULL, 'M'},
@@ -281,9 +319,12 @@ static int parse(struct mdl_session_config *t, int argc, char **argv)
         {"optimizer", required_argument, NULL, 'O'},
         {"rate", required_argument, NULL, 'r'},
         {"warm-up", required_argument, NULL, 'u'},
+        {"schedule", required_argument, NULL, 'q'},
+        {"decay-steps", required_argument, NULL, 'Y'},
         {"decay", required_argument, NULL, 'd'},
         {"clip", required_argument, NULL, 'c'},
         {"threads", required_argument, NULL, 't'},
+        {"lanes", required_argument, NULL, 'L'},
         {"seed", required_argument, NULL, 'e'},
         {"save", required_argument, NULL, 'v'},
         {"precision", required_argument, NULL, 'P'},
@@ -372,6 +413,7 @@ int cmd_train(int argc, char **argv)
                 .arcface = {.k = 3, .scale = 20, .margin = 0.5f},
                 .arcface_weight = 1,
                 .distill = {.cosine = 1, .similarity = 20},
+                .hint = {.weight = 1},
             },
         .augmented = true,
         .weight = 0.5f,

@@ -48,4 +48,24 @@ UT_MUSTUSE enum ut_err mdl_loss_distill(const struct mdl_distill *d,
                                         double *loss, float *dembedding,
                                         float *dprojection, struct ut_error *e);
 
+/* A hint (FitNets, Romero et al. 2015): how much of a teacher's inner map is
+ * not explained by a linear map of the pupil's at the same place,
+ *   weight * mean (projection (x - mean x) - (t - mean t) / deviation t)^2
+ * over the batch, places and channels; means and deviations of each channel
+ * over batch and places.
+ *   map [n, channels, places]; projection [teacher_channels, channels]
+ *   teacher [n, teacher_channels, places]
+ *   dmap, dprojection: set
+ * Errors: UT_ENOMEM. */
+struct mdl_hint {
+    const char *module; /* of the pupil, whose result is the map */
+    int channels, places, teacher_channels;
+    float weight;
+};
+UT_MUSTUSE enum ut_err mdl_loss_hint(const struct mdl_hint *h, const float *map,
+                                     const float *projection,
+                                     const float *teacher, int n, double *loss,
+                                     float *dmap, float *dprojection,
+                                     struct ut_error *e);
+
 #endif

@@ -6,6 +6,11 @@
 #include <stdlib.h>
 #include <string.h>
 
+int mdl_optimizer_team(size_t n, int threads)
+{
+    return n < 65536 ? 1 : threads;
+}
+
 int mdl_optimizer_parse(const char *text)
 {
     static const char *const names[] = {"sgd", "adam", "adamw"};
@@ -75,7 +80,7 @@ enum ut_err mdl_optimizer_step(const struct mdl_optimizer *o,
     struct move v = {(float)rate,
                      decay ? o->weight_decay : 0,
                      factor,
-                     threads,
+                     mdl_optimizer_team(n, threads),
                      x,
                      gradient,
                      n};

@@ -20,6 +20,10 @@ struct mdl_optimizer {
     float beta1, beta2, eps, weight_decay;
 };
 
+/* Threads worth their meeting for work on n numbers: one for small arrays, of
+ * which a network has hundreds. */
+int mdl_optimizer_team(size_t n, int threads);
+
 /* "sgd", "adam", "adamw"; -1 for others. */
 int mdl_optimizer_parse(const char *text);
 

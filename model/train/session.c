@@ -20,7 +20,7 @@ const char *const mdl_task_names[MDL_TASKS] = {"fatigue", "recognition"};
 struct session {
     const struct mdl_session_config *c;
     char checkpoint[4096];
-    char settings[1024]; /* what decides the outcome, for a checkpoint */
+    char settings[2048]; /* what decides the outcome, for a checkpoint */
     struct mdl_model model;
     struct mdl_recognition recognition;
     struct mdl_trainer *trainer;
@@ -31,7 +31,7 @@ struct session {
     struct mdl_st *embeddings_file;
     float *embeddings; /* owned; [lines, dim]; or: */
     struct mdl_teacher *teacher;
-    float *target, *rows; /* owned */
+    float *target, *rows, *hint; /* owned */
     int tasks[MDL_TASKS];
     long step;
     struct mdl_progress progress;
@@ -50,6 +50,8 @@ static enum ut_err check(const struct mdl_session_config *c, struct ut_error *e)
     if (c->mix > 0 && (!end || strcmp(end, ".onnx")))
         return ut_fail(e, UT_EINVAL,
                        "mixed pictures need a teacher that is run");
+    if (c->recognition.hint.module && (!end || strcmp(end, ".onnx")))
+        return ut_fail(e, UT_EINVAL, "a hint needs a teacher that is run");
     return UT_OK;
 }
 
@@ -104,16 +106,25 @@ static enum ut_err open_teacher(struct session *s, struct ut_error *e)
         .batch = s->c->trainer.batch,
         .threads = s->c->trainer.threads,
     };
+    const struct mdl_graph *g = &s->model.graph;
+    int inner = -1;
     enum ut_err rc;
 
     if (!s->c->data[MDL_RECOGNITION] || !s->c->teacher)
         return UT_OK;
     if (!end || strcmp(end, ".onnx"))
         return open_embeddings(s, e);
+    if (s->recognition.hint.module)
+        inner = mdl_graph_find_module(g, s->recognition.hint.module);
+    for (int i = 0; inner >= 0 && i < 2; i++)
+        c.hint[i] = (int)g->values[inner].shape.dim[1 + i];
     rc = mdl_teacher_open(&c, &s->teacher, e);
-    if (!rc)
-        s->recognition.distill.teacher_dim = mdl_teacher_dim(s->teacher);
-    return rc;
+    if (rc)
+        return rc;
+    s->recognition.distill.teacher_dim = mdl_teacher_dim(s->teacher);
+    s->recognition.hint.teacher_channels =
+        mdl_teacher_hint_channels(s->teacher);
+    return UT_OK;
 }
 
 static enum ut_err open_queues(struct session *s, struct ut_error *e)
@@ -157,32 +168,50 @@ static enum ut_err open_trainer(struct session *s, struct ut_error *e)
 
 /* ---- checkpoints ---- */
 
-/* The settings that a resumed run must share. */
+/* How the rate came to be what it is. Before a decay begins, its place is still
+ * open. */
+static void describe_schedule(const struct session *s, char *out, size_t size)
+{
+    const struct mdl_session_config *c = s->c;
+
+    if (c->schedule == MDL_COSINE)
+        snprintf(out, size, "cosine over %ld steps", c->steps);
+    else if (s->step <= c->steps - c->decay_steps)
+        snprintf(out, size, "stable");
+    else
+        snprintf(out, size, "stable, decay over %ld of %ld steps",
+                 c->decay_steps, c->steps);
+}
+
+/* The settings that a run resumed at this step must share. */
 static void describe_settings(struct session *s)
 {
     const struct mdl_session_config *c = s->c;
     const struct mdl_trainer_config *t = &c->trainer;
     const struct mdl_recognition *r = &c->recognition;
+    char schedule[96];
 
+    describe_schedule(s, schedule, sizeof(schedule));
     snprintf(
         s->settings, sizeof(s->settings),
         "fatigue %s; recognition %s; held out %g; rates %g %g; teacher %s; mix "
-        "%g; %s; weight %g; turn %ld; rate %g; steps %ld; warm-up %ld; "
+        "%g; %s; weight %g; turn %ld; rate %g; %s; warm-up %ld; "
         "%s; augment %d; seed %" PRIu64 "; batch %d; optimizer %d %g %g %g %g; "
         "momentum %g; clip %g; frozen root %d; arcface %g %g %g %d; distill "
-        "%g %g",
+        "%g %g; hint %s %g; lanes %d",
         c->data[0] ? c->data[0] : "-", c->data[1] ? c->data[1] : "-",
         c->held_out, (double)c->rates[0], (double)c->rates[1],
         c->teacher ? c->teacher : "-", (double)c->mix,
         c->accumulate ? "accumulate" : "alternate", (double)c->weight, c->turn,
-        c->rate, c->steps, c->warm_up, mdl_precision_name(t->precision),
+        c->rate, schedule, c->warm_up, mdl_precision_name(t->precision),
         c->augmented, c->seed, t->batch, (int)t->optimizer.kind,
         (double)t->optimizer.beta1, (double)t->optimizer.beta2,
         (double)t->optimizer.eps, (double)t->optimizer.weight_decay,
         (double)t->momentum, (double)t->clip, t->frozen_root,
         (double)r->arcface_weight, (double)r->arcface.scale,
         (double)r->arcface.margin, r->arcface.k, (double)r->distill.cosine,
-        (double)r->distill.similarity);
+        (double)r->distill.similarity, r->hint.module ? r->hint.module : "-",
+        (double)r->hint.weight, t->lanes);
 }
 
 static enum ut_err save(struct session *s, struct ut_error *e)
@@ -196,6 +225,7 @@ static enum ut_err save(struct session *s, struct ut_error *e)
         {"training.settings", s->settings},
     };
 
+    describe_settings(s);
     snprintf(step, sizeof(step), "%ld", s->step);
     snprintf(taken, sizeof(taken), "%" PRId64 " %" PRId64, s->taken[0],
              s->taken[1]);
@@ -219,14 +249,28 @@ static enum ut_err open_checkpoint(struct session *s, struct ut_error *e)
         s->step < 0 || s->taken[0] < 0 || s->taken[1] < 0)
         return ut_fail(e, UT_EFORMAT, "%.150s: is no checkpoint",
                        s->checkpoint);
+    describe_settings(s);
     return mdl_settings_agree(s->checkpoint, settings, s->settings, e);
+}
+
+/* Numbers of one picture's hint. */
+static size_t hint_size(const struct session *s)
+{
+    const struct mdl_hint *h = &s->recognition.hint;
+    const struct mdl_graph *g = &s->model.graph;
+    int inner = h->module ? mdl_graph_find_module(g, h->module) : -1;
+
+    return inner < 0 ? 0
+                     : (size_t)h->teacher_channels *
+                           (size_t)(g->values[inner].shape.dim[1] *
+                                    g->values[inner].shape.dim[2]);
 }
 
 static enum ut_err open_all(struct session *s, struct ut_error *e)
 {
     const struct mdl_session_config *c = s->c;
     bool resumes = c->resume && !access(s->checkpoint, F_OK);
-    size_t n = (size_t)c->trainer.batch;
+    size_t n = (size_t)c->trainer.batch, hint;
     enum ut_err rc = check(c, e);
 
     if (!rc)
@@ -247,8 +291,11 @@ static enum ut_err open_all(struct session *s, struct ut_error *e)
     s->target = malloc(n * sizeof(float));
     s->rows = malloc(n * sizeof(float) *
                      (size_t)(s->recognition.distill.teacher_dim + 1));
-    return s->target && s->rows ? UT_OK
-                                : ut_fail(e, UT_ENOMEM, "no memory for labels");
+    hint = hint_size(s);
+    s->hint = hint ? malloc(n * hint * sizeof(float)) : NULL;
+    return s->target && s->rows && (s->hint || !hint)
+               ? UT_OK
+               : ut_fail(e, UT_ENOMEM, "no memory for labels");
 }
 
 static void close_all(struct session *s)
@@ -265,6 +312,7 @@ static void close_all(struct session *s)
     free(s->embeddings);
     free(s->target);
     free(s->rows);
+    free(s->hint);
 }
 
 /* ---- steps ---- */
@@ -275,7 +323,7 @@ static enum ut_err teach(struct session *s, const struct mdl_batch *b,
     size_t dim = (size_t)s->recognition.distill.teacher_dim;
 
     if (s->teacher)
-        return mdl_teacher_embed(s->teacher, b->images, s->rows, e);
+        return mdl_teacher_embed(s->teacher, b->images, s->rows, s->hint, e);
     for (int i = 0; s->embeddings && i < s->c->trainer.batch; i++) {
         int line = s->sets[MDL_RECOGNITION].examples[b->row[i]].line;
 
@@ -288,7 +336,8 @@ static enum ut_err teach(struct session *s, const struct mdl_batch *b,
 static enum ut_err one_batch(struct session *s, int which, float weight,
                              struct ut_error *e)
 {
-    struct mdl_labels labels = {.target = s->target, .teacher = s->rows};
+    struct mdl_labels labels = {
+        .target = s->target, .teacher = s->rows, .hint = s->hint};
     const struct mdl_batch *b;
     double loss, *mean = &s->progress.loss[which];
     enum ut_err rc = mdl_queue_next(s->queues[which], &s->batches[which], e);
@@ -310,13 +359,17 @@ static enum ut_err one_batch(struct session *s, int which, float weight,
     return rc;
 }
 
-/* Linear warm-up, then a cosine to 0. */
 static double rate_at(const struct mdl_session_config *c, long step)
 {
     long rest = c->steps > c->warm_up ? c->steps - c->warm_up : 1;
+    long left = c->steps - step;
 
     if (step < c->warm_up)
         return c->rate * (double)(step + 1) / (double)c->warm_up;
+    if (c->schedule == MDL_STABLE)
+        return left > c->decay_steps
+                   ? c->rate
+                   : c->rate * (double)left / (double)(c->decay_steps + 1);
     return c->rate * 0.5 *
            (1 +
             cos(3.14159265358979 * (double)(step - c->warm_up) / (double)rest));

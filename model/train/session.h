@@ -14,6 +14,14 @@ enum { MDL_FATIGUE, MDL_RECOGNITION, MDL_TASKS };
 /* "fatigue", "recognition": the leaves. */
 extern const char *const mdl_task_names[MDL_TASKS];
 
+/* After warm_up steps of linear growth. */
+enum mdl_schedule {
+    MDL_COSINE, /* to 0 over all the steps that are left */
+    /* As it is, then linearly to 0 over the last decay_steps: an end that a
+     * resumed run may set anew, as long as its decay has not begun. */
+    MDL_STABLE,
+};
+
 struct mdl_progress {
     long step, steps;
     double loss[MDL_TASKS]; /* moving means */
@@ -38,7 +46,8 @@ struct mdl_session_config {
     float weight; /* of fatigue, accumulating */
     long turn;    /* recognition batches for each of fatigue, alternating */
     double rate;  /* the peak */
-    long steps, warm_up, save;
+    enum mdl_schedule schedule;
+    long steps, warm_up, decay_steps, save;
     bool augmented, resume;
     uint64_t seed;
     long every; /* steps between calls of progress */

@@ -22,6 +22,8 @@ struct mdl_teacher {
     struct mdl_backend *backend;
     struct part parts[MAX_THREADS];
     int n_parts, side, dim;
+    int hint;             /* output; -1: none */
+    int channels, places; /* of the hint */
 };
 
 void mdl_teacher_close(struct mdl_teacher *t)
@@ -36,6 +38,39 @@ void mdl_teacher_close(struct mdl_teacher *t)
     mdl_graph_fini(&t->fused);
     mdl_graph_fini(&t->graph);
     free(t);
+}
+
+/* Makes the inner map an output. */
+static enum ut_err find_hint(struct mdl_teacher *t,
+                             const struct mdl_teacher_config *c,
+                             struct ut_error *e)
+{
+    struct mdl_graph *g = &t->graph;
+    const struct mdl_shape *s = NULL;
+    int best = -1;
+
+    t->hint = -1;
+    if (!c->hint[0])
+        return UT_OK;
+    for (int v = 0; v < g->n_values; v++) {
+        const struct mdl_shape *at = &g->values[v].shape;
+
+        if (g->values[v].kind == MDL_VALUE_RESULT && at->n_dims == 3 &&
+            g->values[v].output < 0 && at->dim[1] == c->hint[0] &&
+            at->dim[2] == c->hint[1] && (!s || at->dim[0] <= s->dim[0])) {
+            best = v;
+            s = at;
+        }
+    }
+    if (best < 0)
+        return ut_fail(e, UT_EINVAL, "%.150s: has no inner map of %dx%d",
+                       c->path, c->hint[0], c->hint[1]);
+    t->channels = (int)s->dim[0];
+    t->places = (int)(s->dim[1] * s->dim[2]);
+    t->hint = g->n_outputs;
+    mdl_graph_output(g, best, "hint");
+    return g->error.code ? ut_fail(e, g->error.code, "%s", g->error.msg)
+                         : UT_OK;
 }
 
 static enum ut_err open_network(struct mdl_teacher *t,
@@ -55,7 +90,11 @@ static enum ut_err open_network(struct mdl_teacher *t,
                        c->side, c->side);
     t->side = c->side;
     t->dim = (int)mdl_shape_count(&t->graph.values[t->graph.outputs[0]].shape);
-    return mdl_graph_optimise(&t->graph, 1, &t->fused, e);
+    rc = find_hint(t, c, e);
+    return rc ? rc
+              : mdl_graph_optimise(&t->graph,
+                                   t->hint < 0 ? 1 : 1 | 1ull << t->hint,
+                                   &t->fused, e);
 }
 
 static enum ut_err open_parts(struct mdl_teacher *t,
@@ -112,13 +151,21 @@ int mdl_teacher_dim(const struct mdl_teacher *t)
     return t->dim;
 }
 
+int mdl_teacher_hint_channels(const struct mdl_teacher *t)
+{
+    return t->channels;
+}
+
 static void embed(const struct mdl_teacher *t, struct part *p,
-                  const uint8_t *images, float *rows)
+                  const uint8_t *images, float *rows, float *hint)
 {
     size_t image = (size_t)t->side * (size_t)t->side * 3;
     float *out[MDL_MAX_OUTPUTS] = {rows + (size_t)p->first * (size_t)t->dim};
     struct mdl_io io = {images + (size_t)p->first * image, out};
 
+    if (t->hint >= 0)
+        out[t->hint] =
+            hint + (size_t)p->first * (size_t)t->channels * (size_t)t->places;
     p->rc = mdl_plan_run(p->plan, &io, &p->error);
     for (int i = 0; i < p->n && !p->rc; i++) {
         float *row = out[0] + (size_t)i * (size_t)t->dim;
@@ -132,11 +179,11 @@ static void embed(const struct mdl_teacher *t, struct part *p,
 }
 
 enum ut_err mdl_teacher_embed(struct mdl_teacher *t, const uint8_t *images,
-                              float *rows, struct ut_error *e)
+                              float *rows, float *hint, struct ut_error *e)
 {
 #pragma omp parallel for num_threads(t->n_parts) schedule(static)
     for (int i = 0; i < t->n_parts; i++)
-        embed(t, &t->parts[i], images, rows);
+        embed(t, &t->parts[i], images, rows, hint);
     for (int i = 0; i < t->n_parts; i++)
         if (t->parts[i].rc) {
             *e = t->parts[i].error;

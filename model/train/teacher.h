@@ -14,6 +14,7 @@ struct mdl_teacher_config {
     struct mdl_onnx_input input;
     const char *backend; /* NULL: the best */
     int side, batch, threads;
+    int hint[2]; /* height and width of the inner map wanted; 0: none */
 };
 
 /* Its first output is the embedding. Errors: those of mdl_onnx_read and the
@@ -24,11 +25,15 @@ UT_MUSTUSE enum ut_err mdl_teacher_open(const struct mdl_teacher_config *c,
 void mdl_teacher_close(struct mdl_teacher *t); /* accepts NULL */
 
 int mdl_teacher_dim(const struct mdl_teacher *t);
+/* Of the inner map: of those of the size wanted, the last of the narrowest
+ * (where blocks are bottlenecks, what goes from block to block). */
+int mdl_teacher_hint_channels(const struct mdl_teacher *t);
 
-/* images [batch, side, side, 3] -> rows [batch, dim] of length 1. In bfloat16
- * where the backend has it. Thread: one at a time. */
+/* images [batch, side, side, 3] -> rows [batch, dim] of length 1, and the inner
+ * map, hint [batch, channels, height, width]; NULL where none was wanted. In
+ * bfloat16 where the backend has it. Thread: one at a time. */
 UT_MUSTUSE enum ut_err mdl_teacher_embed(struct mdl_teacher *t,
                                          const uint8_t *images, float *rows,
-                                         struct ut_error *e);
+                                         float *hint, struct ut_error *e);
 
 #endif

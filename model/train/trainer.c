@@ -9,25 +9,30 @@
 #include "model/train/weights.h"
 
 #define MAX_LEAVES 8
+#define MAX_LANES 64
 
 struct leaf {
     char name[MDL_NAME_LEN];
     struct mdl_step step;
-    struct mdl_plan *plan;
-    float *out, *seed; /* owned; [batch, shape of the output] */
+    struct mdl_plan *plans[MAX_LANES]; /* each for its part of a batch */
+    /* Of the output and, with a hint, of the place inside; owned; [batch,
+     * shape] */
+    float *out[MDL_STEP_ENDS], *seed[MDL_STEP_ENDS];
     bool binary;
     struct mdl_recognition r;
-    struct mdl_weight centres, projection; /* n 0: there is none */
-    char centres_name[MDL_NAME_LEN + 24], projection_name[MDL_NAME_LEN + 24];
-    float *scratch; /* owned; the larger of their gradients */
-    bool stale;     /* the plan has not seen the weights' last move */
+    struct mdl_weight centres, projection, hint; /* n 0: there is none */
+    char centres_name[MDL_NAME_LEN + 24], projection_name[MDL_NAME_LEN + 24],
+        hint_name[MDL_NAME_LEN + 24];
+    float *scratch; /* owned; the largest of their gradients */
+    bool stale;     /* the plans have not seen the weights' last move */
 };
 
 struct mdl_trainer {
     struct mdl_model *model;
     struct mdl_trainer_config config;
     struct mdl_backend *backend;
-    struct mdl_lane *lane;
+    struct mdl_lane *lanes[MAX_LANES];
+    int n_lanes;
     struct mdl_weights weights;
     struct leaf leaves[MAX_LEAVES];
     int n_leaves;
@@ -35,12 +40,16 @@ struct mdl_trainer {
 
 static void leaf_fini(struct leaf *l)
 {
-    mdl_plan_free(l->plan);
+    for (int i = 0; i < MAX_LANES; i++)
+        mdl_plan_free(l->plans[i]);
     mdl_step_fini(&l->step);
     mdl_weight_fini(&l->centres);
     mdl_weight_fini(&l->projection);
-    free(l->out);
-    free(l->seed);
+    mdl_weight_fini(&l->hint);
+    for (int i = 0; i < MDL_STEP_ENDS; i++) {
+        free(l->out[i]);
+        free(l->seed[i]);
+    }
     free(l->scratch);
 }
 
@@ -50,7 +59,8 @@ void mdl_trainer_free(struct mdl_trainer *t)
         return;
     for (int i = 0; i < t->n_leaves; i++)
         leaf_fini(&t->leaves[i]);
-    mdl_lane_free(t->lane);
+    for (int i = 0; i < t->n_lanes; i++)
+        mdl_lane_free(t->lanes[i]);
     mdl_backend_close(t->backend);
     mdl_weights_fini(&t->weights);
     free(t);
@@ -80,6 +90,28 @@ static enum ut_err take_weights(struct mdl_trainer *t, struct ut_error *e)
     return rc;
 }
 
+static enum ut_err open_lanes(struct mdl_trainer *t, struct ut_error *e)
+{
+    int n = t->config.lanes > 1 ? t->config.lanes : 1;
+    enum ut_err rc = UT_OK;
+
+    if (n > MAX_LANES || n > t->config.threads || t->config.batch % n)
+        return ut_fail(e, UT_EINVAL,
+                       "%d lanes: they must divide the batch of %d, and be at "
+                       "most %d, one for each thread",
+                       n, t->config.batch,
+                       t->config.threads < MAX_LANES ? t->config.threads
+                                                     : MAX_LANES);
+    for (int i = 0; i < n && !rc; i++) {
+        rc = mdl_lane_new(t->backend, &t->lanes[i], e);
+        if (rc)
+            break;
+        t->n_lanes++;
+        mdl_lane_threads(t->lanes[i], t->config.threads / n);
+    }
+    return rc;
+}
+
 enum ut_err mdl_trainer_new(struct mdl_model *model,
                             const struct mdl_trainer_config *c,
                             struct mdl_trainer **out, struct ut_error *e)
@@ -97,11 +129,9 @@ enum ut_err mdl_trainer_new(struct mdl_model *model,
         rc = ut_fail(e, UT_EINVAL, "backend \"%s\" cannot train",
                      mdl_backend_name(t->backend));
     if (!rc)
-        rc = mdl_lane_new(t->backend, &t->lane, e);
-    if (!rc) {
-        mdl_lane_threads(t->lane, c->threads);
+        rc = open_lanes(t, e);
+    if (!rc)
         rc = take_weights(t, e);
-    }
     if (rc) {
         mdl_trainer_free(t);
         return rc;
@@ -145,7 +175,7 @@ static enum ut_err make_recognition(struct mdl_trainer *t, struct leaf *l,
 {
     struct mdl_recognition *r = &l->r;
     int dim = (int)l->step.graph.values[l->step.ends[0]].shape.dim[0];
-    size_t centres, projection;
+    size_t centres, projection, hint, most;
     enum ut_err rc = UT_OK;
 
     r->arcface.dim = r->distill.dim = dim;
@@ -153,8 +183,12 @@ static enum ut_err make_recognition(struct mdl_trainer *t, struct leaf *l,
     projection = (size_t)r->distill.teacher_dim * (size_t)dim;
     if (!centres && !projection)
         return ut_fail(e, UT_EINVAL, "%s has nothing to learn from", l->name);
-    l->scratch = malloc((centres > projection ? centres : projection) *
-                        sizeof(*l->scratch));
+    hint = r->hint.module
+               ? (size_t)r->hint.teacher_channels * (size_t)r->hint.channels
+               : 0;
+    most = centres > projection ? centres : projection;
+    most = most > hint ? most : hint;
+    l->scratch = malloc(most * sizeof(*l->scratch));
     if (!l->scratch)
         return ut_fail(e, UT_ENOMEM, "no memory for leaf %s", l->name);
     if (centres)
@@ -165,6 +199,11 @@ static enum ut_err make_recognition(struct mdl_trainer *t, struct leaf *l,
         rc = make_own(t, &l->projection, l->projection_name,
                       mdl_shape_of(2, r->distill.teacher_dim, dim),
                       sqrtf(3 / (float)dim), r->seed + 1, e);
+    if (!rc && hint)
+        rc = make_own(
+            t, &l->hint, l->hint_name,
+            mdl_shape_of(2, r->hint.teacher_channels, r->hint.channels),
+            sqrtf(3 / (float)r->hint.channels), r->seed + 2, e);
     return rc;
 }
 
@@ -178,7 +217,75 @@ static void set_rate(struct mdl_trainer *t, struct leaf *l, float rate)
         if (w->n && !strncmp(w->name, l->name, n) && w->name[n] == '.')
             w->rate = rate;
     }
-    l->centres.rate = l->projection.rate = rate;
+    l->centres.rate = l->projection.rate = l->hint.rate = rate;
+}
+
+/* Finds where the hint is given; *inner is -1 if there is none. */
+static enum ut_err find_hint(struct mdl_trainer *t, struct mdl_recognition *r,
+                             int *inner, struct ut_error *e)
+{
+    const struct mdl_graph *g = &t->model->graph;
+    const struct mdl_shape *s;
+
+    *inner = -1;
+    if (!r->hint.module)
+        return UT_OK;
+    *inner = mdl_graph_find_module(g, r->hint.module);
+    if (*inner < 0)
+        return ut_fail(e, UT_EINVAL, "there is no module \"%.80s\" to hint at",
+                       r->hint.module);
+    s = &g->values[*inner].shape;
+    if (s->n_dims != 3)
+        return ut_fail(e, UT_EINVAL, "module \"%.80s\" makes no map",
+                       r->hint.module);
+    r->hint.channels = (int)s->dim[0];
+    r->hint.places = (int)(s->dim[1] * s->dim[2]);
+    return UT_OK;
+}
+
+/* The leaf's plans and what goes in and out of them. */
+static enum ut_err open_plans(struct mdl_trainer *t, struct leaf *l,
+                              struct ut_error *e)
+{
+    const struct mdl_step *s = &l->step;
+    enum ut_err rc = UT_OK;
+
+    for (int i = 0; i < t->n_lanes && !rc; i++)
+        rc = mdl_plan_new(t->lanes[i], &s->graph, t->config.precision,
+                          t->config.batch / t->n_lanes, &l->plans[i], e);
+    for (int i = 0; i < s->n_ends && !rc; i++) {
+        size_t n = (size_t)t->config.batch *
+                   mdl_shape_count(&s->graph.values[s->ends[i]].shape);
+
+        l->out[i] = malloc(n * sizeof(*l->out[i]));
+        l->seed[i] = malloc(n * sizeof(*l->seed[i]));
+        if (!l->out[i] || !l->seed[i])
+            rc = ut_fail(e, UT_ENOMEM, "no memory for leaf %s", l->name);
+    }
+    return rc;
+}
+
+/* The values of the model's graph that the leaf's loss is computed from. */
+static enum ut_err find_ends(struct mdl_trainer *t, struct leaf *l,
+                             int ends[MDL_STEP_ENDS], int *n,
+                             struct ut_error *e)
+{
+    const struct mdl_graph *g = &t->model->graph;
+    char output[MDL_NAME_LEN + 16];
+    int at, inner;
+    enum ut_err rc;
+
+    snprintf(output, sizeof(output), "%s.%s", l->name,
+             l->binary ? "logit" : "embedding");
+    at = mdl_graph_find_output(g, output);
+    if (at < 0)
+        return ut_fail(e, UT_EINVAL, "there is no output \"%s\"", output);
+    ends[0] = g->outputs[at];
+    *n = 1;
+    rc = find_hint(t, &l->r, &inner, e);
+    if (!rc && inner >= 0)
+        ends[(*n)++] = inner;
+    return rc;
 }
 
 enum ut_err mdl_trainer_leaf(struct mdl_trainer *t, const char *leaf,
@@ -186,9 +293,7 @@ enum ut_err mdl_trainer_leaf(struct mdl_trainer *t, const char *leaf,
                              int *task, struct ut_error *e)
 {
     struct leaf *l = &t->leaves[t->n_leaves];
-    char output[MDL_NAME_LEN + 16];
-    int at;
-    size_t n;
+    int ends[MDL_STEP_ENDS], n = 0;
     enum ut_err rc;
 
     if (t->n_leaves == MAX_LEAVES)
@@ -198,31 +303,21 @@ enum ut_err mdl_trainer_leaf(struct mdl_trainer *t, const char *leaf,
              leaf);
     snprintf(l->projection_name, sizeof(l->projection_name),
              "%s.projection.weight", leaf);
-    snprintf(output, sizeof(output), "%s.%s", leaf, r ? "embedding" : "logit");
+    snprintf(l->hint_name, sizeof(l->hint_name), "%s.hint.weight", leaf);
     l->binary = !r;
+    if (r)
+        l->r = *r;
     *task = t->n_leaves;
-    at = mdl_graph_find_output(&t->model->graph, output);
-    if (at < 0)
-        return ut_fail(e, UT_EINVAL, "there is no output \"%s\"", output);
-    rc = mdl_step_build(&t->model->graph, &t->model->graph.outputs[at], 1,
-                        t->weights.trains, &l->step, e);
+    rc = find_ends(t, l, ends, &n, e);
+    if (!rc)
+        rc = mdl_step_build(&t->model->graph, ends, n, t->weights.trains,
+                            &l->step, e);
     if (rc)
         return rc;
     t->n_leaves++;
-    rc = mdl_plan_new(t->lane, &l->step.graph, t->config.precision,
-                      t->config.batch, &l->plan, e);
-    if (rc)
-        return rc;
-    n = (size_t)t->config.batch *
-        mdl_shape_count(&l->step.graph.values[l->step.ends[0]].shape);
-    l->out = malloc(n * sizeof(*l->out));
-    l->seed = malloc(n * sizeof(*l->seed));
-    if (!l->out || !l->seed)
-        return ut_fail(e, UT_ENOMEM, "no memory for leaf %s", leaf);
-    if (r) {
-        l->r = *r;
+    rc = open_plans(t, l, e);
+    if (!rc && r)
         rc = make_recognition(t, l, e);
-    }
     set_rate(t, l, rate);
     return rc;
 }
@@ -247,29 +342,42 @@ static enum ut_err recognition_loss(struct mdl_trainer *t, struct leaf *l,
     double part = 0;
     enum ut_err rc = UT_OK;
 
-    memset(l->seed, 0, count * sizeof(*l->seed));
+    memset(l->seed[0], 0, count * sizeof(*l->seed[0]));
     if (l->centres.n) {
-        rc = mdl_loss_arcface(&r->arcface, l->out, l->centres.x, labels->label,
-                              n, &part, l->seed, l->scratch, e);
+        rc = mdl_loss_arcface(&r->arcface, l->out[0], l->centres.x,
+                              labels->label, n, &part, l->seed[0], l->scratch,
+                              e);
         if (rc)
             return rc;
-        times(l->seed, count, r->arcface_weight);
+        times(l->seed[0], count, r->arcface_weight);
         times(l->scratch, l->centres.n, r->arcface_weight * weight);
         mdl_weight_gather(&l->centres, l->scratch);
         *loss += r->arcface_weight * part;
     }
     if (l->projection.n) {
         memset(l->scratch, 0, l->projection.n * sizeof(*l->scratch));
-        rc =
-            mdl_loss_distill(&r->distill, l->out, l->projection.x,
-                             labels->teacher, n, &part, l->seed, l->scratch, e);
+        rc = mdl_loss_distill(&r->distill, l->out[0], l->projection.x,
+                              labels->teacher, n, &part, l->seed[0], l->scratch,
+                              e);
         if (rc)
             return rc;
         times(l->scratch, l->projection.n, weight);
         mdl_weight_gather(&l->projection, l->scratch);
         *loss += part;
     }
-    times(l->seed, count, weight);
+    if (l->hint.n) {
+        rc = mdl_loss_hint(&r->hint, l->out[1], l->hint.x, labels->hint, n,
+                           &part, l->seed[1], l->scratch, e);
+        if (rc)
+            return rc;
+        times(l->scratch, l->hint.n, weight);
+        mdl_weight_gather(&l->hint, l->scratch);
+        times(l->seed[1],
+              (size_t)n * (size_t)r->hint.channels * (size_t)r->hint.places,
+              weight);
+        *loss += part;
+    }
+    times(l->seed[0], count, weight);
     return UT_OK;
 }
 
@@ -282,8 +390,8 @@ static enum ut_err loss_of(struct mdl_trainer *t, struct leaf *l,
 
     *loss = 0;
     if (l->binary) {
-        *loss = mdl_loss_bce(l->out, labels->target, n, l->seed);
-        times(l->seed, (size_t)n, weight);
+        *loss = mdl_loss_bce(l->out[0], labels->target, n, l->seed[0]);
+        times(l->seed[0], (size_t)n, weight);
     } else {
         rc = recognition_loss(t, l, labels, weight, loss, e);
     }
@@ -292,30 +400,87 @@ static enum ut_err loss_of(struct mdl_trainer *t, struct leaf *l,
     return rc;
 }
 
+/* Where a lane's part of the batch lies in an end's numbers. */
+static size_t part_of(const struct mdl_trainer *t, const struct leaf *l,
+                      int lane, int end)
+{
+    const struct mdl_step *s = &l->step;
+
+    return (size_t)lane * (size_t)(t->config.batch / t->n_lanes) *
+           mdl_shape_count(&s->graph.values[s->ends[end]].shape);
+}
+
+/* Forward over a part of the batch, with the weights as they are. */
+static enum ut_err forward(struct mdl_trainer *t, struct leaf *l, int lane,
+                           const uint8_t *images, struct ut_error *e)
+{
+    const struct mdl_step *s = &l->step;
+    struct mdl_plan *p = l->plans[lane];
+    enum ut_err rc = l->stale ? mdl_plan_refresh(p, e) : UT_OK;
+
+    if (!rc)
+        rc = mdl_plan_run_nodes(p, images, 0, s->n_forward, e);
+    for (int i = 0; i < s->n_ends && !rc; i++)
+        rc = mdl_plan_get(p, s->ends[i], l->out[i] + part_of(t, l, lane, i), e);
+    return rc;
+}
+
+static enum ut_err backward(struct mdl_trainer *t, struct leaf *l, int lane,
+                            const uint8_t *images, struct ut_error *e)
+{
+    const struct mdl_step *s = &l->step;
+    struct mdl_plan *p = l->plans[lane];
+    enum ut_err rc = UT_OK;
+
+    for (int i = 0; i < s->n_ends && !rc; i++)
+        rc = mdl_plan_set(p, s->seeds[i], l->seed[i] + part_of(t, l, lane, i),
+                          e);
+    return rc ? rc
+              : mdl_plan_run_nodes(p, images, s->n_forward, s->graph.n_nodes,
+                                   e);
+}
+
+typedef enum ut_err pass(struct mdl_trainer *t, struct leaf *l, int lane,
+                         const uint8_t *images, struct ut_error *e);
+
+/* A pass over every part of the batch at once. */
+static enum ut_err in_lanes(struct mdl_trainer *t, struct leaf *l, pass *run,
+                            const uint8_t *images, struct ut_error *e)
+{
+    size_t side = (size_t)t->model->spec.input;
+    size_t part = (size_t)(t->config.batch / t->n_lanes) * side * side * 3;
+    struct ut_error errors[MAX_LANES];
+    enum ut_err rcs[MAX_LANES];
+
+    if (t->n_lanes == 1) /* its threads are its own */
+        return run(t, l, 0, images, e);
+#pragma omp parallel for num_threads(t->n_lanes) schedule(static)
+    for (int i = 0; i < t->n_lanes; i++)
+        rcs[i] = run(t, l, i, images + (size_t)i * part, &errors[i]);
+    for (int i = 0; i < t->n_lanes; i++)
+        if (rcs[i]) {
+            *e = errors[i];
+            return rcs[i];
+        }
+    return UT_OK;
+}
+
 enum ut_err mdl_trainer_batch(struct mdl_trainer *t, int task,
                               const uint8_t *images,
                               const struct mdl_labels *labels, float weight,
                               double *loss, struct ut_error *e)
 {
     struct leaf *l = &t->leaves[task];
-    const struct mdl_step *s = &l->step;
-    enum ut_err rc;
+    float momentum = t->config.momentum / (float)t->n_lanes;
+    enum ut_err rc = in_lanes(t, l, forward, images, e);
 
-    rc = l->stale ? mdl_plan_refresh(l->plan, e) : UT_OK;
     l->stale = false;
-    if (!rc)
-        rc = mdl_plan_run_nodes(l->plan, images, 0, s->n_forward, e);
-    if (!rc)
-        rc = mdl_plan_get(l->plan, s->ends[0], l->out, e);
     if (!rc)
         rc = loss_of(t, l, labels, weight, loss, e);
     if (!rc)
-        rc = mdl_plan_set(l->plan, s->seeds[0], l->seed, e);
-    if (!rc)
-        rc = mdl_plan_run_nodes(l->plan, images, s->n_forward, s->graph.n_nodes,
-                                e);
-    if (!rc)
-        rc = mdl_weights_learn(&t->weights, s, l->plan, t->config.momentum, e);
+        rc = in_lanes(t, l, backward, images, e);
+    for (int i = 0; i < t->n_lanes && !rc; i++)
+        rc = mdl_weights_learn(&t->weights, &l->step, l->plans[i], momentum, e);
     return rc;
 }
 
@@ -341,7 +506,7 @@ void mdl_trainer_profile(struct mdl_trainer *t, int task,
                                       double macs),
                          void *arg)
 {
-    mdl_plan_profile(t->leaves[task].plan, line, arg);
+    mdl_plan_profile(t->leaves[task].plans[0], line, arg);
 }
 
 const float *mdl_trainer_gradient(const struct mdl_trainer *t, const char *name)

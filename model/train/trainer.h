@@ -18,6 +18,11 @@ struct mdl_trainer_config {
     const char *backend; /* NULL: the best that trains */
     enum mdl_precision precision;
     int threads;
+    /* Equal parts that a batch is trained in, each on its share of the threads:
+     * their BatchNorms see the part alone, as in distributed training, and
+     * threads that are held up don't hold up each other at every operation.
+     * 0 and 1: the batch in one. */
+    int lanes;
     int batch;
     struct mdl_optimizer optimizer;
     float momentum;   /* of BatchNorms' running statistics: 0.1 */
@@ -37,13 +42,14 @@ UT_MUSTUSE enum ut_err mdl_trainer_new(struct mdl_model *model,
 void mdl_trainer_free(struct mdl_trainer *t);
 
 /* What an embedding leaf learns from; weights of 0 leave a part out. dim is set
- * from the leaf. Sub-centres and projection come from the model's file
- * ("LEAF.arcface.weight", "LEAF.projection.weight") if they are there and fit,
- * else from seed. */
+ * and the hint's channels and places are set from the leaf. What only training
+ * uses ("LEAF.arcface.weight", "LEAF.projection.weight", "LEAF.hint.weight")
+ * comes from the model's file if it is there and fits, else from seed. */
 struct mdl_recognition {
     struct mdl_arcface arcface; /* classes 0: none */
     float arcface_weight;
     struct mdl_distill distill; /* teacher_dim 0: none */
+    struct mdl_hint hint;       /* module NULL: none */
     uint64_t seed;
 };
 
@@ -60,6 +66,7 @@ struct mdl_labels {
     const float *target;  /* [batch], 0 to 1: a binary leaf          */
     const int32_t *label; /* [batch], -1: none: ArcFace              */
     const float *teacher; /* [batch, teacher_dim], unit: distillation */
+    const float *hint;    /* [batch, teacher_channels, places]: a hint */
 };
 
 /* Forward, loss, backward over images [batch, H, W, 3]; the gradients, times

@@ -183,9 +183,10 @@ static enum ut_err add_squares(const struct mdl_weight *w, int threads,
                                double *squares, struct ut_error *e)
 {
     const float *g = w->gradient;
+    int team = mdl_optimizer_team(w->n, threads);
     double sum = 0;
 
-#pragma omp parallel for simd num_threads(threads) schedule(static)            \
+#pragma omp parallel for simd num_threads(team) schedule(static)               \
     reduction(+ : sum)
     for (size_t i = 0; i < w->n; i++)
         sum += (double)g[i] * g[i];

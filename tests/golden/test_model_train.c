@@ -82,9 +82,10 @@ static double batch(struct run *r, int step, int task, float weight)
         target[i] = (float)v[0];
         label[i] = (int32_t)v[1];
     }
-    if (mdl_trainer_batch(r->trainer, task, images->data,
-                          &(struct mdl_labels){target, label, NULL}, weight,
-                          &loss, &e))
+    if (mdl_trainer_batch(
+            r->trainer, task, images->data,
+            &(struct mdl_labels){.target = target, .label = label}, weight,
+            &loss, &e))
         fail_msg("%s", e.msg);
     return loss;
 }

@@ -114,8 +114,22 @@ static void train__two_queues__beats_the_untrained(void **state)
     if (!(after < 0.5 * before))
         fail_msg("recognition: loss %g after %g", after, before);
     number("tscaf-model eval --pairs pairs.tsv a.safetensors", "accuracy");
-    /* What comes out is a model like any other. */
+    /* What comes out is a model like any other, and in half precision too. */
     says(0, "tscaf-model describe a.safetensors", "recognition");
+    says(0,
+         "tscaf-model convert a.safetensors c.safetensors && [ $(stat -c %s "
+         "c.safetensors) -lt $(($(stat -c %s a.safetensors) * 6 / 10)) ] && "
+         "! grep -q arcface.weight c.safetensors && tscaf-model describe "
+         "c.safetensors && tscaf-model convert --dtype float32 c.safetensors "
+         "d.safetensors && ls",
+         "d.safetensors");
+    before = number(EVAL "c.safetensors", "auc");
+    after = number(EVAL "d.safetensors", "auc");
+    if (!(before == after && after >= 0.85))
+        fail_msg("fatigue in bfloat16: AUC %g, back in float32 %g", before,
+                 after);
+    says(2, "tscaf-model convert --dtype int3 a b", "usage:");
+    says(1, "tscaf-model convert nowhere b", "nowhere");
     says(0,
          "tscaf-model train --model a.safetensors --out b.safetensors --steps "
          "2 --mode accumulate --weight 0.3 --batch 4 --fatigue fatigue "
@@ -163,7 +177,7 @@ static void train__told_to_stop__checkpoint(void **state)
     says(1,
          "tscaf-model train --model base.safetensors --out s --fatigue fatigue "
          "--batch 4 --steps 100001 --resume",
-         "s.checkpoint: was made with \" steps 100000;");
+         "s.checkpoint: was made with \" cosine over 100000 steps;");
     /* A disk that is full: the checkpoint that is there stays. */
     says(0,
          "cp s.checkpoint before; (trap '' XFSZ; ulimit -f 100; tscaf-model "
@@ -171,6 +185,31 @@ static void train__told_to_stop__checkpoint(void **state)
          "--steps 100000 --save 1 --resume); echo \"exit $?\"; cmp before "
          "s.checkpoint && echo whole",
          "exit 1\nwhole");
+}
+
+/* A stable run's end is set when it is resumed, and is then as if it had been
+ * so from the start; a decay that has begun is not set anew. */
+static void train__stable_schedule__ended_later(void **state)
+{
+    (void)state;
+    says(0,
+         "rm -f e1* e2*; T='tscaf-model train --model base.safetensors "
+         "--fatigue fatigue --batch 4 --seed 5 --save 1 --warm-up 2 --rate "
+         "1e-3 --schedule stable --lanes 2'; $T --out e1 --steps 100000 & "
+         "p=$!; n=0; while ! [ -s e1.checkpoint ] && [ $n -lt 1200 ]; do sleep "
+         "0.05; n=$((n + 1)); done; kill $p; wait $p; s=$(grep -ao "
+         "'\"training.step\":\"[0-9]*' e1.checkpoint | tr -dc 0-9); $T --out "
+         "e1 --steps "
+         "$((s + 6)) --decay-steps 4 --resume && $T --out e2 --steps "
+         "$((s + 6)) --decay-steps 4 && cmp e1 e2 && echo the same",
+         "the same");
+    says(1,
+         "rm -f e3*; T='tscaf-model train --model base.safetensors --fatigue "
+         "fatigue --batch 4 --out e3 --schedule stable --save 2'; $T --steps "
+         "100000 --decay-steps 99999 & p=$!; n=0; while ! [ -s e3.checkpoint ] "
+         "&& [ $n -lt 1200 ]; do sleep 0.05; n=$((n + 1)); done; kill $p; wait "
+         "$p; $T --steps 100001 --decay-steps 99999 --resume",
+         "was made with \" stable, decay over 99999 of 100000 steps;");
 }
 
 static void train__not_finite__step_named(void **state)
@@ -212,6 +251,7 @@ int main(void)
         cmocka_unit_test(train__two_queues__beats_the_untrained),
         cmocka_unit_test(train__killed_and_resumed__same_weights),
         cmocka_unit_test(train__told_to_stop__checkpoint),
+        cmocka_unit_test(train__stable_schedule__ended_later),
         cmocka_unit_test(train__not_finite__step_named),
         cmocka_unit_test(train__mistakes__named),
     };

@@ -100,6 +100,47 @@ static void losses__recognition__by_differences(void **state)
     }
 }
 
+static void losses__hint__by_differences(void **state)
+{
+    const struct mdl_hint h = {NULL, 4, 6, 3, 1.5f};
+    float map[2 * 4 * 6], w[3 * 4], teacher[2 * 3 * 6], dmap[2 * 4 * 6],
+        dw[3 * 4], other[2 * 4 * 6], dother[3 * 4];
+    struct ut_error e;
+    double loss;
+
+    (void)state;
+    for (size_t i = 0; i < 48; i++)
+        map[i] = 3 + noise();
+    for (size_t i = 0; i < 12; i++)
+        w[i] = noise();
+    for (size_t i = 0; i < 36; i++)
+        teacher[i] = 5 + 10 * noise();
+    assert_int_equal(mdl_loss_hint(&h, map, w, teacher, 2, &loss, dmap, dw, &e),
+                     UT_OK);
+    for (size_t i = 0; i < 48 + 12; i++) {
+        float *x = i < 48 ? &map[i] : &w[i - 48], old = *x;
+        double got = i < 48 ? dmap[i] : dw[i - 48], up, down;
+
+        *x = old + 1e-3f;
+        assert_int_equal(
+            mdl_loss_hint(&h, map, w, teacher, 2, &up, other, dother, &e),
+            UT_OK);
+        *x = old - 1e-3f;
+        assert_int_equal(
+            mdl_loss_hint(&h, map, w, teacher, 2, &down, other, dother, &e),
+            UT_OK);
+        *x = old;
+        if (!(fabs((up - down) / 2e-3 - got) < 2e-3 + 0.02 * fabs(got)))
+            fail_msg("element %zu: %g, by differences %g", i, got,
+                     (up - down) / 2e-3);
+    }
+    /* Nothing said explains nothing: all of the teacher's variance is left. */
+    memset(w, 0, sizeof(w));
+    assert_int_equal(mdl_loss_hint(&h, map, w, teacher, 2, &loss, dmap, dw, &e),
+                     UT_OK);
+    assert_true(fabs(loss - 1.5) < 1e-5);
+}
+
 static void losses__labels__none_and_past_the_end(void **state)
 {
     const struct mdl_arcface a = {6, 2, DIM, 16, 0.4f};
@@ -427,6 +468,20 @@ static void augment__seed__same_picture_same_view(void **state)
     assert_memory_equal(a, b, sizeof(a));
     mdl_augment(&mdl_augment_default, face, 112, &two, b);
     assert_memory_not_equal(a, b, sizeof(a));
+    /* Each kind of change is seen. */
+    for (size_t k = 0; k < sizeof(struct mdl_augment) / sizeof(float); k++) {
+        struct mdl_augment only = {0};
+        float most = 0;
+
+        ((float *)&only)[k] = 1;
+        for (int i = 0; i < 8; i++) {
+            mdl_augment(&only, face, 112, &one, a);
+            for (size_t j = 0; j < sizeof(a); j++)
+                most = fmaxf(most, (float)abs(a[j] - face[j]));
+        }
+        if (!(most > 2))
+            fail_msg("change %zu changed nothing", k);
+    }
     /* Nothing asked for, nothing changed. */
     mdl_augment(&(struct mdl_augment){0}, face, 112, &one, a);
     for (size_t i = 0; i < sizeof(a); i++)
@@ -438,6 +493,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(losses__recognition__by_differences),
+        cmocka_unit_test(losses__hint__by_differences),
         cmocka_unit_test(losses__labels__none_and_past_the_end),
         cmocka_unit_test(losses__bce__also_far_out),
         cmocka_unit_test(optimisers__each__find_the_minimum),

@@ -1,0 +1,201 @@
+/* A trainer's lanes and hints, on the small tree. */
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/buf.h"
+#include "model/train/trainer.h"
+#include "tests/support/unit.h"
+
+#define SIDE 112
+#define HALF 3
+#define PLACES 49
+#define TEACHER 5
+
+struct run {
+    struct mdl_model model;
+    struct mdl_trainer *trainer;
+    int task;
+    double loss;
+};
+
+static unsigned seed;
+
+static float noise(void)
+{
+    seed = seed * 1664525u + 1013904223u;
+    return (float)(seed >> 8 & 0xffff) / 32768 - 1;
+}
+
+static void fresh(struct mdl_model *m)
+{
+    struct mdl_spec spec;
+    struct ut_error e;
+    struct ut_buf text;
+
+    ut_buf_init(&text, 4096);
+    if (ut_buf_add_file(&text, "tests/support/tiny.json", &e) ||
+        mdl_spec_parse(text.data, text.len, &spec, &e) ||
+        mdl_model_fresh(&spec, 3, m, &e))
+        fail_msg("%s", e.msg);
+    ut_buf_fini(&text);
+}
+
+static enum ut_err open_run(struct run *r, const char *backend, int batch,
+                            int lanes, const char *hint, struct ut_error *e)
+{
+    struct mdl_trainer_config c = {
+        .backend = backend,
+        .threads = 2,
+        .lanes = lanes,
+        .batch = batch,
+        .momentum = 0.1f,
+        .optimizer = {MDL_SGD, 0.9f, 0, 0, 0},
+    };
+    struct mdl_recognition recognition = {
+        .arcface = {.classes = 4, .k = 2, .scale = 16, .margin = 0.3f},
+        .arcface_weight = 1,
+        .hint = {.module = hint, .teacher_channels = TEACHER, .weight = 2},
+        .seed = 1,
+    };
+    enum ut_err rc;
+
+    r->trainer = NULL;
+    fresh(&r->model);
+    rc = mdl_trainer_new(&r->model, &c, &r->trainer, e);
+    return rc ? rc
+              : mdl_trainer_leaf(r->trainer, "recognition", &recognition, 1,
+                                 &r->task, e);
+}
+
+static void close_run(struct run *r)
+{
+    mdl_trainer_free(r->trainer);
+    mdl_model_close(&r->model);
+}
+
+/* The same HALF pictures, `times` times over. */
+static void learn(struct run *r, int times, const char *hint)
+{
+    static uint8_t images[2 * HALF * SIDE * SIDE * 3];
+    float teacher[2 * HALF * TEACHER * PLACES];
+    const int32_t label[2 * HALF] = {0, 1, -1, 0, 1, -1};
+    struct mdl_labels labels = {.label = label, .hint = hint ? teacher : NULL};
+    size_t half = sizeof(images) / 2, map = sizeof(teacher) / 4 / 2;
+    struct ut_error e;
+
+    seed = 7;
+    for (size_t i = 0; i < half; i++)
+        images[i] = images[half + i] = (uint8_t)(128 + 100 * noise());
+    for (size_t i = 0; i < map; i++)
+        teacher[i] = teacher[map + i] = noise();
+    assert_true(times <= 2);
+    if (mdl_trainer_batch(r->trainer, r->task, images, &labels, 1, &r->loss,
+                          &e))
+        fail_msg("%s", e.msg);
+}
+
+/* A part of its own that says the same as the other changes nothing: neither
+ * the means that losses are, nor what BatchNorms see. */
+static void lanes__equal_parts__as_one(void **state)
+{
+    static const char *const names[] = {
+        "root.features.0.0.weight", "root.features.3.conv.1.1.weight",
+        "root.features.18.1.bias", "recognition.head.fc.weight"};
+    struct run one, two;
+    struct ut_error e;
+
+    (void)state;
+    if (open_run(&one, NULL, HALF, 1, "root.stage5", &e) ||
+        open_run(&two, NULL, 2 * HALF, 2, "root.stage5", &e))
+        fail_msg("%s", e.msg);
+    learn(&one, 1, "root.stage5");
+    learn(&two, 2, "root.stage5");
+    assert_true(fabs(one.loss - two.loss) < 1e-5 * one.loss);
+    for (size_t k = 0; k < sizeof(names) / sizeof(names[0]); k++) {
+        const float *a = mdl_trainer_gradient(one.trainer, names[k]);
+        const float *b = mdl_trainer_gradient(two.trainer, names[k]);
+        double norm = 0, off = 0;
+
+        assert_non_null(a);
+        assert_non_null(b);
+        for (size_t i = 0; i < 8; i++) {
+            norm += (double)a[i] * a[i];
+            off += ((double)a[i] - b[i]) * ((double)a[i] - b[i]);
+        }
+        /* float32 sums in another order, through fifty layers */
+        if (!(norm > 0 && sqrt(off) < 1e-3 * sqrt(norm)))
+            fail_msg("%s: %g, off by %g", names[k], sqrt(norm), sqrt(off));
+    }
+    close_run(&one);
+    close_run(&two);
+}
+
+static void lanes__uneven__refused(void **state)
+{
+    struct run r;
+    struct ut_error e;
+
+    (void)state;
+    assert_int_equal(open_run(&r, NULL, 3, 2, NULL, &e), UT_EINVAL);
+    assert_non_null(strstr(e.msg, "2 lanes"));
+    close_run(&r);
+    assert_int_equal(open_run(&r, NULL, 6, 3, NULL, &e), UT_EINVAL);
+    assert_non_null(strstr(e.msg, "at most 2"));
+    close_run(&r);
+}
+
+/* Only what lies before the hint learns from it, and both backends agree. */
+static void hint__its_gradient__joins_before_it(void **state)
+{
+    static const char *const before = "root.features.0.0.weight",
+                             *const behind = "root.features.18.0.weight";
+    float stem[2], last[2];
+    struct run with, without, ref;
+    struct ut_error e;
+
+    (void)state;
+    if (open_run(&with, "cpu", HALF, 1, "root.stage5", &e) ||
+        open_run(&without, "cpu", HALF, 1, NULL, &e) ||
+        open_run(&ref, "ref", HALF, 1, "root.stage5", &e))
+        fail_msg("%s", e.msg);
+    learn(&with, 1, "root.stage5");
+    learn(&without, 1, NULL);
+    learn(&ref, 1, "root.stage5");
+    assert_true(with.loss > without.loss);
+    assert_true(fabs(with.loss - ref.loss) < 1e-4 * ref.loss);
+    stem[0] = mdl_trainer_gradient(with.trainer, before)[0];
+    stem[1] = mdl_trainer_gradient(without.trainer, before)[0];
+    last[0] = mdl_trainer_gradient(with.trainer, behind)[0];
+    last[1] = mdl_trainer_gradient(without.trainer, behind)[0];
+    assert_true(stem[0] != stem[1]);
+    assert_true(last[0] == last[1] && last[0] != 0);
+    assert_true(fabsf(mdl_trainer_gradient(ref.trainer, before)[0] - stem[0]) <
+                1e-2f * fabsf(stem[0]) + 1e-5f);
+    close_run(&with);
+    close_run(&without);
+    close_run(&ref);
+}
+
+static void hint__no_such_module__named(void **state)
+{
+    struct run r;
+    struct ut_error e;
+
+    (void)state;
+    assert_int_equal(open_run(&r, NULL, 2, 1, "root.stage99", &e), UT_EINVAL);
+    assert_non_null(strstr(e.msg, "\"root.stage99\""));
+    close_run(&r);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(lanes__equal_parts__as_one),
+        cmocka_unit_test(lanes__uneven__refused),
+        cmocka_unit_test(hint__its_gradient__joins_before_it),
+        cmocka_unit_test(hint__no_such_module__named),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
