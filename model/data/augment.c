@@ -3,7 +3,10 @@
 
 #include <math.h>
 #include <stdbool.h>
+#include <stdlib.h>
 #include <string.h>
+
+#include "model/vision/image.h"
 
 const struct mdl_augment mdl_augment_default = {
     .flip = 0.5f,
@@ -15,6 +18,7 @@ const struct mdl_augment mdl_augment_default = {
     .grey = 0.15f,
     .blur = 0.1f,
     .noise = 4,
+    .jpeg = 0.15f,
     .occlude = 0.1f,
 };
 
@@ -131,20 +135,43 @@ static void light(const struct mdl_augment *a, uint8_t *rgb, int side,
     }
 }
 
-/* A box over mouth or eyes, or anywhere: a hand, a mask, sunglasses. */
+/* A box of one colour: sunglasses or a cap over the eyes, a mask, hand or
+ * scarf over the mouth, or something anywhere. The rows are those of an aligned
+ * face (eyes at 0.46, mouth at 0.82 of the side). */
 static void occlude(uint8_t *rgb, int side, uint64_t *seed)
 {
-    int w = (int)(side * (0.2 + 0.4 * mdl_uniform(seed)));
-    int h = (int)(side * (0.1 + 0.25 * mdl_uniform(seed)));
+    static const double rows[][2] = {{0.3, 0.56}, {0.62, 1}};
+    int which = (int)(3 * mdl_uniform(seed));
+    double wide = which < 2 ? 0.5 : 0.2, high = which < 2 ? 0.15 : 0.1;
+    int w = (int)(side * (wide + 0.4 * mdl_uniform(seed)));
+    int h = (int)(side * (high + 0.2 * mdl_uniform(seed)));
+    double from = which < 2 ? rows[which][0] * side : 0;
+    double to = (which < 2 ? rows[which][1] * side : side) - h;
     int x = (int)((side - w) * mdl_uniform(seed));
-    int y = (int)((side - h) * mdl_uniform(seed));
+    int y = (int)(from + fmax(to - from, 0) * mdl_uniform(seed));
     uint8_t colour[3];
 
     for (int c = 0; c < 3; c++)
         colour[c] = (uint8_t)(255 * mdl_uniform(seed));
-    for (int i = y; i < y + h; i++)
+    for (int i = y; i < y + h && i < side; i++)
         for (int j = x; j < x + w; j++)
             memcpy(rgb + 3 * (i * side + j), colour, 3);
+}
+
+/* Encoded and decoded; where that fails, as it was. */
+static void compress(uint8_t *rgb, int side, int quality)
+{
+    struct mdl_image im = {0};
+    struct ut_error e;
+    uint8_t *bytes;
+    size_t len;
+
+    if (mdl_image_encode_jpeg(rgb, side, side, quality, &bytes, &len, &e))
+        return;
+    if (!mdl_image_decode(bytes, len, 0, &im, &e))
+        memcpy(rgb, im.rgb, (size_t)side * (size_t)side * 3);
+    mdl_image_fini(&im);
+    free(bytes);
 }
 
 void mdl_augment_look(const struct mdl_augment *a, int side, uint64_t *seed,
@@ -155,6 +182,8 @@ void mdl_augment_look(const struct mdl_augment *a, int side, uint64_t *seed,
     light(a, rgb, side, seed);
     if (mdl_uniform(seed) < a->occlude)
         occlude(rgb, side, seed);
+    if (mdl_uniform(seed) < a->jpeg)
+        compress(rgb, side, 20 + (int)(60 * mdl_uniform(seed)));
 }
 
 void mdl_augment(const struct mdl_augment *a, const uint8_t *rgb, int side,

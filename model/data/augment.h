@@ -15,7 +15,9 @@ struct mdl_augment {
     float grey;    /* chance of infrared: grey */
     float blur;    /* chance */
     float noise;   /* standard deviation, of 255 */
-    float occlude; /* chance of a covered box */
+    float jpeg;    /* chance of being compressed, quality 20 to 80 */
+    float occlude; /* chance of a covered box: over the eyes, over the mouth, or
+                    * anywhere */
 };
 
 /* The usual ones. */

@@ -1,4 +1,4 @@
-/* Manifests and folders of pictures. */
+/* Manifests, folders and records of pictures. */
 #include "model/data/dataset.h"
 
 #include <dirent.h>
@@ -10,6 +10,8 @@
 #include <strings.h>
 #include <sys/stat.h>
 
+#include "model/data/recordio.h"
+
 struct reader {
     struct mdl_dataset *d;
     int cap, cap_groups;
@@ -19,11 +21,13 @@ struct reader {
 void mdl_dataset_fini(struct mdl_dataset *d)
 {
     for (int i = 0; i < d->n; i++)
-        free(d->examples[i].path);
+        if (!d->examples[i].recorded)
+            free(d->examples[i].path);
     free(d->examples);
     for (int i = 0; i < d->groups; i++)
         free(d->group[i]);
     free(d->group);
+    free(d->records);
     memset(d, 0, sizeof(*d));
 }
 
@@ -32,11 +36,10 @@ static enum ut_err no_memory(struct reader *r)
     return ut_fail(r->e, UT_ENOMEM, "no memory for a dataset");
 }
 
-static enum ut_err add(struct reader *r, const char *folder, const char *file,
-                       int32_t label, int32_t group)
+/* x->path is taken on success. */
+static enum ut_err add(struct reader *r, const struct mdl_example *x)
 {
     struct mdl_dataset *d = r->d;
-    char *path;
 
     if (d->n == MDL_DATASET_MAX)
         return ut_fail(r->e, UT_EBUSY, "more than %d pictures",
@@ -51,18 +54,28 @@ static enum ut_err add(struct reader *r, const char *folder, const char *file,
         d->examples = more;
         r->cap = cap;
     }
-    path = malloc(strlen(folder) + strlen(file) + 2);
-    if (!path)
-        return no_memory(r);
-    sprintf(path, "%s/%s", folder, file);
-    d->examples[d->n].path = path;
-    d->examples[d->n].label = label;
-    d->examples[d->n].group = group;
+    d->examples[d->n] = *x;
     d->examples[d->n].line = d->n;
     d->n++;
-    if (label >= d->classes)
-        d->classes = label + 1;
+    if (x->label >= d->classes)
+        d->classes = x->label + 1;
     return UT_OK;
+}
+
+static enum ut_err add_file(struct reader *r, const char *folder,
+                            const char *file, int32_t label, int32_t group)
+{
+    struct mdl_example x = {.label = label, .group = group};
+    enum ut_err rc;
+
+    x.path = malloc(strlen(folder) + strlen(file) + 2);
+    if (!x.path)
+        return no_memory(r);
+    sprintf(x.path, "%s/%s", folder, file);
+    rc = add(r, &x);
+    if (rc)
+        free(x.path);
+    return rc;
 }
 
 /* The number of a group's name; -1 without memory. Neighbours in a manifest
@@ -108,7 +121,7 @@ static enum ut_err read_line(struct reader *r, const char *folder, char *line,
         if (g < 0)
             return no_memory(r);
     }
-    return add(r, folder, file, (int32_t)n, g);
+    return add_file(r, folder, file, (int32_t)n, g);
 }
 
 static enum ut_err read_manifest(struct reader *r, const char *path)
@@ -183,7 +196,7 @@ static enum ut_err each(struct reader *r, const char *folder,
 static enum ut_err visit_file(struct reader *r, const char *folder,
                               const char *name, int32_t *label)
 {
-    return is_picture(name) ? add(r, folder, name, *label, -1) : UT_OK;
+    return is_picture(name) ? add_file(r, folder, name, *label, -1) : UT_OK;
 }
 
 static enum ut_err visit_class(struct reader *r, const char *folder,
@@ -202,6 +215,43 @@ static enum ut_err visit_class(struct reader *r, const char *folder,
     return rc;
 }
 
+/* The records that hold a picture: the others, at a file's beginning and end,
+ * say which identities there are. */
+static enum ut_err read_records(struct reader *r, const char *path)
+{
+    FILE *f = fopen(path, "rb");
+    struct mdl_records records;
+    struct mdl_record one;
+    bool end = false;
+    enum ut_err rc;
+
+    if (!f)
+        return ut_fail(r->e, UT_EIO, "%.150s: %s", path, strerror(errno));
+    r->d->records = strdup(path);
+    rc = r->d->records ? mdl_records_open(f, path, &records, r->e)
+                       : no_memory(r);
+    while (!rc) {
+        rc = mdl_records_next(&records, &one, &end, r->e);
+        if (end)
+            break;
+        if (!rc && one.len > 0)
+            rc = add(r, &(struct mdl_example){.path = r->d->records,
+                                              .recorded = true,
+                                              .at = one.at,
+                                              .label = one.label,
+                                              .group = -1});
+    }
+    fclose(f);
+    return rc;
+}
+
+static bool is_records(const char *path)
+{
+    const char *dot = strrchr(path, '.');
+
+    return dot && !strcmp(dot, ".rec");
+}
+
 enum ut_err mdl_dataset_open(const char *path, struct mdl_dataset *out,
                              struct ut_error *e)
 {
@@ -213,12 +263,47 @@ enum ut_err mdl_dataset_open(const char *path, struct mdl_dataset *out,
     memset(out, 0, sizeof(*out));
     if (stat(path, &st))
         return ut_fail(e, UT_ENOTFOUND, "%.150s: %s", path, strerror(errno));
-    rc = S_ISDIR(st.st_mode) ? each(&r, path, visit_class, &label)
-                             : read_manifest(&r, path);
+    if (S_ISDIR(st.st_mode))
+        rc = each(&r, path, visit_class, &label);
+    else
+        rc =
+            is_records(path) ? read_records(&r, path) : read_manifest(&r, path);
     if (!rc && !out->n)
         rc = ut_fail(e, UT_EFORMAT, "%.150s: has no pictures", path);
     if (rc)
         mdl_dataset_fini(out);
+    return rc;
+}
+
+enum ut_err mdl_dataset_picture(const struct mdl_dataset *d, int i,
+                                int max_side_px, struct mdl_image *out,
+                                struct ut_error *e)
+{
+    const struct mdl_example *x = &d->examples[i];
+    struct mdl_records records;
+    struct ut_error why;
+    struct ut_buf bytes;
+    enum ut_err rc;
+    FILE *f;
+
+    if (!x->recorded)
+        return mdl_image_open(x->path, max_side_px, out, e);
+    *out = (struct mdl_image){0};
+    f = fopen(x->path, "rb");
+    if (!f)
+        return ut_fail(e, UT_EIO, "%.150s: %s", x->path, strerror(errno));
+    ut_buf_init(&bytes, MDL_IMAGE_MAX_BYTES);
+    rc = mdl_records_open(f, x->path, &records, e);
+    if (!rc)
+        rc = mdl_records_picture(&records, x->at, &bytes, e);
+    if (!rc) {
+        rc = mdl_image_decode(bytes.data, bytes.len, max_side_px, out, &why);
+        if (rc)
+            ut_fail(e, rc, "%.90s: the record at %lld: %.90s", x->path,
+                    (long long)x->at, why.msg);
+    }
+    ut_buf_fini(&bytes);
+    fclose(f);
     return rc;
 }
 

@@ -260,10 +260,9 @@ void mdl_queue_state(struct mdl_queue *q, struct mdl_queue_state *out)
 static enum ut_err load(const struct faces *f, int i, uint8_t *out,
                         struct ut_error *e)
 {
-    const char *path = f->d->examples[i].path;
     int side = f->config.side;
     struct mdl_image im;
-    enum ut_err rc = mdl_image_open(path, 2 * side, &im, e);
+    enum ut_err rc = mdl_dataset_picture(f->d, i, 2 * side, &im, e);
 
     if (rc)
         return rc;
