@@ -212,6 +212,20 @@ static void train__stable_schedule__ended_later(void **state)
          "was made with \" stable, decay over 99999 of 100000 steps;");
 }
 
+/* One picture and one that is none, beside thirty: both are told of. */
+static void train__short_and_broken_data__told(void **state)
+{
+    (void)state;
+    says(0,
+         "rm -rf short; mkdir -p short/0 short/1; cp fatigue/0/1.png short/0; "
+         "echo junk > short/1/broken.jpg; tscaf-model train --model "
+         "base.safetensors --out x.safetensors --steps 20 --batch 8 "
+         "--sub-centres 1 --held-out 0 --fatigue short --recognition people "
+         "2>err; grep -q 'pictures of fatigue could not be read, the last: "
+         "short/1/broken.jpg' err && grep 'the fatigue data' err",
+         "it is much shorter");
+}
+
 static void train__not_finite__step_named(void **state)
 {
     (void)state;
@@ -252,6 +266,7 @@ int main(void)
         cmocka_unit_test(train__killed_and_resumed__same_weights),
         cmocka_unit_test(train__told_to_stop__checkpoint),
         cmocka_unit_test(train__stable_schedule__ended_later),
+        cmocka_unit_test(train__short_and_broken_data__told),
         cmocka_unit_test(train__not_finite__step_named),
         cmocka_unit_test(train__mistakes__named),
     };
