@@ -107,13 +107,14 @@ $(call obj,$(shell find tests -name '*.c' 2>/dev/null)): CPPFLAGS += $(shell $(P
 
 .PHONY: tests threaded test-threaded fuzzers
 tests: $(TESTS)
-test: all $(TESTS) ## build and run every test, then hold what was answered against openapi.yaml
+test: all $(TESTS) ## every test, what was answered against openapi.yaml, RPC by real clients
 	@rm -f $B/exchanges
 	@TSCAF_EXCHANGES=$(CURDIR)/$B/exchanges scripts/run-tests $(TESTS)
 	@tests/contract/check $B/exchanges
+	@tests/rpc/run $(VARIANT)
 # What more than one thread touches: TSan's share of the tests.
 THREADED := $(filter %/test_server_batcher %/test_server_pool %/test_server_gallery \
-              %/test_server_http %/test_server_metrics %/test_server_rest %/test_model_lanes,$(TESTS))
+              %/test_server_http %/test_server_metrics %/test_server_rest %/test_server_rpc %/test_model_lanes,$(TESTS))
 threaded: $(THREADED)
 test-threaded: all $(THREADED)
 	@scripts/run-tests $(THREADED)

@@ -1,0 +1,293 @@
+// Every method over every protocol, by clients that nobody here wrote.
+import assert from "node:assert/strict";
+import { spawnSync } from "node:child_process";
+import { createRequire } from "node:module";
+import { after, before, test } from "node:test";
+
+import { Code, ConnectError, createClient } from "@connectrpc/connect";
+import * as node from "@connectrpc/connect-node";
+import * as web from "@connectrpc/connect-web";
+import { GrpcWebFetchTransport } from "@protobuf-ts/grpcweb-transport";
+
+import {
+  Admin, DriverMonitor, ErrorDetailSchema, Identities, InputKind, Models, ReturnPart, Role, Verdict,
+} from "./gen/es/tscaf_pb.js";
+import { Server } from "./server.js";
+
+const { DriverMonitorClient } = createRequire(import.meta.url)("./gen/ts/tscaf.client.js");
+
+let server, ada, ada2, bob;
+
+before(async () => {
+  server = await new Server().start();
+  [ada, ada2, bob] = [server.face(1, 1), server.face(1, 2), server.face(2, 1)];
+});
+after(async () => assert.equal(await server.stop(), 0));
+
+// What each kind of client is made of.
+function transports() {
+  const baseUrl = server.url;
+  const old = { baseUrl, httpVersion: "1.1" };
+  const packed = { sendCompression: node.compressionGzip, compressMinBytes: 0 };
+  return {
+    "connect-node, protobuf": node.createConnectTransport({ ...old, useBinaryFormat: true }),
+    "connect-node, JSON": node.createConnectTransport({ ...old, useBinaryFormat: false }),
+    "connect-node, GET": node.createConnectTransport({ ...old, useHttpGet: true }),
+    "connect-node, JSON by GET": node.createConnectTransport(
+      { ...old, useHttpGet: true, useBinaryFormat: false }),
+    "connect-node, gzip": node.createConnectTransport({ ...old, ...packed }),
+    "connect-node, gRPC-Web": node.createGrpcWebTransport(old),
+    "connect-node, gRPC-Web, gzip": node.createGrpcWebTransport({ ...old, ...packed }),
+    "connect-web": web.createConnectTransport({ baseUrl }),
+    "connect-web, protobuf": web.createConnectTransport({ baseUrl, useBinaryFormat: true }),
+    "connect-web, GET": web.createConnectTransport({ baseUrl, useHttpGet: true }),
+    "connect-web, gRPC-Web": web.createGrpcWebTransport({ baseUrl }),
+  };
+}
+
+async function refused(promise, code, pattern) {
+  const error = ConnectError.from(await promise.then(() => assert.fail("no error"), (e) => e));
+  assert.equal(Code[error.code], Code[code]);
+  assert.match(error.rawMessage, pattern);
+  return error;
+}
+
+async function everyMethod(transport) {
+  const monitor = createClient(DriverMonitor, transport);
+  const gallery = createClient(Identities, transport);
+  const input = InputKind.CROP;
+  const made = await gallery.createIdentity({ name: "Adä", metadata: { a: "b", c: "d" } });
+  const id = made.id;
+  assert.deepEqual(made.metadata, { a: "b", c: "d" });
+  await gallery.updateIdentity({ id, newConsentRef: { case: "consentRef", value: "ref" } });
+  const got = await gallery.getIdentity({ id });
+  assert.equal(got.name, "Adä");
+  assert.equal(got.consentRef, "ref");
+  const face = await gallery.enrollFace({ identityId: id, image: { data: ada }, input });
+  assert.ok(face.hasCrop);
+  const list = await gallery.listFaces({ identityId: id });
+  assert.equal(list.faces[0].id, face.id);
+  const crop = await gallery.getFaceCrop({ identityId: id, faceId: face.id });
+  assert.deepEqual([...crop.png.subarray(1, 4)], [...Buffer.from("PNG")]);
+  const page = await gallery.listIdentities({ limit: 500 });
+  assert.ok(page.identities.some((x) => x.id === id));
+
+  const seen = await monitor.analyze({ images: [{ data: ada }, { data: bob }], input, topK: 2 });
+  assert.equal(seen.frames.length, 2);
+  const first = seen.frames[0].faces[0];
+  assert.equal(first.identity.verdict, Verdict.MATCH);
+  assert.equal(first.identity.matches[0].identityId, id);
+  assert.ok(first.fatigue.probability > 0 && first.fatigue.probability < 1);
+  const same = await monitor.verify({ image: { data: ada2 }, identityId: id, input });
+  assert.ok(same.similarity > 0.5);
+  const near = await monitor.search({ image: { data: ada2 }, input });
+  assert.equal(near.face.identity.matches[0].identityId, id);
+  const embedded = await monitor.embed({ images: [{ data: ada }, { data: ada2 }], input });
+  const [a, b] = embedded.frames.map((f) => f.faces[0].embedding);
+  const cosine = a.reduce((sum, v, i) => sum + v * b[i], 0);
+  assert.ok(Math.abs(cosine - same.similarity) < 1e-4);
+
+  const models = await createClient(Models, transport).listModels({});
+  assert.equal(models.models[0].model.name, "tiny");
+  assert.ok(models.models[0].parameters > 0n);
+  const audit = await createClient(Admin, transport).listAudit({ limit: 2 });
+  assert.equal(audit.records[0].action, "face.enroll");
+  await gallery.deleteFace({ identityId: id, faceId: face.id });
+  await gallery.deleteIdentity({ id });
+  await refused(gallery.getIdentity({ id }), Code.NotFound, new RegExp(id));
+}
+
+async function everyError(transport) {
+  const monitor = createClient(DriverMonitor, transport);
+  const images = [{ data: ada }];
+  const error = await refused(monitor.analyze({ images, topK: 101 }), Code.InvalidArgument,
+    /101 is over the limit of 100/);
+  const [detail] = error.findDetails(ErrorDetailSchema);
+  assert.equal(detail.field, "top_k");
+  assert.equal(detail.reason, "OUT_OF_RANGE");
+  await refused(monitor.analyze({ images: [] }), Code.InvalidArgument, /0 images/);
+  await refused(monitor.analyze({ images: [{ data: Buffer.from("no picture") }], input: 2 }),
+    Code.InvalidArgument, /picture|image/i);
+  await refused(monitor.verify({ image: { data: ada }, identityId: "id_0", input: 2 }),
+    Code.NotFound, /id_0/);
+  await refused(createClient(Admin, transport).createKey({ name: "x", role: 9 }),
+    Code.InvalidArgument, /role/);
+  // The clients would give up by themselves: the server has to say it.
+  const headers = { "Connect-Timeout-Ms": "0", "Grpc-Timeout": "0m" };
+  await refused(monitor.analyze({ images, input: 2 }, { headers }), Code.DeadlineExceeded,
+    /deadline passed/);
+  const stop = new AbortController();
+  const call = monitor.analyze({ images, input: 2 }, { signal: stop.signal });
+  stop.abort();
+  await refused(call, Code.Canceled, /./);
+}
+
+async function metadata(transport) {
+  let given;
+  await createClient(Models, transport).listModels({}, {
+    headers: { "X-Request-Id": "mine-1" },
+    onHeader: (h) => { given = h.get("x-request-id"); },
+  });
+  assert.equal(given, "mine-1");
+}
+
+test("every method, error and header, by every client of connect-es", async (t) => {
+  for (const [name, transport] of Object.entries(transports()))
+    await t.test(name, async () => {
+      await everyMethod(transport);
+      await everyError(transport);
+      await metadata(transport);
+    });
+});
+
+test("gRPC-Web, binary and text, by @protobuf-ts", async () => {
+  for (const format of ["binary", "text"]) {
+    const transport = new GrpcWebFetchTransport({ baseUrl: server.url, format });
+    const client = new DriverMonitorClient(transport);
+    const { response, status } = await client.embed({ images: [{ data: ada }], input: 2, maxFaces: 0,
+      priority: 0, minScore: 0 });
+    assert.equal(status.code, "OK");
+    assert.equal(response.frames[0].faces[0].embedding.length, 64);
+    await assert.rejects(
+      client.embed({ images: [], input: 2, maxFaces: 0, priority: 0, minScore: 0 }).response,
+      (e) => e.code === "INVALID_ARGUMENT" && /0 images/.test(e.message));
+  }
+});
+
+test("buf curl, by Connect and gRPC-Web", () => {
+  for (const protocol of ["connect", "grpcweb"]) {
+    const curl = (method, data) => spawnSync("tests/rpc/node_modules/.bin/buf", [
+      "curl", "--schema", ".", "--protocol", protocol, "--data", data,
+      `${server.url}/tscaf.v1.${method}`], { encoding: "utf8" });
+    const good = curl("Models/ListModels", "{}");
+    assert.equal(good.status, 0, good.stderr);
+    assert.equal(JSON.parse(good.stdout).models[0].model.name, "tiny");
+    const bad = curl("Identities/GetIdentity", '{"id":"id_1"}');
+    assert.notEqual(bad.status, 0);
+    assert.equal(JSON.parse(bad.stderr).code, "not_found");
+  }
+});
+
+test("keys: as over REST", async () => {
+  const own = await new Server().start();
+  try {
+    const made = await fetch(own.url + "/v1/keys", {
+      method: "POST", headers: { "Content-Type": "application/json" },
+      body: '{"name":"x","role":"admin"}' });
+    const { secret } = await made.json();
+    for (const make of [node.createConnectTransport, node.createGrpcWebTransport]) {
+      const transport = make({ baseUrl: own.url, httpVersion: "1.1" });
+      const admin = createClient(Admin, transport);
+      await refused(admin.listKeys({}), Code.Unauthenticated, /key/);
+      const headers = { Authorization: `Bearer ${secret}` };
+      const { keys } = await admin.listKeys({}, { headers });
+      assert.equal(keys[0].role, Role.ADMIN);
+      const key = await admin.createKey({ name: "y", role: Role.ANALYZE }, { headers });
+      await refused(admin.listKeys({}, { headers: { "X-API-Key": key.secret } }),
+        Code.PermissionDenied, /role admin; yours has analyze/);
+      await admin.deleteKey({ id: key.key.id }, { headers });
+    }
+  } finally {
+    assert.equal(await own.stop(), 0);
+  }
+});
+
+// Connect's JSON has full names of enum values and 64-bit numbers as texts.
+function asRest(value, key) {
+  if (Array.isArray(value)) return value.map((v) => asRest(v, key));
+  if (value && typeof value === "object")
+    return Object.fromEntries(Object.entries(value).map(([k, v]) => [k, asRest(v, k)]));
+  if (key === "verdict" || key === "role") return value.replace(/^[A-Z]+_/, "").toLowerCase();
+  if (["parameters", "multiply_adds", "seq"].includes(key)) return Number(value);
+  return value;
+}
+
+async function post(path, body) {
+  const answer = await fetch(server.url + path, {
+    method: "POST", headers: { "Content-Type": "application/json", "X-Request-Id": "same" },
+    body: JSON.stringify(body) });
+  return answer.json();
+}
+
+test("REST JSON and Connect JSON answer alike", async () => {
+  const gallery = "/tscaf.v1.Identities/";
+  const monitor = "/tscaf.v1.DriverMonitor/";
+  const crop = { data: ada.toString("base64") };
+  const { id } = await post("/v1/identities", { name: "Cy" });
+  await post(`/v1/identities/${id}/faces`, { image: crop, input: "crop" });
+  const get = async (path) => (await fetch(server.url + path)).json();
+  const rows = [
+    [get(`/v1/identities/${id}`), post(gallery + "GetIdentity", { id })],
+    [get(`/v1/identities/${id}/faces`), post(gallery + "ListFaces", { identity_id: id })],
+    [get("/v1/identities?query=cy"), post(gallery + "ListIdentities", { query: "cy" })],
+    [get("/v1/models"), post("/tscaf.v1.Models/ListModels", {})],
+    [get("/v1/audit"), post("/tscaf.v1.Admin/ListAudit", {})],
+  ];
+  for (const [method, body] of [
+    ["Analyze", { images: [crop], input: "crop", return: ["embedding", "crop"], topK: 3 }],
+    ["Embed", { images: [crop, crop], input: "INPUT_KIND_CROP" }],
+    ["Verify", { image: crop, identity_id: id, input: "crop" }],
+    ["Search", { image: crop, input: "crop" }]])
+    rows.push([post("/v1/" + method.toLowerCase(), body), post(monitor + method, body)]);
+  for (const pair of rows) {
+    const [rest, connect] = await Promise.all(pair);
+    for (const answer of [rest, connect]) {
+      assert.equal(answer.code, undefined, answer.message);
+      delete answer.timing_ms;
+      delete answer.batch_size;
+    }
+    assert.deepEqual(asRest(connect), rest);
+  }
+  for (const [path, rpc, body] of [
+    ["/v1/analyze", monitor + "Analyze", { images: [] }],
+    ["/v1/search", monitor + "Search", { nmae: 1 }],
+    ["/v1/verify", monitor + "Verify", { image: crop, input: "crop", identity_id: "id_x" }],
+    ["/v1/identities", gallery + "CreateIdentity", { name: "" }]]) {
+    const rest = await post(path, body);
+    const { details, ...connect } = await post(rpc, body);
+    assert.deepEqual({ ...connect, details: details.map((d) => d.debug) }, rest);
+  }
+  await post(gallery + "DeleteIdentity", { id });
+});
+
+test("large messages, at the limit and past it", async () => {
+  const small = await new Server().start("--max-body-bytes", "1MiB");
+  try {
+    const url = small.url + "/tscaf.v1.DriverMonitor/Analyze";
+    const send = async (bytes, headers) => fetch(url, {
+      method: "POST", headers: { "Content-Type": "application/proto", ...headers }, body: bytes });
+    const of = (n) => {
+      const bytes = Buffer.alloc(n); // one picture of zeros fills it
+      bytes.set([0x0a, 0x80 | ((n - 4) & 127), 0x80 | (((n - 4) >> 7) & 127), (n - 4) >> 14]);
+      bytes.set([0x0a, 0x80 | ((n - 8) & 127), 0x80 | (((n - 8) >> 7) & 127), (n - 8) >> 14], 4);
+      return bytes;
+    };
+    const fits = await send(of(1 << 20));
+    assert.match((await fits.json()).message, /no face detector/); // it was read
+    const over = await send(of((1 << 20) + 1));
+    assert.equal((await over.json()).code, "resource_exhausted");
+    const client = createClient(DriverMonitor, node.createConnectTransport({
+      baseUrl: small.url, httpVersion: "1.1" })); // chunked: told at its end
+    await refused(client.analyze({ images: [{ data: Buffer.alloc(1 << 20) }] }),
+      Code.ResourceExhausted, /limit/);
+    // And what is large going out: embeddings and crops of 16 faces, packed.
+    const many = await client.analyze({
+      images: Array(16).fill({ data: ada }), input: InputKind.CROP,
+      return: [ReturnPart.EMBEDDING, ReturnPart.CROP] });
+    assert.equal(many.frames.length, 16);
+    assert.deepEqual(many.frames[15].faces[0].crop, many.frames[0].faces[0].crop);
+  } finally {
+    assert.equal(await small.stop(), 0);
+  }
+});
+
+test("32 clients at once, of every kind", async () => {
+  const kinds = Object.values(transports());
+  await Promise.all(Array.from({ length: 32 }, async (_, i) => {
+    const client = createClient(DriverMonitor, kinds[i % kinds.length]);
+    for (let n = 0; n < 5; n++) {
+      const seen = await client.analyze({ images: [{ data: i % 2 ? ada : bob }], input: 2 });
+      assert.equal(seen.frames[0].faces.length, 1);
+    }
+  }));
+});

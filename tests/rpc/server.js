@@ -1,0 +1,56 @@
+// A tscafd of the tests' own, with a small untrained model, and drawn faces.
+import { spawn, spawnSync } from "node:child_process";
+import { mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+
+const programs = process.env.PROGRAMS;
+
+function tool(...args) {
+  const done = spawnSync(join(programs, "tscaf-model"), args);
+  if (done.status !== 0) throw new Error(`tscaf-model ${args[0]}: ${done.stderr}`);
+}
+
+export class Server {
+  dir = mkdtempSync(join(tmpdir(), "tscaf-rpc-"));
+
+  // Starts it; resolves when it is ready.
+  async start(...flags) {
+    const model = join(this.dir, "model");
+    tool("init", "--name", "tiny", "tests/support/tiny.json", model);
+    this.child = spawn(join(programs, "tscafd"), [
+      "--listen", "127.0.0.1:0", "--data", join(this.dir, "data"),
+      "--model", model,
+      "--default-deadline-ms", "120000", // machines are busy
+      ...flags,
+    ], { stdio: ["ignore", "ignore", "pipe"] });
+    let log = "";
+    this.ended = new Promise((done) => this.child.on("exit", done));
+    this.url = await new Promise((found, lost) => {
+      this.ended.then((code) => lost(new Error(`tscafd ended with ${code}: ${log}`)));
+      this.child.stderr.on("data", (text) => {
+        log += text;
+        const m = / 127\.0\.0\.1 port (\d+)/.exec(log);
+        if (m) found(`http://127.0.0.1:${m[1]}`);
+      });
+    });
+    for (;;) {
+      if ((await fetch(this.url + "/readyz")).ok) return this;
+      await new Promise((later) => setTimeout(later, 50));
+    }
+  }
+
+  // Its exit code.
+  async stop() {
+    this.child.kill("SIGTERM");
+    const code = await this.ended;
+    rmSync(this.dir, { recursive: true });
+    return code;
+  }
+
+  face(identity, noise) {
+    const path = join(this.dir, "face.png");
+    tool("sample", "--identity", `${identity}`, "--noise", `${noise}`, path);
+    return readFileSync(path);
+  }
+}
