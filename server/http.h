@@ -9,7 +9,7 @@
 #include "server/metrics.h"
 
 /* HTTP/1.1 on the loop, knowing nothing of routes: it reads requests within
- * limits and sends answers. http.c alone knows the HTTP library.
+ * limits and sends answers. http*.c alone know the HTTP library.
  *
  * A request that breaks a limit or HTTP's framing is answered here, and its
  * connection closed. Thread: the loop, everything. */

@@ -19,7 +19,7 @@ check client 'client|api|base'
 check server 'server|api|model|base'
 
 only 'oneapi/dnnl' 'model/backends/cpu/'
-only 'microhttpd' 'server/http[^/]*\.c'
+only 'microhttpd' 'server/http[^/]*\.c|server/http_parts\.h'
 only 'uv\.h' 'server/'
 only 'sqlite3' 'server/store_sqlite[^/]*\.c'
 only 'turbojpeg' 'model/vision/'

@@ -1,0 +1,289 @@
+/* Answers: whole, or in pieces; and the wait for them, suspended.
+ *
+ * A suspended connection neither times out nor sees its client leave, so it
+ * is watched by a uv_poll of its own. */
+#include <assert.h>
+#include <errno.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+#include <sys/socket.h>
+
+#include "server/http_parts.h"
+
+void http_unref(struct exchange *x)
+{
+    if (--x->refs)
+        return;
+    ut_buf_fini(&x->unsent);
+    free(x);
+}
+
+static void on_watch_closed(uv_handle_t *w)
+{
+    http_unref(w->data);
+}
+
+void http_watch_stop(struct exchange *x)
+{
+    if (!uv_is_closing((uv_handle_t *)&x->watch))
+        uv_close((uv_handle_t *)&x->watch, on_watch_closed);
+}
+
+/* The answer is there: the call is the handlers' no more. */
+static void hand_back(struct exchange *x)
+{
+    struct srv_http *h = x->conn->h;
+
+    if (!x->handed)
+        return;
+    x->handed = false;
+    h->n_calls--;
+    srv_metrics_set(h->c.metrics, SRV_GAUGE_CALLS, (int64_t)h->n_calls);
+}
+
+void http_resume(struct exchange *x)
+{
+    if (!x->suspended)
+        return;
+    x->suspended = false;
+    if (x->watch.data)
+        uv_poll_stop(&x->watch);
+    MHD_resume_connection(x->mhd);
+    x->conn->h->need_run = true;
+}
+
+void http_client_left(struct exchange *x)
+{
+    const struct srv_http_hooks *hooks = &x->conn->h->c.hooks;
+
+    x->x.cancelled = true;
+    if (x->over)
+        return;
+    if (x->streams) {
+        x->over = true;
+        hand_back(x);
+    }
+    hooks->left(hooks->arg, &x->x);
+}
+
+/* Something came on a suspended connection: more requests, or its end. */
+static void on_watch(uv_poll_t *w, int status, int events)
+{
+    struct exchange *x = w->data;
+    char byte;
+    ssize_t n = recv(x->conn->fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT);
+
+    if (n < 0 && (errno == EAGAIN || errno == EINTR) && status == 0 &&
+        !(events & UV_DISCONNECT))
+        return;
+    if (n > 0 && status == 0 && !(events & UV_DISCONNECT)) {
+        /* The next request, which waits in the socket: reading would only
+         * wake us again and again, so from here on only the end is news. */
+        uv_poll_start(w, UV_DISCONNECT, on_watch);
+        return;
+    }
+    uv_poll_stop(w);
+    http_client_left(x);
+    if (x->streams)
+        http_resume(x); /* for the library to find it over */
+}
+
+void http_suspend(struct exchange *x)
+{
+    struct srv_http *h = x->conn->h;
+
+    MHD_suspend_connection(x->mhd);
+    x->suspended = true;
+    if (!x->watch.data && uv_poll_init(h->loop, &x->watch, x->conn->fd) == 0) {
+        x->watch.data = x;
+        x->refs++;
+    } /* else unwatched: only its deadline ends it */
+    if (x->watch.data)
+        uv_poll_start(&x->watch, UV_READABLE | UV_DISCONNECT, on_watch);
+}
+
+enum MHD_Result http_send(struct exchange *x)
+{
+    enum MHD_Result rc;
+
+    enter(x->conn, ANSWERING);
+    if (!x->response)
+        return MHD_NO; /* there was no memory for it */
+    if (x->streams)
+        x->conn->phase = STREAMING;
+    rc = MHD_queue_response(x->mhd, (unsigned)x->x.status, x->response);
+    MHD_destroy_response(x->response);
+    x->response = NULL;
+    return rc;
+}
+
+static bool has_field(const struct srv_http_answer *a, const char *name)
+{
+    for (int i = 0; i < a->n_fields; i++)
+        if (strcasecmp(a->fields[i].name, name) == 0)
+            return true;
+    return false;
+}
+
+static void add_fields(struct exchange *x, const struct srv_http_answer *a)
+{
+    MHD_add_response_header(x->response, "X-Request-Id", x->x.request_id);
+    MHD_add_response_header(x->response, "X-Content-Type-Options", "nosniff");
+    if (!has_field(a, "Cache-Control"))
+        MHD_add_response_header(x->response, "Cache-Control", "no-store");
+    if (a->type)
+        MHD_add_response_header(x->response, "Content-Type", a->type);
+    for (int i = 0; i < a->n_fields; i++)
+        MHD_add_response_header(x->response, a->fields[i].name,
+                                a->fields[i].value);
+    if (a->close || x->close || x->conn->h->draining)
+        MHD_add_response_header(x->response, "Connection", "close");
+}
+
+void srv_http_answer(struct srv_http_exchange *pub, struct srv_http_answer *a)
+{
+    struct exchange *x = (struct exchange *)pub;
+
+    assert(!pub->status);
+    pub->status = a->status;
+    pub->sent = a->len;
+    x->response = MHD_create_response_from_buffer(
+        a->len, a->body,
+        a->body ? MHD_RESPMEM_MUST_FREE : MHD_RESPMEM_PERSISTENT);
+    if (!x->response)
+        free(a->body);
+    else
+        add_fields(x, a);
+    a->body = NULL;
+    hand_back(x);
+    http_resume(x);
+}
+
+/* ---- Streams ---- */
+
+/* The library wants more of a stream; with nothing to give it must sleep. */
+static ssize_t on_more(void *arg, uint64_t at, char *out, size_t max)
+{
+    struct exchange *x = arg;
+    size_t n = x->unsent.len - x->unsent_at;
+
+    (void)at;
+    if (x->x.cancelled)
+        return MHD_CONTENT_READER_END_WITH_ERROR;
+    if (!n && x->over)
+        return MHD_CONTENT_READER_END_OF_STREAM;
+    if (!n) {
+        http_suspend(x);
+        return 0;
+    }
+    n = n < max ? n : max;
+    memcpy(out, x->unsent.data + x->unsent_at, n);
+    x->unsent_at += n;
+    if (x->unsent_at == x->unsent.len)
+        x->unsent.len = x->unsent_at = 0;
+    x->x.sent += n;
+    enter(x->conn, STREAMING);
+    return (ssize_t)n;
+}
+
+void srv_http_stream(struct srv_http_exchange *pub, struct srv_http_answer *a)
+{
+    struct exchange *x = (struct exchange *)pub;
+
+    assert(!pub->status && !a->body);
+    pub->status = a->status;
+    x->streams = true;
+    ut_buf_init(&x->unsent, SRV_HTTP_MAX_UNSENT);
+    x->response = MHD_create_response_from_callback(MHD_SIZE_UNKNOWN, 16 * 1024,
+                                                    on_more, x, NULL);
+    if (x->response)
+        add_fields(x, a);
+    http_resume(x);
+}
+
+bool srv_http_write(struct srv_http_exchange *pub, const void *data, size_t len)
+{
+    struct exchange *x = (struct exchange *)pub;
+    struct ut_buf *b = &x->unsent;
+    struct ut_error e;
+
+    assert(x->streams);
+    if (x->over || x->x.cancelled)
+        return false;
+    if (x->unsent_at) {
+        memmove(b->data, b->data + x->unsent_at, b->len - x->unsent_at);
+        b->len -= x->unsent_at;
+        x->unsent_at = 0;
+    }
+    if (!b->len) /* it is from now on that the client must read */
+        x->conn->since_us = ut_clock_us();
+    if (ut_buf_add(b, data, len, &e))
+        return false;
+    http_resume(x);
+    return true;
+}
+
+void srv_http_end(struct srv_http_exchange *pub)
+{
+    struct exchange *x = (struct exchange *)pub;
+
+    assert(x->streams);
+    x->over = true;
+    hand_back(x);
+    http_resume(x);
+}
+
+void srv_http_fail_as(struct srv_http_exchange *x, const struct api_error *err,
+                      struct srv_http_answer *a)
+{
+    char retry[16];
+
+    if (err->retry_after_s > 0) {
+        snprintf(retry, sizeof(retry), "%d", err->retry_after_s);
+        a->fields[a->n_fields++] =
+            (struct srv_http_field){"Retry-After", retry};
+    }
+    if (*err->allow)
+        a->fields[a->n_fields++] = (struct srv_http_field){"Allow", err->allow};
+    if (a->status == 401)
+        a->fields[a->n_fields++] =
+            (struct srv_http_field){"WWW-Authenticate", "Bearer"};
+    srv_http_answer(x, a);
+}
+
+void srv_http_fail(struct srv_http_exchange *x, const struct api_error *err)
+{
+    struct srv_http_answer a = {.type = "application/json"};
+    struct ut_error e;
+
+    a.status = err->http_status ? err->http_status : api_code_http(err->code);
+    if (api_error_json(err, &a.body, &e)) {
+        a.status = 500;
+        a.body = strdup("{\"code\":\"internal\",\"message\":\"no memory\","
+                        "\"details\":[]}");
+    }
+    a.len = a.body ? strlen(a.body) : 0;
+    srv_http_fail_as(x, err, &a);
+}
+
+void http_refuse(struct exchange *x, enum srv_reject why, enum api_code code,
+                 int status, bool keep, const char *fmt, ...)
+{
+    struct api_error err;
+    char text[200];
+    va_list args;
+
+    va_start(args, fmt);
+    vsnprintf(text, sizeof(text), fmt, args);
+    va_end(args);
+    api_fail(&err, code, "%s", text);
+    err.http_status = status;
+    if (code == API_UNAVAILABLE)
+        err.retry_after_s = 1;
+    x->close = x->close || !keep;
+    srv_metrics_count(x->conn->h->c.metrics, why);
+    srv_http_fail(&x->x, &err);
+}

@@ -1,0 +1,101 @@
+#ifndef SERVER_HTTP_PARTS_H
+#define SERVER_HTTP_PARTS_H
+
+#include <microhttpd.h>
+
+#include "base/buf.h"
+#include "base/clock.h"
+#include "server/http.h"
+#include "server/http_socket.h"
+
+/* What http.c (the library and its connections), http_request.c and
+ * http_answer.c share. Nobody else includes it. Thread: the loop. */
+
+enum phase {
+    RESTING,   /* between requests, or in a request line */
+    HEADER,    /* in a header */
+    BODY,      /* in a body */
+    WORKING,   /* suspended, or about to be */
+    ANSWERING, /* the answer is on its way */
+    STREAMING, /* in pieces */
+};
+
+struct conn;
+
+struct exchange {
+    struct srv_http_exchange x; /* first: the hooks' view */
+    struct conn *conn;
+    struct MHD_Connection *mhd;
+    struct MHD_Response *response; /* owned; set by the answer */
+    char *body;                    /* owned; [cap] */
+    size_t cap;
+    size_t received;      /* also what was not kept */
+    struct ut_buf unsent; /* of a stream */
+    size_t unsent_at;     /* what is before it has gone */
+    bool streams, over;   /* over: nothing more will be written */
+    bool chunked, bad_uri, needs_host, discard, close, suspended;
+    bool handed;     /* to handle(), and not answered yet */
+    uv_poll_t watch; /* while suspended */
+    int refs;        /* the library's, the watch's */
+};
+
+struct conn {
+    struct conn *next, *prev;
+    struct srv_http *h;
+    struct exchange *x; /* NULL while RESTING */
+    int fd;             /* the library's */
+    enum phase phase;
+    int64_t since_us; /* when the phase began */
+    bool spare;       /* past the limit: only told so */
+    bool cut, loopback;
+    char peer[SRV_HTTP_PEER_LEN];
+};
+
+struct srv_http {
+    struct srv_http_config c;
+    uv_loop_t *loop;
+    struct MHD_Daemon *daemon;
+    uv_poll_t poll;       /* the library's epoll */
+    uv_timer_t timer;     /* the library's timeout */
+    uv_timer_t sweep;     /* ours */
+    uv_prepare_t prepare; /* runs the library when marked */
+    int handles;          /* of those four, still open */
+    bool need_run, draining;
+    struct conn *conns;
+    int n_conns, port;
+    unsigned n_sweeps;
+    size_t n_calls;
+    int64_t body_bytes;
+    void (*drained)(void *arg);
+    void *drained_arg;
+};
+
+static inline void enter(struct conn *c, enum phase phase)
+{
+    c->phase = phase;
+    c->since_us = ut_clock_us();
+}
+
+/* http_request.c: the library's one callback, and what a body held. */
+enum MHD_Result http_on_request(void *arg, struct MHD_Connection *mhd,
+                                const char *url, const char *method,
+                                const char *version, const char *data,
+                                size_t *len, void **context);
+void http_drop_body(struct exchange *x);
+/* A Content-Length: -1 if it is none, INT64_MAX if it is more than counts. */
+int64_t http_parse_length(const char *text);
+
+/* http_answer.c: waits for an answer; goes on; hands it to the library. */
+void http_suspend(struct exchange *x);
+void http_resume(struct exchange *x); /* if it is suspended */
+enum MHD_Result http_send(struct exchange *x);
+void http_unref(struct exchange *x);
+/* The watch over a suspended connection, and what it tells. */
+void http_watch_stop(struct exchange *x);
+void http_client_left(struct exchange *x);
+/* An answer of our own, which ends the connection unless keep. */
+void http_refuse(struct exchange *x, enum srv_reject why, enum api_code code,
+                 int status, bool keep, const char *fmt, ...)
+    __attribute__((format(printf, 6, 7)));
+
+#endif

@@ -1,0 +1,303 @@
+/* Requests: the header's checks, the body within its limits. */
+#include <sodium.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+
+#include "server/http_parts.h"
+
+#define FIRST_BODY_BYTES (16 * 1024)
+
+const char *srv_http_field(const struct srv_http_exchange *x, const char *name)
+{
+    const struct exchange *ex = (const struct exchange *)x;
+
+    return MHD_lookup_connection_value(ex->mhd, MHD_HEADER_KIND, name);
+}
+
+struct query {
+    bool (*fn)(void *arg, const char *name, const char *value);
+    void *arg;
+};
+
+static enum MHD_Result on_query(void *arg, enum MHD_ValueKind kind,
+                                const char *name, const char *value)
+{
+    struct query *q = arg;
+
+    (void)kind;
+    return q->fn(q->arg, name, value ? value : "") ? MHD_YES : MHD_NO;
+}
+
+void srv_http_query(const struct srv_http_exchange *x,
+                    bool (*fn)(void *arg, const char *name, const char *value),
+                    void *arg)
+{
+    const struct exchange *ex = (const struct exchange *)x;
+    struct query q = {fn, arg};
+
+    MHD_get_connection_values(ex->mhd, MHD_GET_ARGUMENT_KIND, on_query, &q);
+}
+
+/* How a body is framed, as the fields say. */
+struct framing {
+    int lengths, encodings, hosts;
+    const char *length, *encoding;
+};
+
+static enum MHD_Result on_field(void *arg, enum MHD_ValueKind kind,
+                                const char *name, const char *value)
+{
+    struct framing *f = arg;
+
+    (void)kind;
+    if (strcasecmp(name, "Content-Length") == 0) {
+        f->lengths++;
+        f->length = value;
+    } else if (strcasecmp(name, "Transfer-Encoding") == 0) {
+        f->encodings++;
+        f->encoding = value;
+    } else if (strcasecmp(name, "Host") == 0) {
+        f->hosts++;
+    }
+    return MHD_YES;
+}
+
+int64_t http_parse_length(const char *text)
+{
+    int64_t n = 0;
+
+    if (!*text || text[strspn(text, "0123456789")])
+        return -1;
+    for (; *text; text++) {
+        if (n > (INT64_MAX - 9) / 10)
+            return INT64_MAX;
+        n = n * 10 + (*text - '0');
+    }
+    return n;
+}
+
+/* The client's id if it is one that can be logged and echoed, else ours. */
+static void pick_request_id(struct exchange *x)
+{
+    const char *id = srv_http_field(&x->x, "X-Request-Id");
+    unsigned char random[16];
+    size_t len = id ? strlen(id) : 0;
+
+    if (len > 0 && len < SRV_HTTP_REQUEST_ID_LEN &&
+        strspn(id, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+                   "0123456789-_.") == len) {
+        memcpy(x->x.request_id, id, len + 1);
+        return;
+    }
+    randombytes_buf(random, sizeof(random));
+    sodium_bin2hex(x->x.request_id, sizeof(x->x.request_id), random,
+                   sizeof(random));
+}
+
+/* Refuses what two readers could understand differently, and what is over a
+ * limit. */
+static void check_header(struct exchange *x)
+{
+    struct srv_http *h = x->conn->h;
+    const union MHD_ConnectionInfo *info;
+    struct framing f = {0};
+    int64_t len = 0;
+
+    MHD_get_connection_values(x->mhd, MHD_HEADER_KIND, on_field, &f);
+    x->chunked = f.encodings > 0;
+    info = MHD_get_connection_info(x->mhd,
+                                   MHD_CONNECTION_INFO_REQUEST_HEADER_SIZE);
+    if (f.lengths == 1 && !f.encodings)
+        len =
+            http_parse_length(f.length); /* the library has refused a bad one */
+    x->x.has_body = x->chunked || len > 0;
+    if (x->conn->spare)
+        http_refuse(x, SRV_REJECT_CONNECTIONS, API_UNAVAILABLE, 0, false,
+                    "%d connections are open, which is the limit",
+                    h->c.max_connections);
+    else if (info && info->header_size > SRV_HTTP_MAX_HEADER_BYTES)
+        http_refuse(x, SRV_REJECT_HEADERS, API_RESOURCE_EXHAUSTED, 431, false,
+                    "the header has %zu bytes, the limit is %d",
+                    info->header_size, SRV_HTTP_MAX_HEADER_BYTES);
+    else if (f.lengths > 1 || f.encodings > 1 || (f.lengths && f.encodings))
+        http_refuse(
+            x, SRV_REJECT_HEADERS, API_INVALID_ARGUMENT, 400, false,
+            "a body has one Content-Length or one Transfer-Encoding, not "
+            "both and not two");
+    else if (f.encodings && strcasecmp(f.encoding, "chunked") != 0)
+        http_refuse(x, SRV_REJECT_HEADERS, API_INVALID_ARGUMENT, 400, false,
+                    "the only Transfer-Encoding understood is chunked");
+    else if (x->bad_uri)
+        http_refuse(x, SRV_REJECT_HEADERS, API_INVALID_ARGUMENT, 400, false,
+                    "the path or query has a NUL or a space in it");
+    else if (f.hosts > 1 || (!f.hosts && x->needs_host))
+        http_refuse(x, SRV_REJECT_HEADERS, API_INVALID_ARGUMENT, 400, false,
+                    "a request has one Host field, this one has %d", f.hosts);
+    else if (len > h->c.max_body_bytes)
+        http_refuse(x, SRV_REJECT_BODY, API_RESOURCE_EXHAUSTED, 413, false,
+                    "the body has %lld bytes, the limit is %lld",
+                    (long long)len, (long long)h->c.max_body_bytes);
+    else if (h->body_bytes + len > h->c.max_total_bytes)
+        http_refuse(
+            x, SRV_REJECT_BYTES, API_UNAVAILABLE, 0,
+            len <= SRV_HTTP_DRAIN_BYTES,
+            "requests of %lld bytes are being worked on, the limit is %lld",
+            (long long)h->body_bytes, (long long)h->c.max_total_bytes);
+    if (!x->x.status)
+        h->c.hooks.begin(h->c.hooks.arg, &x->x);
+    if (x->x.status && !x->close && x->x.has_body &&
+        (srv_http_field(&x->x, "Expect") || len > SRV_HTTP_DRAIN_BYTES)) {
+        x->close = true; /* quicker than to take the body */
+        if (x->response)
+            MHD_add_response_header(x->response, "Connection", "close");
+    }
+}
+
+static enum MHD_Result on_header(struct exchange *x, const char *method,
+                                 const char *path)
+{
+    x->x.method = method;
+    x->x.path = path;
+    x->x.content_type = srv_http_field(&x->x, "Content-Type");
+    pick_request_id(x);
+    enter(x->conn, BODY);
+    check_header(x);
+    if (x->x.status && (x->close || !x->x.has_body))
+        return http_send(x);
+    /* Queued after a body has begun, an answer would end the connection. */
+    x->discard = x->x.status != 0;
+    return MHD_YES;
+}
+
+/* Keeps more of the body. False if there is no room. */
+static bool keep(struct exchange *x, const char *data, size_t n)
+{
+    struct srv_http *h = x->conn->h;
+
+    if (x->x.body_len + n > x->cap) {
+        size_t cap = x->cap ? x->cap : FIRST_BODY_BYTES;
+        char *body;
+
+        while (cap < x->x.body_len + n)
+            cap *= 2;
+        if (h->body_bytes + (int64_t)(cap - x->cap) > h->c.max_total_bytes)
+            return false;
+        body = realloc(x->body, cap);
+        if (!body)
+            return false;
+        h->body_bytes += (int64_t)(cap - x->cap);
+        srv_metrics_set(h->c.metrics, SRV_GAUGE_BODY_BYTES, h->body_bytes);
+        x->body = body;
+        x->cap = cap;
+    }
+    memcpy(x->body + x->x.body_len, data, n);
+    x->x.body_len += n;
+    x->x.body = x->body;
+    return true;
+}
+
+void http_drop_body(struct exchange *x)
+{
+    struct srv_http *h = x->conn->h;
+
+    h->body_bytes -= (int64_t)x->cap;
+    srv_metrics_set(h->c.metrics, SRV_GAUGE_BODY_BYTES, h->body_bytes);
+    free(x->body);
+    x->body = NULL;
+    x->x.body = NULL;
+    x->x.body_len = x->cap = 0;
+}
+
+size_t srv_http_body_limit(const struct srv_http_exchange *x)
+{
+    return (size_t)x->http->c.max_body_bytes;
+}
+
+enum ut_err srv_http_replace_body(struct srv_http_exchange *pub, char *body,
+                                  size_t len, struct api_error *err)
+{
+    struct exchange *x = (struct exchange *)pub;
+    struct srv_http *h = pub->http;
+
+    http_drop_body(x);
+    if (h->body_bytes + (int64_t)len > h->c.max_total_bytes) {
+        free(body);
+        srv_metrics_count(h->c.metrics, SRV_REJECT_BYTES);
+        api_fail(err, API_UNAVAILABLE,
+                 "request bodies hold %lld bytes, the limit is %lld",
+                 (long long)h->body_bytes, (long long)h->c.max_total_bytes);
+        err->retry_after_s = 1;
+        return UT_EBUSY;
+    }
+    x->body = body;
+    pub->body = body;
+    pub->body_len = x->cap = len;
+    h->body_bytes += (int64_t)len;
+    srv_metrics_set(h->c.metrics, SRV_GAUGE_BODY_BYTES, h->body_bytes);
+    return UT_OK;
+}
+
+static enum MHD_Result on_data(struct exchange *x, const char *data, size_t n)
+{
+    struct srv_http *h = x->conn->h;
+    size_t limit = (size_t)h->c.max_body_bytes;
+
+    x->received += n;
+    if (x->discard)
+        /* A chunked body may be of any length: enough is enough. */
+        return x->received <= limit + SRV_HTTP_DRAIN_BYTES ? MHD_YES : MHD_NO;
+    if (x->received > limit)
+        http_refuse(x, SRV_REJECT_BODY, API_RESOURCE_EXHAUSTED, 413, true,
+                    "the body has over %zu bytes, the limit", limit);
+    else if (!keep(x, data, n))
+        http_refuse(x, SRV_REJECT_BYTES, API_UNAVAILABLE, 0, true,
+                    "request bodies hold %lld bytes, the limit is %lld",
+                    (long long)h->body_bytes, (long long)h->c.max_total_bytes);
+    if (x->x.status) {
+        x->discard = true;
+        http_drop_body(x);
+    }
+    return MHD_YES;
+}
+
+static enum MHD_Result on_body_end(struct exchange *x)
+{
+    struct srv_http *h = x->conn->h;
+
+    enter(x->conn, WORKING);
+    if (!x->x.status) {
+        x->handed = true;
+        h->n_calls++;
+        srv_metrics_set(h->c.metrics, SRV_GAUGE_CALLS, (int64_t)h->n_calls);
+        h->c.hooks.handle(h->c.hooks.arg, &x->x);
+    }
+    if (x->x.status)
+        return http_send(x);
+    http_suspend(x);
+    return MHD_YES;
+}
+
+/* The library's one callback: with the header, with pieces of the body, at
+ * its end, and once more after a suspended connection was resumed. */
+enum MHD_Result http_on_request(void *arg, struct MHD_Connection *mhd,
+                                const char *url, const char *method,
+                                const char *version, const char *data,
+                                size_t *len, void **context)
+{
+    struct exchange *x = *context;
+    size_t n = *len;
+
+    (void)arg;
+    (void)mhd;
+    if (!x)
+        return MHD_NO; /* there was no memory for it */
+    *len = 0;
+    if (x->conn->phase == HEADER) {
+        x->needs_host = strcmp(version, "HTTP/1.0") != 0;
+        return on_header(x, method, url);
+    }
+    if (x->conn->phase == WORKING)
+        return http_send(x);
+    return n ? on_data(x, data, n) : on_body_end(x);
+}
