@@ -378,7 +378,7 @@ double mdl_model_threshold(const struct mdl_model *m, const char *leaf,
     if (!text)
         return fallback;
     value = strtod(text, &end);
-    return *end || end == text || isnan(value) ? fallback : value;
+    return *end || end == text || !isfinite(value) ? fallback : value;
 }
 
 enum ut_err mdl_model_write(const char *path, const struct mdl_spec *spec,

@@ -22,18 +22,18 @@ static const char *leaf_of(const struct mdl_model *m, enum mdl_head head)
     return "";
 }
 
-float srv_answer_fatigue_threshold(struct srv_app *app, float asked)
+float srv_answer_fatigue_threshold(const struct srv_engine *en, float asked)
 {
-    const struct mdl_model *m = srv_engine_model(app->engine);
+    const struct mdl_model *m = srv_engine_model(en);
 
     return asked > 0 ? asked
                      : (float)mdl_model_threshold(
                            m, leaf_of(m, MDL_HEAD_BINARY), FATIGUE_THRESHOLD);
 }
 
-float srv_answer_identity_threshold(struct srv_app *app, float asked)
+float srv_answer_identity_threshold(const struct srv_engine *en, float asked)
 {
-    const struct mdl_model *m = srv_engine_model(app->engine);
+    const struct mdl_model *m = srv_engine_model(en);
 
     return asked > 0
                ? asked
@@ -41,9 +41,9 @@ float srv_answer_identity_threshold(struct srv_app *app, float asked)
                                             IDENTITY_THRESHOLD);
 }
 
-void srv_answer_model(struct srv_app *app, Tscaf__V1__ModelRef *out)
+void srv_answer_model(const struct srv_engine *en, Tscaf__V1__ModelRef *out)
 {
-    const struct mdl_model *m = srv_engine_model(app->engine);
+    const struct mdl_model *m = srv_engine_model(en);
 
     tscaf__v1__model_ref__init(out);
     out->name = (char *)(uintptr_t)m->name;
@@ -125,7 +125,8 @@ static void fill_place(const struct srv_faces_face *x, bool landmarks,
     a->face.landmarks = a->point_list;
 }
 
-enum ut_err srv_answer_face(struct srv_app *app, const struct srv_faces_face *x,
+enum ut_err srv_answer_face(const struct srv_engine *en,
+                            const struct srv_faces_face *x,
                             const struct srv_answer_options *o,
                             struct srv_answer_face *a, struct ut_error *e)
 {
@@ -144,7 +145,7 @@ enum ut_err srv_answer_face(struct srv_app *app, const struct srv_faces_face *x,
         a->face.fatigue = &a->fatigue;
     }
     if (o->embedding) {
-        a->face.n_embedding = (size_t)srv_engine_dim(app->engine);
+        a->face.n_embedding = (size_t)srv_engine_dim(en);
         a->face.embedding = x->item.scores.embedding;
     }
     if (o->crop) {

@@ -4,6 +4,7 @@
 #include "api/tscaf.pb-c.h"
 #include "server/call.h"
 #include "server/faces.h"
+#include "server/store.h"
 
 /* What several handlers say alike: model, face, identity. Thread: the loop.
  * Messages made here view the job's memory and live no longer; sub-messages
@@ -32,21 +33,25 @@ struct srv_answer_options {
 };
 
 /* Fills *a from x. Errors: UT_ENOMEM. *a needs fini either way. */
-UT_MUSTUSE enum ut_err srv_answer_face(struct srv_app *app,
+UT_MUSTUSE enum ut_err srv_answer_face(const struct srv_engine *en,
                                        const struct srv_faces_face *x,
                                        const struct srv_answer_options *o,
                                        struct srv_answer_face *a,
                                        struct ut_error *e);
 void srv_answer_face_fini(struct srv_answer_face *a);
 
-void srv_answer_model(struct srv_app *app, Tscaf__V1__ModelRef *out);
+void srv_answer_model(const struct srv_engine *en, Tscaf__V1__ModelRef *out);
 
 /* Names of a quality bit set into list [8]; how many. */
 size_t srv_answer_quality(unsigned bits, char **list);
 
 /* The model's thresholds, or the request's where it gives one above 0. */
-float srv_answer_fatigue_threshold(struct srv_app *app, float asked);
-float srv_answer_identity_threshold(struct srv_app *app, float asked);
+float srv_answer_fatigue_threshold(const struct srv_engine *en, float asked);
+float srv_answer_identity_threshold(const struct srv_engine *en, float asked);
+
+/* Replies to c with faces as a ListFacesResponse. */
+void srv_answer_faces(struct srv_call *c, const struct srv_face *faces,
+                      size_t n);
 
 /* Fails c for want of exactly one face, or returns true. field: "image". */
 bool srv_answer_one_face(struct srv_call *c, const struct srv_faces_frame *f,

@@ -3,11 +3,11 @@
 
 #include <uv.h>
 
-#include "server/batcher.h"
 #include "server/call.h"
 #include "server/config.h"
-#include "server/engine.h"
-#include "server/gallery.h"
+#include "server/datasets.h"
+#include "server/generations.h"
+#include "server/jobs.h"
 #include "server/mailbox.h"
 #include "server/pool.h"
 #include "server/store.h"
@@ -29,11 +29,14 @@ struct srv_app {
     struct srv_store *store;     /* only on store_pool's thread */
     struct srv_pool *store_pool; /* one thread */
     struct srv_auth *auth;
-    struct srv_engine *engine;
-    struct mdl_detector *detector; /* NULL: crops only */
-    struct srv_gallery *gallery;
-    struct srv_batcher *batcher;
+    struct srv_generations generations; /* model, gallery, executors */
+    struct srv_pool *model_pool;        /* one thread: changes of model */
+    struct mdl_backend *device;         /* the detector's */
+    struct mdl_detector *detector;      /* NULL: crops only */
     struct srv_pool *decode_pool;
+    struct srv_datasets datasets; /* only on dataset_pool's thread */
+    struct srv_pool *dataset_pool;
+    struct srv_jobs *jobs;
     struct srv_faces *faces; /* server/faces.h: images to scored faces */
     struct srv_http *http;
     bool ready, draining;

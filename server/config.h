@@ -44,6 +44,12 @@ struct srv_config {
     int64_t max_queue_bytes; /* of request bodies */
     int decode_threads;
 
+    /* Training. */
+    char *dataset_root; /* NULL: no folder can be registered */
+    int64_t dataset_max_bytes;
+    int max_jobs, job_threads, job_nice;
+    int64_t job_memory; /* bytes; 0: no limit */
+
     enum srv_log_level log_level;
 
     /* Only on the command line (config: environment too). */

@@ -49,23 +49,43 @@ static int leaf_output(const struct mdl_model *m, enum mdl_head head,
     return -1;
 }
 
-static enum ut_err open_model(struct srv_engine *en, const char *path,
-                              struct ut_error *e)
+enum ut_err srv_engine_fresh(struct mdl_model *out, struct ut_error *e)
 {
     const char *text = mdl_model_builtin_spec("mobilenetv2");
     struct mdl_spec *spec;
     enum ut_err rc;
 
-    if (path)
-        return mdl_model_open(path, &en->model, e);
     spec = malloc(sizeof(*spec));
     if (!spec)
         return ut_fail(e, UT_ENOMEM, "no memory for the built-in spec");
     rc = mdl_spec_parse(text, strlen(text), spec, e);
     if (!rc)
-        rc = mdl_model_fresh(spec, FRESH_SEED, &en->model, e);
+        rc = mdl_model_fresh(spec, FRESH_SEED, out, e);
     free(spec);
     return rc;
+}
+
+enum ut_err srv_engine_fresh_version(char version[17], struct ut_error *e)
+{
+    struct mdl_model m;
+    enum ut_err rc = srv_engine_fresh(&m, e);
+
+    if (rc)
+        return rc;
+    snprintf(version, 17, "%s", m.version);
+    mdl_model_close(&m);
+    return UT_OK;
+}
+
+void srv_engine_sizes(const struct mdl_graph *g, uint64_t *parameters,
+                      uint64_t *multiply_adds)
+{
+    *parameters = *multiply_adds = 0;
+    for (int i = 0; i < g->n_values; i++)
+        if (g->values[i].kind == MDL_VALUE_PARAM)
+            *parameters += mdl_shape_count(&g->values[i].shape);
+    for (int i = 0; i < g->n_nodes; i++)
+        *multiply_adds += (uint64_t)mdl_node_macs(g, &g->nodes[i]);
 }
 
 static enum ut_err choose_outputs(struct srv_engine *en, struct ut_error *e)
@@ -157,7 +177,8 @@ enum ut_err srv_engine_new(const struct srv_engine_config *c,
     en->n_lanes = c->n_lanes ? c->n_lanes : (int)sysconf(_SC_NPROCESSORS_ONLN);
     if (en->n_lanes > MAX_LANES)
         en->n_lanes = MAX_LANES;
-    rc = open_model(en, c->model_path, e);
+    rc = c->model_path ? mdl_model_open(c->model_path, &en->model, e)
+                       : srv_engine_fresh(&en->model, e);
     if (!rc)
         rc = choose_outputs(en, e);
     if (!rc)

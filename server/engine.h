@@ -35,6 +35,15 @@ UT_MUSTUSE enum ut_err srv_engine_new(const struct srv_engine_config *c,
                                       struct ut_error *e);
 void srv_engine_free(struct srv_engine *en);
 
+/* The network that is made when there is no file, and its version. */
+UT_MUSTUSE enum ut_err srv_engine_fresh(struct mdl_model *out,
+                                        struct ut_error *e);
+UT_MUSTUSE enum ut_err srv_engine_fresh_version(char version[17],
+                                                struct ut_error *e);
+/* A graph's weights, and multiply-adds for one face. */
+void srv_engine_sizes(const struct mdl_graph *g, uint64_t *parameters,
+                      uint64_t *multiply_adds);
+
 const struct mdl_model *srv_engine_model(const struct srv_engine *en);
 const char *srv_engine_backend(const struct srv_engine *en);
 enum mdl_precision srv_engine_precision(const struct srv_engine *en);

@@ -66,6 +66,8 @@ void srv_faces_free(struct srv_faces *f)
 
 void srv_faces_job_fini(struct srv_faces_job *job)
 {
+    srv_generation_drop(job->generation);
+    job->generation = NULL;
     for (int i = 0; i < job->n_frames; i++) {
         struct srv_faces_frame *frame = &job->frames[i];
 
@@ -168,7 +170,7 @@ static void push_faces(struct srv_faces_job *job)
             items[n++] = &job->frames[i].faces[k].item;
     if (n && job->tasks) {
         job->pending = n;
-        if (!srv_batcher_push(job->app->batcher, items, n, &e))
+        if (!srv_batcher_push(job->generation->batcher, items, n, &e))
             return;
         api_fail_from(&err, &e);
         set_error(job, &err);
@@ -182,7 +184,7 @@ static enum ut_err finder_of(struct srv_faces *f, int worker,
     enum ut_err rc = UT_OK;
 
     if (!f->finders[worker])
-        rc = mdl_finder_new(f->app->detector, srv_engine_device(f->app->engine),
+        rc = mdl_finder_new(f->app->detector, f->app->device,
                             &f->finders[worker], e);
     *out = f->finders[worker];
     return rc;
@@ -192,7 +194,7 @@ static enum ut_err finder_of(struct srv_faces *f, int worker,
 static enum ut_err prepare(struct srv_faces_job *job, struct srv_faces_face *x,
                            struct ut_error *e)
 {
-    int dim = srv_engine_dim(job->app->engine);
+    int dim = srv_engine_dim(job->generation->engine);
 
     x->crop = malloc(CROP_LEN);
     if (!x->crop)

@@ -14,6 +14,7 @@
 
 struct srv_app;
 struct srv_faces;
+struct srv_generation;
 
 struct srv_faces_face {
     struct mdl_face face; /* box 0,0,w,h and no landmarks for a crop */
@@ -33,7 +34,8 @@ struct srv_faces_frame {
 struct srv_faces_job {
     /* In. */
     struct srv_app *app;
-    struct srv_faces_frame *frames; /* the caller's array */
+    struct srv_generation *generation; /* taken for it; dropped by fini */
+    struct srv_faces_frame *frames;    /* the caller's array */
     int n_frames;
     bool crop_input; /* frames are aligned faces already */
     unsigned tasks;  /* SRV_TASK_ bits */

@@ -460,3 +460,13 @@ size_t srv_gallery_faces(const struct srv_gallery *g)
     pthread_rwlock_unlock(&w->lock);
     return n;
 }
+
+bool srv_gallery_has(struct srv_gallery *g, const char *face_id)
+{
+    struct face *f;
+
+    pthread_rwlock_rdlock(&g->lock);
+    HASH_FIND_STR(g->faces, face_id, f);
+    pthread_rwlock_unlock(&g->lock);
+    return f != NULL;
+}

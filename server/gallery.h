@@ -1,6 +1,7 @@
 #ifndef SERVER_GALLERY_H
 #define SERVER_GALLERY_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -57,6 +58,8 @@ void srv_gallery_search(struct srv_gallery *g, struct srv_gallery_scratch *s,
 /* The best cosine of q against one identity's faces; -2 if it has none. */
 float srv_gallery_compare(struct srv_gallery *g, const char *identity_id,
                           const float *q);
+
+bool srv_gallery_has(struct srv_gallery *g, const char *face_id);
 
 size_t srv_gallery_faces(const struct srv_gallery *g);
 

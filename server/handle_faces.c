@@ -20,6 +20,7 @@ struct enrolment {
     struct srv_faces_frame frame;
     struct srv_face face;      /* embedding and crop borrowed until fini */
     struct srv_match conflict; /* identity_id "" if there is none */
+    bool stale;                /* computed by a model that was replaced */
 };
 
 static void free_enrolment(void *result)
@@ -35,19 +36,19 @@ static void free_enrolment(void *result)
 /* The nearest other identity at or over the threshold, into w->conflict. */
 static enum ut_err find_conflict(struct enrolment *w, struct ut_error *e)
 {
-    struct srv_app *app = w->call->app;
+    struct srv_generation *g = w->job.generation;
     const float *query = w->face.embedding;
     struct srv_match list[2], *matches = list;
     struct srv_gallery_scratch *scratch;
-    enum ut_err rc = srv_gallery_scratch_new(app->gallery, &scratch, e);
+    enum ut_err rc = srv_gallery_scratch_new(g->gallery, &scratch, e);
     int top_k = 2, n = 0;
 
     if (rc)
         return rc;
-    srv_gallery_search(app->gallery, scratch, &query, 1, &matches, &top_k, &n);
+    srv_gallery_search(g->gallery, scratch, &query, 1, &matches, &top_k, &n);
     srv_gallery_scratch_free(scratch);
     for (int i = 0; i < n && !w->conflict.identity_id[0]; i++)
-        if (list[i].similarity >= srv_answer_identity_threshold(app, 0) &&
+        if (list[i].similarity >= srv_answer_identity_threshold(g->engine, 0) &&
             strcmp(list[i].identity_id, w->face.identity_id))
             w->conflict = list[i];
     return UT_OK;
@@ -58,22 +59,28 @@ static enum ut_err enroll(struct srv_store_call *s, struct ut_error *e)
     struct enrolment *w = s->result;
     const Tscaf__V1__EnrollFaceRequest *r = (const void *)s->call->request;
     struct srv_app *app = s->call->app;
+    struct srv_gallery *gallery = w->job.generation->gallery;
     struct srv_identity owner;
     enum ut_err rc =
         srv_store_identity_get(app->store, r->identity_id, &owner, e);
 
     if (rc)
         return rc;
+    if (!srv_generation_is_current(w->job.generation)) {
+        w->stale = true;
+        srv_identity_fini(&owner);
+        return UT_OK;
+    }
     if (!r->force)
         rc = find_conflict(w, e);
-    if (!rc && srv_gallery_faces(app->gallery) >=
-                   (size_t)app->config->gallery_max_faces)
+    if (!rc &&
+        srv_gallery_faces(gallery) >= (size_t)app->config->gallery_max_faces)
         rc = ut_fail(e, UT_EBUSY, "%zu faces are enrolled, the limit",
-                     srv_gallery_faces(app->gallery));
+                     srv_gallery_faces(gallery));
     if (!rc && !w->conflict.identity_id[0]) {
         rc = srv_store_face_add(app->store, s->call->actor, &w->face, e);
         if (!rc)
-            rc = srv_gallery_add(app->gallery, owner.id, owner.name, w->face.id,
+            rc = srv_gallery_add(gallery, owner.id, owner.name, w->face.id,
                                  w->face.embedding, e);
     }
     srv_identity_fini(&owner);
@@ -101,6 +108,8 @@ static void fill_face(const struct srv_face *x, Tscaf__V1__FaceRecord *msg,
     msg->created_at = created;
 }
 
+static void start_enrolment(struct srv_call *c);
+
 static void reply_enrolled(struct srv_store_call *s)
 {
     struct enrolment *w = s->result;
@@ -109,6 +118,10 @@ static void reply_enrolled(struct srv_store_call *s)
     struct api_error err;
     char *reasons[8], created[SRV_LOG_TIME_LEN];
 
+    if (w->stale) {
+        start_enrolment(s->call); /* again, by the new one */
+        return;
+    }
     if (!w->conflict.identity_id[0]) {
         fill_face(&w->face, &msg, &box, reasons, created);
         s->call->reply(s->call, &msg.base);
@@ -156,11 +169,11 @@ static enum ut_err fill_enrolment(struct enrolment *w, struct ut_error *e)
     snprintf(w->face.identity_id, sizeof(w->face.identity_id), "%s",
              r->identity_id);
     snprintf(w->face.model_version, sizeof(w->face.model_version), "%s",
-             srv_engine_model(app->engine)->version);
+             srv_generation_version(w->job.generation));
     memcpy(w->face.box, box, sizeof(box));
     w->face.quality = x->quality;
     w->face.embedding = x->item.scores.embedding;
-    w->face.dim = srv_engine_dim(app->engine);
+    w->face.dim = srv_engine_dim(w->job.generation->engine);
     w->face.has_crop = app->config->store_crops;
     if (!app->config->store_crops)
         return UT_OK;
@@ -189,16 +202,12 @@ static void on_embedded(struct srv_faces_job *job, const struct api_error *err)
     free_enrolment(w);
 }
 
-void srv_handle_enroll_face(struct srv_call *c)
+static void start_enrolment(struct srv_call *c)
 {
     const Tscaf__V1__EnrollFaceRequest *r = (const void *)c->request;
     struct ut_error e = {.code = UT_ENOMEM, .msg = "no memory for a face"};
     struct enrolment *w;
 
-    if (!r->image || !r->image->data.len) {
-        srv_answer_invalid(c, "image.data", "REQUIRED", "there is no picture");
-        return;
-    }
     w = calloc(1, sizeof(*w));
     if (!w) {
         srv_answer_fail(c, &e);
@@ -209,6 +218,7 @@ void srv_handle_enroll_face(struct srv_call *c)
     w->frame.len = r->image->data.len;
     w->job = (struct srv_faces_job){
         .app = c->app,
+        .generation = srv_generation_take(c->app),
         .frames = &w->frame,
         .n_frames = 1,
         .crop_input = r->input == TSCAF__V1__INPUT_KIND__INPUT_KIND_CROP,
@@ -225,6 +235,16 @@ void srv_handle_enroll_face(struct srv_call *c)
         return;
     free_enrolment(w);
     srv_answer_fail(c, &e);
+}
+
+void srv_handle_enroll_face(struct srv_call *c)
+{
+    const Tscaf__V1__EnrollFaceRequest *r = (const void *)c->request;
+
+    if (!r->image || !r->image->data.len)
+        srv_answer_invalid(c, "image.data", "REQUIRED", "there is no picture");
+    else
+        start_enrolment(c);
 }
 
 /* ---- list, crop, delete ---- */
@@ -269,28 +289,35 @@ struct face_record {
     char *reasons[8], created[SRV_LOG_TIME_LEN];
 };
 
-static void reply_list(struct srv_store_call *w)
+void srv_answer_faces(struct srv_call *c, const struct srv_face *faces,
+                      size_t n)
 {
     Tscaf__V1__ListFacesResponse r = TSCAF__V1__LIST_FACES_RESPONSE__INIT;
-    const struct face_list *l = w->result;
-    struct face_record *records = calloc(l->n + 1, sizeof(*records));
-    Tscaf__V1__FaceRecord **msgs = calloc(l->n + 1, sizeof(*msgs));
+    struct face_record *records = calloc(n + 1, sizeof(*records));
+    Tscaf__V1__FaceRecord **msgs = calloc(n + 1, sizeof(*msgs));
     struct ut_error e = {.code = UT_ENOMEM, .msg = "no memory for a list"};
 
     if (!records || !msgs) {
-        srv_answer_fail(w->call, &e);
+        srv_answer_fail(c, &e);
     } else {
-        for (size_t i = 0; i < l->n; i++) {
-            fill_face(&l->faces[i], &records[i].msg, &records[i].box,
+        for (size_t i = 0; i < n; i++) {
+            fill_face(&faces[i], &records[i].msg, &records[i].box,
                       records[i].reasons, records[i].created);
             msgs[i] = &records[i].msg;
         }
-        r.n_faces = l->n;
+        r.n_faces = n;
         r.faces = msgs;
-        w->call->reply(w->call, &r.base);
+        c->reply(c, &r.base);
     }
     free(records);
     free(msgs);
+}
+
+static void reply_list(struct srv_store_call *w)
+{
+    const struct face_list *l = w->result;
+
+    srv_answer_faces(w->call, l->faces, l->n);
 }
 
 void srv_handle_list_faces(struct srv_call *c)
@@ -332,7 +359,7 @@ static enum ut_err delete_face(struct srv_store_call *w, struct ut_error *e)
                                            r->identity_id, r->face_id, e);
 
     if (!rc)
-        srv_gallery_remove_face(w->call->app->gallery, r->face_id);
+        srv_generations_remove_face(w->call->app, r->face_id);
     return rc;
 }
 

@@ -228,7 +228,7 @@ static enum ut_err update(struct srv_store_call *w, struct ut_error *e)
         rc = srv_store_identity_update(w->call->app->store, w->call->actor, x,
                                        e);
     if (!rc)
-        srv_gallery_rename(w->call->app->gallery, x->id, x->name);
+        srv_generations_rename(w->call->app, x->id, x->name);
     return rc;
 }
 
@@ -259,7 +259,7 @@ static enum ut_err delete_one(struct srv_store_call *w, struct ut_error *e)
         w->call->app->store, w->call->actor, r->id, &n_faces, e);
 
     if (!rc)
-        srv_gallery_remove_identity(w->call->app->gallery, r->id);
+        srv_generations_remove_identity(w->call->app, r->id);
     return rc;
 }
 

@@ -54,6 +54,7 @@ static struct work *work_new(struct srv_call *c, Tscaf__V1__Image **images,
     w->call = c;
     w->job = (struct srv_faces_job){
         .app = c->app,
+        .generation = srv_generation_take(c->app),
         .frames = w->frames,
         .n_frames = (int)n,
         .crop_input = input == TSCAF__V1__INPUT_KIND__INPUT_KIND_CROP,
@@ -109,9 +110,11 @@ static bool image_count(struct srv_call *c, size_t n)
 /* ---- Analyze ---- */
 
 /* The request's tasks as bits; 0 after c->fail. */
-static unsigned tasks_of(struct srv_call *c, const Tscaf__V1__AnalyzeRequest *r)
+static unsigned tasks_of(struct work *w, const Tscaf__V1__AnalyzeRequest *r)
 {
-    unsigned able = srv_engine_tasks(c->app->engine), tasks = 0;
+    const struct srv_engine *engine = w->job.generation->engine;
+    struct srv_call *c = w->call;
+    unsigned able = srv_engine_tasks(engine), tasks = 0;
     struct api_error err;
 
     if (!r->n_tasks)
@@ -130,7 +133,7 @@ static unsigned tasks_of(struct srv_call *c, const Tscaf__V1__AnalyzeRequest *r)
     if (!(tasks & ~able))
         return tasks;
     api_fail(&err, API_FAILED_PRECONDITION, "model %s cannot do %s",
-             srv_engine_model(c->app->engine)->name,
+             srv_engine_model(engine)->name,
              tasks & ~able & SRV_TASK_FATIGUE ? "fatigue" : "recognition");
     c->fail(c, &err);
     return 0;
@@ -210,8 +213,8 @@ static enum ut_err fill_frames(const struct work *w, struct answer *a,
             enum ut_err rc;
 
             a->face_list[a->n_faces++] = &x->face;
-            rc = srv_answer_face(w->job.app, &w->frames[i].faces[k],
-                                 &w->options, x, e);
+            rc = srv_answer_face(w->job.generation->engine,
+                                 &w->frames[i].faces[k], &w->options, x, e);
             if (rc)
                 return rc;
         }
@@ -255,7 +258,7 @@ static void on_analyzed(struct srv_faces_job *job, const struct api_error *err)
     } else if (fill_frames(w, &a, &e)) {
         srv_answer_fail(c, &e);
     } else {
-        srv_answer_model(c->app, &model);
+        srv_answer_model(job->generation->engine, &model);
         fill_timing(w, &timing);
         r.request_id = c->request_id;
         r.model = &model;
@@ -278,17 +281,19 @@ void srv_handle_analyze(struct srv_call *c)
 
     if (!analyze_valid(c, r))
         return;
-    tasks = tasks_of(c, r);
-    if (!tasks)
-        return;
     w = work_new(c, r->images, r->n_images, "images", r->input);
     if (!w)
         return;
+    tasks = tasks_of(w, r);
+    if (!tasks) {
+        work_free(w);
+        return;
+    }
     w->options.tasks = w->job.tasks = tasks;
-    w->options.fatigue_threshold =
-        srv_answer_fatigue_threshold(c->app, r->fatigue_threshold);
-    w->options.identity_threshold =
-        srv_answer_identity_threshold(c->app, r->identity_threshold);
+    w->options.fatigue_threshold = srv_answer_fatigue_threshold(
+        w->job.generation->engine, r->fatigue_threshold);
+    w->options.identity_threshold = srv_answer_identity_threshold(
+        w->job.generation->engine, r->identity_threshold);
     w->options.top_k = r->top_k ? (int)r->top_k : 1;
     for (size_t i = 0; i < r->n_return_; i++) {
         w->options.landmarks |=
@@ -312,14 +317,18 @@ void srv_handle_analyze(struct srv_call *c)
 
 /* ---- Embed ---- */
 
-static bool can_recognise(struct srv_call *c)
+/* Or fails the call, and w is gone. */
+static bool can_recognise(struct work *w)
 {
+    const struct srv_engine *engine = w->job.generation->engine;
+    struct srv_call *c = w->call;
     struct api_error err;
 
-    if (srv_engine_tasks(c->app->engine) & SRV_TASK_RECOGNITION)
+    if (srv_engine_tasks(engine) & SRV_TASK_RECOGNITION)
         return true;
     api_fail(&err, API_FAILED_PRECONDITION, "model %s cannot do recognition",
-             srv_engine_model(c->app->engine)->name);
+             srv_engine_model(engine)->name);
+    work_free(w);
     c->fail(c, &err);
     return false;
 }
@@ -338,7 +347,7 @@ static void on_embedded(struct srv_faces_job *job, const struct api_error *err)
     } else if (fill_frames(w, &a, &e)) {
         srv_answer_fail(c, &e);
     } else {
-        srv_answer_model(c->app, &model);
+        srv_answer_model(job->generation->engine, &model);
         r.request_id = c->request_id;
         r.model = &model;
         r.n_frames = (size_t)job->n_frames;
@@ -355,12 +364,12 @@ void srv_handle_embed(struct srv_call *c)
         (const Tscaf__V1__EmbedRequest *)c->request;
     struct work *w;
 
-    if (!can_recognise(c) || !image_count(c, r->n_images) ||
+    if (!image_count(c, r->n_images) ||
         !at_most(c, "max_faces", r->max_faces, SRV_MAX_FACES) ||
         !in_unit(c, "min_score", r->min_score))
         return;
     w = work_new(c, r->images, r->n_images, "images", r->input);
-    if (!w)
+    if (!w || !can_recognise(w))
         return;
     w->options.embedding = true; /* and no task's answer */
     w->job.tasks = SRV_TASK_RECOGNITION;
@@ -386,12 +395,12 @@ static bool similarity_of(struct work *w, float *out)
         const float *b = w->frames[1].faces[0].item.scores.embedding;
         double sum = 0;
 
-        for (int i = 0; i < srv_engine_dim(w->job.app->engine); i++)
+        for (int i = 0; i < srv_engine_dim(w->job.generation->engine); i++)
             sum += (double)a[i] * b[i];
         *out = (float)sum;
         return true;
     }
-    *out = srv_gallery_compare(w->job.app->gallery, r->identity_id, a);
+    *out = srv_gallery_compare(w->job.generation->gallery, r->identity_id, a);
     if (*out > -2)
         return true;
     api_fail(&err, API_NOT_FOUND,
@@ -415,7 +424,7 @@ static void on_verified(struct srv_faces_job *job, const struct api_error *err)
              (job->n_frames == 1 ||
               srv_answer_one_face(c, &w->frames[1], "other")) &&
              similarity_of(w, &r.similarity)) {
-        srv_answer_model(c->app, &model);
+        srv_answer_model(job->generation->engine, &model);
         r.request_id = c->request_id;
         r.model = &model;
         r.threshold = w->options.identity_threshold;
@@ -432,8 +441,7 @@ void srv_handle_verify(struct srv_call *c)
     Tscaf__V1__Image *images[2] = {r->image, r->other};
     struct work *w;
 
-    if (!can_recognise(c) ||
-        !in_unit(c, "identity_threshold", r->identity_threshold))
+    if (!in_unit(c, "identity_threshold", r->identity_threshold))
         return;
     if (!r->other == !r->identity_id[0]) {
         srv_answer_invalid(c, "other", "EXPECTED",
@@ -441,11 +449,11 @@ void srv_handle_verify(struct srv_call *c)
         return;
     }
     w = work_new(c, images, r->other ? 2 : 1, "image", r->input);
-    if (!w)
+    if (!w || !can_recognise(w))
         return;
     w->job.tasks = SRV_TASK_RECOGNITION;
-    w->options.identity_threshold =
-        srv_answer_identity_threshold(c->app, r->identity_threshold);
+    w->options.identity_threshold = srv_answer_identity_threshold(
+        w->job.generation->engine, r->identity_threshold);
     w->job.done = on_verified;
     work_start(w);
 }
@@ -464,11 +472,11 @@ static void on_searched(struct srv_faces_job *job, const struct api_error *err)
     if (err) {
         c->fail(c, err);
     } else if (srv_answer_one_face(c, &w->frames[0], "image")) {
-        if (srv_answer_face(c->app, &w->frames[0].faces[0], &w->options, &face,
-                            &e)) {
+        if (srv_answer_face(job->generation->engine, &w->frames[0].faces[0],
+                            &w->options, &face, &e)) {
             srv_answer_fail(c, &e);
         } else {
-            srv_answer_model(c->app, &model);
+            srv_answer_model(job->generation->engine, &model);
             r.request_id = c->request_id;
             r.model = &model;
             r.face = &face.face;
@@ -486,16 +494,16 @@ void srv_handle_search(struct srv_call *c)
     Tscaf__V1__Image *images[1] = {r->image};
     struct work *w;
 
-    if (!can_recognise(c) || !at_most(c, "top_k", r->top_k, SRV_TOP_K_MAX) ||
+    if (!at_most(c, "top_k", r->top_k, SRV_TOP_K_MAX) ||
         !in_unit(c, "identity_threshold", r->identity_threshold))
         return;
     w = work_new(c, images, 1, "image", r->input);
-    if (!w)
+    if (!w || !can_recognise(w))
         return;
     w->options.tasks = w->job.tasks = SRV_TASK_RECOGNITION;
     w->options.top_k = r->top_k ? (int)r->top_k : DEFAULT_TOP_K;
-    w->options.identity_threshold =
-        srv_answer_identity_threshold(c->app, r->identity_threshold);
+    w->options.identity_threshold = srv_answer_identity_threshold(
+        w->job.generation->engine, r->identity_threshold);
     w->job.top_k = w->options.top_k < 2 ? 2 : w->options.top_k;
     w->job.max_faces = 1; /* the largest */
     w->job.done = on_searched;

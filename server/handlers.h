@@ -27,6 +27,29 @@ void srv_handle_get_face_crop(struct srv_call *c);
 
 /* handle_models.c */
 void srv_handle_list_models(struct srv_call *c);
+void srv_handle_get_model(struct srv_call *c);
+void srv_handle_activate_model(struct srv_call *c);
+void srv_handle_rollback_model(struct srv_call *c);
+void srv_handle_list_reenrolment(struct srv_call *c);
+void srv_handle_delete_model(struct srv_call *c);
+
+/* handle_datasets.c */
+void srv_handle_create_dataset(struct srv_call *c);
+void srv_handle_upload_dataset(struct srv_call *c);
+void srv_handle_add_sample(struct srv_call *c);
+void srv_handle_list_datasets(struct srv_call *c);
+void srv_handle_get_dataset(struct srv_call *c);
+void srv_handle_delete_dataset(struct srv_call *c);
+
+/* handle_jobs.c */
+void srv_handle_create_job(struct srv_call *c);
+void srv_handle_list_jobs(struct srv_call *c);
+void srv_handle_get_job(struct srv_call *c);
+void srv_handle_cancel_job(struct srv_call *c);
+void srv_handle_pause_job(struct srv_call *c);
+void srv_handle_resume_job(struct srv_call *c);
+void srv_handle_delete_job(struct srv_call *c);
+void srv_handle_watch_job(struct srv_call *c); /* streams */
 
 /* handle_admin.c */
 void srv_handle_create_key(struct srv_call *c);

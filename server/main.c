@@ -21,11 +21,14 @@
 #include "server/faces.h"
 #include "server/healthcheck.h"
 #include "server/http.h"
+#include "server/job_child.h"
 #include "server/log.h"
 #include "server/metrics.h"
 
 #define VERSION "0.1.0"
 #define MAX_STORE_JOBS 4096
+#define MAX_MODEL_JOBS 64
+#define MAX_DATASET_JOBS 64
 
 extern char **environ;
 
@@ -50,19 +53,6 @@ static int complain(const struct ut_error *e)
 
 /* ---- Starting, on the store's thread ---- */
 
-static enum ut_err add_face(void *arg, const struct srv_face *f,
-                            const char *identity_name, struct ut_error *e)
-{
-    struct server *s = arg;
-
-    if (f->dim != srv_engine_dim(s->app.engine)) {
-        s->n_unusable++;
-        return UT_OK;
-    }
-    return srv_gallery_add(s->app.gallery, f->identity_id, identity_name, f->id,
-                           f->embedding, e);
-}
-
 /* The one that was given, the one that ships, or none. */
 static enum ut_err open_detector(struct server *s, struct ut_error *e)
 {
@@ -79,23 +69,14 @@ static enum ut_err open_detector(struct server *s, struct ut_error *e)
 static enum ut_err open_models(struct server *s, struct ut_error *e)
 {
     struct srv_app *app = &s->app;
-    const struct srv_engine_config engine = {
-        .model_path = s->config.model,
-        .backend = s->config.backend,
-        .precision = s->config.precision,
-        .max_batch = s->config.max_batch,
-    };
-    enum ut_err rc = srv_engine_new(&engine, &app->engine, e);
+    enum ut_err rc = srv_generations_open(app, &s->n_unusable, e);
 
     if (!rc)
+        rc = mdl_backend_open(s->config.backend, 0, &app->device, e);
+    if (!rc)
         rc = open_detector(s, e);
-    if (!rc)
-        rc = srv_gallery_new(srv_engine_dim(app->engine),
-                             (size_t)s->config.gallery_max_faces, &app->gallery,
-                             e);
-    if (!rc)
-        rc = srv_store_faces_each(
-            app->store, srv_engine_model(app->engine)->version, add_face, s, e);
+    if (!rc) /* the datasets' thread has a handle of its own */
+        rc = srv_store_open(s->config.data, &app->datasets.store, e);
     return rc;
 }
 
@@ -120,10 +101,14 @@ static void stop(void *arg)
     app->ready = false;
     srv_log_line(app->log, SRV_LOG_INFO, NULL, "stopped");
     srv_http_free(app->http);
+    srv_jobs_free(app->jobs);
+    srv_pool_free(app->model_pool);
+    app->model_pool = NULL;
     srv_pool_free(app->decode_pool);
-    srv_batcher_free(app->batcher);
-    srv_faces_free(app->faces);
+    srv_pool_free(app->dataset_pool);
     srv_pool_free(app->store_pool);
+    srv_generations_free(app);
+    srv_faces_free(app->faces);
     srv_mailbox_free(app->mailbox);
     uv_close((uv_handle_t *)&s->term, NULL);
     uv_close((uv_handle_t *)&s->intr, NULL);
@@ -145,7 +130,8 @@ static void on_limit(uv_timer_t *t)
 
 static void drain(struct server *s)
 {
-    s->app.draining = true;
+    __atomic_store_n(&s->app.draining, true, __ATOMIC_RELAXED);
+    srv_jobs_drain(s->app.jobs);
     uv_timer_start(&s->limit, on_limit, (uint64_t)s->config.drain_timeout_ms,
                    0);
     srv_http_drain(s->app.http, stop, s);
@@ -168,17 +154,19 @@ static void on_signal(uv_signal_t *sig, int signum)
 static enum ut_err start_work(struct server *s, struct ut_error *e)
 {
     struct srv_app *app = &s->app;
-    const struct srv_batcher_config batcher = {
-        .max_items = (size_t)s->config.max_queue,
-        .delay_us = s->config.batch_delay_us,
-    };
-    enum ut_err rc = srv_batcher_new(app->engine, app->gallery, app->metrics,
-                                     &batcher, &app->batcher, e);
+    enum ut_err rc = srv_generations_start(app, e);
 
     if (!rc)
         rc = srv_pool_new("decode", s->config.decode_threads,
                           (size_t)s->config.max_queue, &app->decode_pool, e);
-    return rc ? rc : srv_faces_new(app, &app->faces, e);
+    if (!rc)
+        rc = srv_pool_new("models", 1, MAX_MODEL_JOBS, &app->model_pool, e);
+    if (!rc)
+        rc = srv_pool_new("datasets", 1, MAX_DATASET_JOBS, &app->dataset_pool,
+                          e);
+    if (!rc)
+        rc = srv_faces_new(app, &app->faces, e);
+    return rc ? rc : srv_jobs_new(app, &app->jobs, e);
 }
 
 static void on_started(struct srv_mail *m)
@@ -187,6 +175,7 @@ static void on_started(struct srv_mail *m)
         (struct server *)(void *)((char *)m - offsetof(struct server, started));
     struct srv_app *app = &s->app;
     struct ut_error *e = &s->start_error;
+    const struct srv_generation *g = app->generations.current;
     const struct mdl_model *model;
 
     if (app->draining)
@@ -199,7 +188,7 @@ static void on_started(struct srv_mail *m)
         drain(s);
         return;
     }
-    model = srv_engine_model(app->engine);
+    model = srv_engine_model(g->engine);
     if (!model->trained)
         srv_log_line(app->log, SRV_LOG_WARN, NULL,
                      "model %s was never trained (trained: false): its answers "
@@ -211,15 +200,16 @@ static void on_started(struct srv_mail *m)
                      "analysed");
     if (s->n_unusable)
         srv_log_line(app->log, SRV_LOG_WARN, NULL,
-                     "%zu stored faces do not fit the model", s->n_unusable);
+                     "%zu stored faces have no embedding by this model: "
+                     "activate it to embed them",
+                     s->n_unusable);
     app->ready = true;
     srv_log_line(app->log, SRV_LOG_INFO, NULL,
                  "ready: model %s %s, backend %s, %s, %d lanes, %zu faces in "
                  "the gallery",
-                 model->name, model->version, srv_engine_backend(app->engine),
-                 mdl_precision_name(srv_engine_precision(app->engine)),
-                 srv_engine_lanes(app->engine),
-                 srv_gallery_faces(app->gallery));
+                 model->name, model->version, srv_engine_backend(g->engine),
+                 mdl_precision_name(srv_engine_precision(g->engine)),
+                 srv_engine_lanes(g->engine), srv_gallery_faces(g->gallery));
 }
 
 /* ---- Making the parts ---- */
@@ -287,9 +277,10 @@ static void unmake(struct server *s)
 {
     struct srv_app *app = &s->app;
 
-    srv_gallery_free(app->gallery);
     mdl_detector_close(app->detector);
-    srv_engine_free(app->engine);
+    mdl_backend_close(app->device);
+    srv_store_close(app->datasets.store);
+    pthread_mutex_destroy(&app->generations.lock);
     srv_auth_free(app->auth);
     srv_store_close(app->store);
     srv_metrics_free(app->metrics);
@@ -385,6 +376,8 @@ int main(int argc, char **argv)
     struct ut_error e;
     int code;
 
+    if (argc == SRV_JOB_ARGS && !strcmp(argv[1], "--job"))
+        return srv_job_child(argv); /* this program, as a job's process */
     if (srv_config_read(argc, argv, environ, c, &e))
         return complain(&e);
     if (c->help || c->version) {
@@ -409,6 +402,8 @@ int main(int argc, char **argv)
         c->decode_threads = (int)sysconf(_SC_NPROCESSORS_ONLN);
     raise_limits();
     server.app.config = c;
+    server.app.datasets.config = c;
+    pthread_mutex_init(&server.app.generations.lock, NULL);
     if (srv_log_new(STDERR_FILENO, c->log_level, &server.app.log, &e))
         return complain(&e);
     return serve(&server);

@@ -51,15 +51,19 @@ void srv_ops_metrics(struct srv_app *app, struct srv_http_exchange *x)
 
     srv_metrics_set(m, SRV_GAUGE_READY, app->ready && !app->draining);
     if (app->ready) {
+        struct srv_generation *g = srv_generation_take(app);
+
         srv_metrics_set(m, SRV_GAUGE_QUEUE,
-                        (int64_t)srv_batcher_queued(app->batcher));
+                        (int64_t)srv_batcher_queued(g->batcher));
         srv_metrics_set(m, SRV_GAUGE_DECODE,
                         (int64_t)srv_pool_queued(app->decode_pool));
         srv_metrics_set(m, SRV_GAUGE_GALLERY,
-                        (int64_t)srv_gallery_faces(app->gallery));
+                        (int64_t)srv_gallery_faces(g->gallery));
+        srv_generation_drop(g);
     }
     ut_buf_init(&b, MAX_METRICS_BYTES);
-    if (srv_metrics_write(m, &b, &e)) {
+    if (srv_metrics_write(m, &b, &e) ||
+        (app->jobs && srv_jobs_metrics(app->jobs, &b, &e))) {
         struct api_error err;
 
         api_fail_from(&err, &e);

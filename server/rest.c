@@ -14,6 +14,9 @@
 #define JSON "application/json"
 #define FORM "multipart/form-data"
 #define IMAGES "image/jpeg, image/png, " FORM ", " JSON
+#define ARCHIVES                                                               \
+    "application/x-tar, application/zip, application/gzip, "                   \
+    "application/octet-stream, " JSON
 
 static const ProtobufCFieldDescriptor *
 field(const ProtobufCMessageDescriptor *d, const char *name)
@@ -38,13 +41,24 @@ main_image(const ProtobufCMessageDescriptor *d)
     return is_image(f) ? f : NULL;
 }
 
+/* The field that a body goes to as it is; NULL: none. */
+static const ProtobufCFieldDescriptor *
+archive_of(const ProtobufCMessageDescriptor *d)
+{
+    const ProtobufCFieldDescriptor *f = field(d, "archive");
+
+    return f && f->type == PROTOBUF_C_TYPE_BYTES ? f : NULL;
+}
+
 /* The media types that a route's body may have, for people; NULL: none. */
 static const char *media_of(const struct srv_route *route)
 {
     if (strcmp(route->method, "POST") != 0 &&
         strcmp(route->method, "PATCH") != 0)
         return NULL;
-    return main_image(route->request) ? IMAGES : JSON;
+    return main_image(route->request)   ? IMAGES
+           : archive_of(route->request) ? ARCHIVES
+                                        : JSON;
 }
 
 static bool takes(const char *media, const char *content_type)
@@ -53,6 +67,11 @@ static bool takes(const char *media, const char *content_type)
         return false;
     if (srv_media_is(content_type, JSON))
         return true;
+    if (!strcmp(media, ARCHIVES))
+        return srv_media_is(content_type, "application/x-tar") ||
+               srv_media_is(content_type, "application/zip") ||
+               srv_media_is(content_type, "application/gzip") ||
+               srv_media_is(content_type, "application/octet-stream");
     return strcmp(media, JSON) != 0 &&
            (srv_media_is(content_type, "image/jpeg") ||
             srv_media_is(content_type, "image/png") ||
@@ -148,6 +167,12 @@ static void drop(const struct srv_http_exchange *x, ProtobufCMessage *msg)
 {
     if (!msg)
         return;
+    if (x->body && archive_of(msg->descriptor)) {
+        ProtobufCBinaryData *b = at(msg, archive_of(msg->descriptor)->offset);
+
+        if ((const char *)b->data == x->body)
+            *b = (ProtobufCBinaryData){0};
+    }
     for (unsigned i = 0; x->body && i < msg->descriptor->n_fields; i++) {
         const ProtobufCFieldDescriptor *f = &msg->descriptor->fields[i];
 
@@ -313,6 +338,13 @@ static enum ut_err bind_body(const struct srv_route *route,
 
     if (rc || json)
         return rc;
+    if (archive_of(route->request)) {
+        ProtobufCBinaryData *b = at(*msg, archive_of(route->request)->offset);
+
+        b->data = (uint8_t *)(uintptr_t)x->body; /* a view */
+        b->len = x->body_len;
+        return UT_OK;
+    }
     if (srv_media_is(x->content_type, FORM))
         return bind_multipart(x, *msg, err);
     return add_image(*msg, main_image(route->request), x->body, x->body_len,

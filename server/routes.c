@@ -11,6 +11,13 @@
         .handler = srv_handle_##fn, .status = code,                            \
         .rpc = "tscaf.v1." #service "/" #name                                  \
     }
+#define STREAM(m, p, who, message, fn, code, service, name)                    \
+    {                                                                          \
+        .method = m, .path = p, .role = SRV_ROLE_##who,                        \
+        .request = &tscaf__v1__##message##__descriptor,                        \
+        .handler = srv_handle_##fn, .status = code,                            \
+        .rpc = "tscaf.v1." #service "/" #name, .streams = true                 \
+    }
 #define PLAIN(p, who, fn)                                                      \
     {                                                                          \
         .method = "GET", .path = p, .role = SRV_ROLE_##who,                    \
@@ -19,6 +26,9 @@
 
 #define IDENTITIES "/v1/identities"
 #define FACES IDENTITIES "/{identity_id}/faces"
+#define MODELS "/v1/models"
+#define DATASETS "/v1/datasets"
+#define JOBS "/v1/jobs"
 
 /* clang-format off */
 const struct srv_route srv_routes[] = {
@@ -31,7 +41,7 @@ const struct srv_route srv_routes[] = {
     CALL("POST", "/v1/embed", ANALYZE, embed_request, embed, 200, DriverMonitor, Embed),
     CALL("POST", "/v1/verify", ANALYZE, verify_request, verify, 200, DriverMonitor, Verify),
     CALL("POST", "/v1/search", ANALYZE, search_request, search, 200, DriverMonitor, Search),
-    CALL("GET", "/v1/models", ANALYZE, list_models_request, list_models, 200, Models, ListModels),
+    CALL("GET", MODELS, ANALYZE, list_models_request, list_models, 200, Models, ListModels),
 
     CALL("POST", IDENTITIES, ENROLL, create_identity_request, create_identity, 201, Identities, CreateIdentity),
     CALL("GET", IDENTITIES, ENROLL, list_identities_request, list_identities, 200, Identities, ListIdentities),
@@ -42,6 +52,28 @@ const struct srv_route srv_routes[] = {
     CALL("GET", FACES, ENROLL, list_faces_request, list_faces, 200, Identities, ListFaces),
     CALL("DELETE", FACES "/{face_id}", ENROLL, face_ref, delete_face, 204, Identities, DeleteFace),
     CALL("GET", FACES "/{face_id}/crop", ENROLL, face_ref, get_face_crop, 200, Identities, GetFaceCrop),
+
+    CALL("POST", MODELS "/rollback", ADMIN, rollback_model_request, rollback_model, 200, Models, RollbackModel),
+    CALL("GET", MODELS "/{version}", ANALYZE, model_version_ref, get_model, 200, Models, GetModel),
+    CALL("POST", MODELS "/{version}/activate", ADMIN, activate_model_request, activate_model, 202, Models, ActivateModel),
+    CALL("GET", MODELS "/{version}/reenrolment", ENROLL, model_version_ref, list_reenrolment, 200, Models, ListReenrolment),
+    CALL("DELETE", MODELS "/{version}", ADMIN, model_version_ref, delete_model, 204, Models, DeleteModel),
+
+    CALL("POST", DATASETS, ADMIN, create_dataset_request, create_dataset, 201, Datasets, CreateDataset),
+    CALL("GET", DATASETS, ADMIN, list_datasets_request, list_datasets, 200, Datasets, ListDatasets),
+    CALL("GET", DATASETS "/{id}", ADMIN, dataset_ref, get_dataset, 200, Datasets, GetDataset),
+    CALL("DELETE", DATASETS "/{id}", ADMIN, dataset_ref, delete_dataset, 204, Datasets, DeleteDataset),
+    CALL("POST", DATASETS "/{id}/archive", ADMIN, upload_dataset_request, upload_dataset, 200, Datasets, UploadDataset),
+    CALL("POST", DATASETS "/{id}/samples", ADMIN, add_sample_request, add_sample, 201, Datasets, AddSample),
+
+    CALL("POST", JOBS, ADMIN, create_job_request, create_job, 202, Jobs, CreateJob),
+    CALL("GET", JOBS, ADMIN, list_jobs_request, list_jobs, 200, Jobs, ListJobs),
+    CALL("GET", JOBS "/{id}", ADMIN, job_ref, get_job, 200, Jobs, GetJob),
+    CALL("DELETE", JOBS "/{id}", ADMIN, job_ref, delete_job, 204, Jobs, DeleteJob),
+    CALL("POST", JOBS "/{id}/cancel", ADMIN, job_ref, cancel_job, 200, Jobs, CancelJob),
+    CALL("POST", JOBS "/{id}/pause", ADMIN, job_ref, pause_job, 200, Jobs, PauseJob),
+    CALL("POST", JOBS "/{id}/resume", ADMIN, job_ref, resume_job, 200, Jobs, ResumeJob),
+    STREAM("GET", JOBS "/{id}/events", ADMIN, job_ref, watch_job, 200, Jobs, WatchJob),
 
     CALL("POST", "/v1/keys", ADMIN, create_key_request, create_key, 201, Admin, CreateKey),
     CALL("GET", "/v1/keys", ADMIN, list_keys_request, list_keys, 200, Admin, ListKeys),

@@ -4,6 +4,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include <protobuf-c/protobuf-c.h>
+
 #include "server/gallery.h"
 
 /* What must not be lost: identities, faces, keys, the audit log. One set of
@@ -117,6 +119,78 @@ UT_MUSTUSE enum ut_err srv_store_faces_each(struct srv_store *s,
                                             const char *model_version,
                                             srv_store_face_fn fn, void *arg,
                                             struct ut_error *e);
+
+/* ---- Embeddings by more than one model ---- */
+
+struct srv_crop {
+    int64_t seq; /* the face's place, for the next call */
+    char face_id[SRV_ID_LEN];
+    uint8_t *png; /* owned */
+    size_t len;
+};
+
+/* Faces after seq, at most limit, with a crop and without an embedding by that
+ * model; out [limit]. */
+UT_MUSTUSE enum ut_err srv_store_crops(struct srv_store *s, const char *version,
+                                       int64_t after, int limit,
+                                       struct srv_crop *out, int *n,
+                                       struct ut_error *e);
+/* How many those are, from the first on. */
+UT_MUSTUSE enum ut_err srv_store_crops_count(struct srv_store *s,
+                                             const char *version, int64_t *n,
+                                             struct ut_error *e);
+/* Adds embeddings [n, dim] of faces; one that was deleted meanwhile is passed
+ * over. */
+UT_MUSTUSE enum ut_err srv_store_embed(struct srv_store *s, const char *version,
+                                       const struct srv_crop *faces,
+                                       const float *embeddings, int n, int dim,
+                                       struct ut_error *e);
+/* Faces without an embedding by that model and without a crop, at most limit;
+ * as srv_store_face_list. */
+UT_MUSTUSE enum ut_err srv_store_unmatchable(struct srv_store *s,
+                                             const char *version, int limit,
+                                             struct srv_face **out, size_t *n,
+                                             struct ut_error *e);
+
+/* ---- Records: datasets, jobs, models, as the messages that they are ---- */
+
+enum srv_table { SRV_TABLE_DATASET, SRV_TABLE_JOB, SRV_TABLE_MODEL };
+
+struct srv_record {
+    enum srv_table table;
+    const char *id;
+    const ProtobufCMessage *message; /* NULL: delete it */
+};
+
+/* prefix and 24 hex digits. */
+void srv_store_new_id(const char *prefix, char id[SRV_ID_LEN]);
+
+/* Inserts, replaces, deletes n records together, with an audit line about
+ * subject unless actor is NULL. Errors: UT_ENOTFOUND for one to delete. */
+UT_MUSTUSE enum ut_err srv_store_put(struct srv_store *s, const char *actor,
+                                     const char *action, const char *subject,
+                                     const struct srv_record *records, int n,
+                                     struct ut_error *e);
+/* The same, and embeddings by models other than these two go: the change over
+ * to another model. */
+UT_MUSTUSE enum ut_err srv_store_change_over(struct srv_store *s,
+                                             const char *actor,
+                                             const char *version,
+                                             const char *previous,
+                                             const struct srv_record *records,
+                                             int n, struct ut_error *e);
+/* A message to be freed by protobuf_c_message_free_unpacked. */
+UT_MUSTUSE enum ut_err srv_store_get(struct srv_store *s, enum srv_table table,
+                                     const char *id,
+                                     const ProtobufCMessageDescriptor *d,
+                                     ProtobufCMessage **out,
+                                     struct ut_error *e);
+/* All of a table, oldest first; srv_messages_free frees them. */
+UT_MUSTUSE enum ut_err srv_store_list(struct srv_store *s, enum srv_table table,
+                                      const ProtobufCMessageDescriptor *d,
+                                      ProtobufCMessage ***out, size_t *n,
+                                      struct ut_error *e);
+void srv_messages_free(ProtobufCMessage **list, size_t n);
 
 UT_MUSTUSE enum ut_err srv_store_key_create(struct srv_store *s,
                                             const char *actor,

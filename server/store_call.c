@@ -32,11 +32,11 @@ static void run(void *arg, int worker)
     srv_mailbox_post(mailbox, &w->mail);
 }
 
-void srv_store_call_start_with(struct srv_call *c, void *result,
-                               void (*result_free)(void *result),
-                               enum ut_err (*work)(struct srv_store_call *w,
-                                                   struct ut_error *e),
-                               void (*reply)(struct srv_store_call *w))
+void srv_store_call_start_on(struct srv_call *c, struct srv_pool *pool,
+                             void *result, void (*result_free)(void *result),
+                             enum ut_err (*work)(struct srv_store_call *w,
+                                                 struct ut_error *e),
+                             void (*reply)(struct srv_store_call *w))
 {
     struct srv_store_call *w = malloc(sizeof(*w));
     struct ut_error e = {.code = UT_ENOMEM, .msg = "no memory for a call"};
@@ -48,13 +48,23 @@ void srv_store_call_start_with(struct srv_call *c, void *result,
                                      .work = work,
                                      .reply = reply,
                                      .mail = {.fn = finish}};
-        if (!srv_pool_push(c->app->store_pool, run, w, &e))
+        if (!srv_pool_push(pool, run, w, &e))
             return;
     }
     if (result)
         result_free(result);
     free(w);
     srv_answer_fail(c, &e);
+}
+
+void srv_store_call_start_with(struct srv_call *c, void *result,
+                               void (*result_free)(void *result),
+                               enum ut_err (*work)(struct srv_store_call *w,
+                                                   struct ut_error *e),
+                               void (*reply)(struct srv_store_call *w))
+{
+    srv_store_call_start_on(c, c->app->store_pool, result, result_free, work,
+                            reply);
 }
 
 void srv_store_call_start(struct srv_call *c,

@@ -32,6 +32,14 @@ void srv_store_call_start_with(struct srv_call *c, void *result,
                                                    struct ut_error *e),
                                void (*reply)(struct srv_store_call *w));
 
+/* The same on another pool's thread. */
+struct srv_pool;
+void srv_store_call_start_on(struct srv_call *c, struct srv_pool *pool,
+                             void *result, void (*result_free)(void *result),
+                             enum ut_err (*work)(struct srv_store_call *w,
+                                                 struct ut_error *e),
+                             void (*reply)(struct srv_store_call *w));
+
 /* A reply() that says Empty. */
 void srv_store_call_reply_empty(struct srv_store_call *w);
 

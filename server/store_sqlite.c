@@ -2,18 +2,16 @@
  * pages overwritten. */
 #include <errno.h>
 #include <sodium.h>
-#include <sqlite3.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 
 #include "base/clock.h"
-#include "server/store.h"
+#include "server/store_sqlite.h"
 
-#define SCHEMA_VERSION 1
-
-static const char schema[] =
+/* What each schema adds to the one before. */
+static const char *const schemas[] = {
     "CREATE TABLE identity (id TEXT PRIMARY KEY, name TEXT NOT NULL,"
     " external_id TEXT UNIQUE, consent_ref TEXT NOT NULL,"
     " created_ms INTEGER NOT NULL, updated_ms INTEGER NOT NULL)"
@@ -37,16 +35,29 @@ static const char schema[] =
     " SELECT RAISE(ABORT, 'the audit log is append-only'); END;"
     "CREATE TRIGGER audit_no_delete BEFORE DELETE ON audit BEGIN"
     " SELECT RAISE(ABORT, 'the audit log is append-only'); END;"
-    "PRAGMA user_version = 1;";
+    "PRAGMA user_version = 1;",
 
-struct srv_store {
-    sqlite3 *db;
-    char path[512];
+    /* An embedding for each model that a face was embedded by. */
+    "CREATE TABLE embedding (seq INTEGER PRIMARY KEY, face_id TEXT NOT NULL"
+    " REFERENCES face (id) ON DELETE CASCADE, model_version TEXT NOT NULL,"
+    " vector BLOB NOT NULL, UNIQUE (face_id, model_version));"
+    "INSERT INTO embedding (face_id, model_version, vector)"
+    " SELECT id, model_version, embedding FROM face ORDER BY seq;"
+    "ALTER TABLE face DROP COLUMN embedding;"
+    /* record: the message of api/tscaf.proto. */
+    "CREATE TABLE dataset (seq INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE,"
+    " record BLOB NOT NULL);"
+    "CREATE TABLE job (seq INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE,"
+    " record BLOB NOT NULL);"
+    "CREATE TABLE model (seq INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE,"
+    " record BLOB NOT NULL);"
+    "PRAGMA user_version = 2;",
 };
+#define SCHEMA_VERSION (int)(sizeof(schemas) / sizeof(schemas[0]))
 
 /* ---- statements ---- */
 
-static enum ut_err fail(const struct srv_store *s, struct ut_error *e)
+enum ut_err srv_sql_fail(const struct srv_store *s, struct ut_error *e)
 {
     int code = sqlite3_errcode(s->db);
 
@@ -57,17 +68,18 @@ static enum ut_err fail(const struct srv_store *s, struct ut_error *e)
 static enum ut_err exec(struct srv_store *s, const char *sql,
                         struct ut_error *e)
 {
-    return sqlite3_exec(s->db, sql, NULL, NULL, NULL) ? fail(s, e) : UT_OK;
+    return sqlite3_exec(s->db, sql, NULL, NULL, NULL) ? srv_sql_fail(s, e)
+                                                      : UT_OK;
 }
 
 /* A statement with text arguments bound from 1 on; NULL after an error. */
-static sqlite3_stmt *prepare(struct srv_store *s, const char *sql, int n,
-                             const char *const *texts, struct ut_error *e)
+sqlite3_stmt *srv_sql_prepare(struct srv_store *s, const char *sql, int n,
+                              const char *const *texts, struct ut_error *e)
 {
     sqlite3_stmt *st;
 
     if (sqlite3_prepare_v2(s->db, sql, -1, &st, NULL)) {
-        fail(s, e);
+        srv_sql_fail(s, e);
         return NULL;
     }
     for (int i = 0; i < n; i++)
@@ -77,8 +89,8 @@ static sqlite3_stmt *prepare(struct srv_store *s, const char *sql, int n,
 }
 
 /* Steps a statement without rows and finalises it. */
-static enum ut_err finish(struct srv_store *s, sqlite3_stmt *st,
-                          struct ut_error *e)
+enum ut_err srv_sql_finish(struct srv_store *s, sqlite3_stmt *st,
+                           struct ut_error *e)
 {
     enum ut_err rc = UT_OK;
     int code;
@@ -89,15 +101,15 @@ static enum ut_err finish(struct srv_store *s, sqlite3_stmt *st,
     if (code != SQLITE_DONE && code != SQLITE_ROW)
         rc = sqlite3_extended_errcode(s->db) == SQLITE_CONSTRAINT_UNIQUE
                  ? ut_fail(e, UT_EEXISTS, "it exists already")
-                 : fail(s, e);
+                 : srv_sql_fail(s, e);
     sqlite3_finalize(st);
     return rc;
 }
 
-static enum ut_err run(struct srv_store *s, const char *sql, int n,
-                       const char *const *texts, struct ut_error *e)
+enum ut_err srv_sql_run(struct srv_store *s, const char *sql, int n,
+                        const char *const *texts, struct ut_error *e)
 {
-    return finish(s, prepare(s, sql, n, texts, e), e);
+    return srv_sql_finish(s, srv_sql_prepare(s, sql, n, texts, e), e);
 }
 
 static char *text_at(sqlite3_stmt *st, int column)
@@ -107,7 +119,7 @@ static char *text_at(sqlite3_stmt *st, int column)
     return strdup(text ? text : "");
 }
 
-static void new_id(const char *prefix, char id[SRV_ID_LEN])
+void srv_sql_id(const char *prefix, char id[SRV_ID_LEN])
 {
     uint8_t bytes[12];
     int at = snprintf(id, SRV_ID_LEN, "%s", prefix);
@@ -119,27 +131,28 @@ static void new_id(const char *prefix, char id[SRV_ID_LEN])
 
 /* ---- transactions: the change and its audit line, or neither ---- */
 
-static enum ut_err begin(struct srv_store *s, struct ut_error *e)
+enum ut_err srv_sql_begin(struct srv_store *s, struct ut_error *e)
 {
     return exec(s, "BEGIN IMMEDIATE", e);
 }
 
 /* Ends the transaction; rc is how it went so far. */
-static enum ut_err end(struct srv_store *s, enum ut_err rc, const char *actor,
-                       const char *action, const char *subject,
-                       const char *detail, struct ut_error *e)
+enum ut_err srv_sql_end(struct srv_store *s, enum ut_err rc, const char *actor,
+                        const char *action, const char *subject,
+                        const char *detail, struct ut_error *e)
 {
     const char *texts[] = {actor, action, subject, detail};
     sqlite3_stmt *st;
 
-    if (!rc) {
-        st = prepare(s,
-                     "INSERT INTO audit (actor, action, subject, detail, at_ms)"
-                     " VALUES (?, ?, ?, ?, ?)",
-                     4, texts, e);
+    if (!rc && actor) {
+        st = srv_sql_prepare(
+            s,
+            "INSERT INTO audit (actor, action, subject, detail, at_ms)"
+            " VALUES (?, ?, ?, ?, ?)",
+            4, texts, e);
         if (st)
             sqlite3_bind_int64(st, 5, ut_clock_unix_ms());
-        rc = finish(s, st, e);
+        rc = srv_sql_finish(s, st, e);
     }
     if (!rc)
         rc = exec(s, "COMMIT", e);
@@ -152,7 +165,7 @@ static enum ut_err end(struct srv_store *s, enum ut_err rc, const char *actor,
 
 static enum ut_err migrate(struct srv_store *s, struct ut_error *e)
 {
-    sqlite3_stmt *st = prepare(s, "PRAGMA user_version", 0, NULL, e);
+    sqlite3_stmt *st = srv_sql_prepare(s, "PRAGMA user_version", 0, NULL, e);
     int version;
     enum ut_err rc;
 
@@ -161,15 +174,15 @@ static enum ut_err migrate(struct srv_store *s, struct ut_error *e)
     version = sqlite3_step(st) == SQLITE_ROW ? sqlite3_column_int(st, 0) : -1;
     sqlite3_finalize(st);
     if (version < 0)
-        return fail(s, e);
+        return srv_sql_fail(s, e);
     if (version > SCHEMA_VERSION)
         return ut_fail(e, UT_EFORMAT, "%s has schema %d; this program knows %d",
                        s->path, version, SCHEMA_VERSION);
     if (version == SCHEMA_VERSION)
         return UT_OK;
-    rc = begin(s, e);
-    if (!rc)
-        rc = exec(s, schema, e);
+    rc = srv_sql_begin(s, e);
+    for (int i = version; i < SCHEMA_VERSION && !rc; i++)
+        rc = exec(s, schemas[i], e);
     if (!rc)
         rc = exec(s, "COMMIT", e);
     return rc;
@@ -190,7 +203,7 @@ enum ut_err srv_store_open(const char *dir, struct srv_store **out,
     }
     snprintf(s->path, sizeof(s->path), "%s/tscaf.db", dir);
     if (sqlite3_open(s->path, &s->db)) {
-        rc = fail(s, e);
+        rc = srv_sql_fail(s, e);
         goto out;
     }
     sqlite3_extended_result_codes(s->db, 1);
@@ -239,12 +252,13 @@ static enum ut_err write_metadata(struct srv_store *s,
 {
     const char *id[] = {x->id};
     enum ut_err rc =
-        run(s, "DELETE FROM metadata WHERE identity_id = ?", 1, id, e);
+        srv_sql_run(s, "DELETE FROM metadata WHERE identity_id = ?", 1, id, e);
 
     for (size_t i = 0; i < x->n_metadata && !rc; i++) {
         const char *texts[] = {x->id, x->metadata[i].key, x->metadata[i].value};
 
-        rc = run(s, "INSERT INTO metadata VALUES (?, ?, ?)", 3, texts, e);
+        rc = srv_sql_run(s, "INSERT INTO metadata VALUES (?, ?, ?)", 3, texts,
+                         e);
     }
     return rc;
 }
@@ -269,19 +283,19 @@ enum ut_err srv_store_identity_create(struct srv_store *s, const char *actor,
     sqlite3_stmt *st;
     enum ut_err rc;
 
-    new_id("id_", x->id);
+    srv_sql_id("id_", x->id);
     x->created_ms = x->updated_ms = ut_clock_unix_ms();
-    rc = begin(s, e);
+    rc = srv_sql_begin(s, e);
     if (rc)
         return rc;
-    st = prepare(s, "INSERT INTO identity VALUES (?, ?, ?, ?, ?5, ?5)", 4,
-                 texts, e);
+    st = srv_sql_prepare(s, "INSERT INTO identity VALUES (?, ?, ?, ?, ?5, ?5)",
+                         4, texts, e);
     if (st)
         sqlite3_bind_int64(st, 5, x->created_ms);
-    rc = explain(finish(s, st, e), x, e);
+    rc = explain(srv_sql_finish(s, st, e), x, e);
     if (!rc)
         rc = write_metadata(s, x, e);
-    return end(s, rc, actor, "identity.create", x->id, "{}", e);
+    return srv_sql_end(s, rc, actor, "identity.create", x->id, "{}", e);
 }
 
 enum ut_err srv_store_identity_update(struct srv_store *s, const char *actor,
@@ -294,21 +308,21 @@ enum ut_err srv_store_identity_update(struct srv_store *s, const char *actor,
     enum ut_err rc;
 
     x->updated_ms = ut_clock_unix_ms();
-    rc = begin(s, e);
+    rc = srv_sql_begin(s, e);
     if (rc)
         return rc;
-    st = prepare(s,
-                 "UPDATE identity SET name = ?, external_id = ?,"
-                 " consent_ref = ?, updated_ms = ?5 WHERE id = ?4",
-                 4, texts, e);
+    st = srv_sql_prepare(s,
+                         "UPDATE identity SET name = ?, external_id = ?,"
+                         " consent_ref = ?, updated_ms = ?5 WHERE id = ?4",
+                         4, texts, e);
     if (st)
         sqlite3_bind_int64(st, 5, x->updated_ms);
-    rc = explain(finish(s, st, e), x, e);
+    rc = explain(srv_sql_finish(s, st, e), x, e);
     if (!rc && !sqlite3_changes(s->db))
         rc = ut_fail(e, UT_ENOTFOUND, "there is no identity \"%s\"", x->id);
     if (!rc)
         rc = write_metadata(s, x, e);
-    return end(s, rc, actor, "identity.update", x->id, "{}", e);
+    return srv_sql_end(s, rc, actor, "identity.update", x->id, "{}", e);
 }
 
 #define IDENTITY_COLUMNS                                                       \
@@ -319,7 +333,7 @@ static enum ut_err read_metadata(struct srv_store *s, struct srv_identity *x,
                                  struct ut_error *e)
 {
     const char *id[] = {x->id};
-    sqlite3_stmt *st = prepare(
+    sqlite3_stmt *st = srv_sql_prepare(
         s, "SELECT key, value FROM metadata WHERE identity_id = ? ORDER BY key",
         1, id, e);
     struct srv_pair *more;
@@ -336,7 +350,7 @@ static enum ut_err read_metadata(struct srv_store *s, struct srv_identity *x,
         more[x->n_metadata++].value = text_at(st, 1);
     }
     sqlite3_finalize(st);
-    return code == SQLITE_DONE ? UT_OK : fail(s, e);
+    return code == SQLITE_DONE ? UT_OK : srv_sql_fail(s, e);
 }
 
 static enum ut_err read_identity(struct srv_store *s, sqlite3_stmt *st,
@@ -360,7 +374,7 @@ static enum ut_err read_identity(struct srv_store *s, sqlite3_stmt *st,
 enum ut_err srv_store_identity_get(struct srv_store *s, const char *id,
                                    struct srv_identity *out, struct ut_error *e)
 {
-    sqlite3_stmt *st = prepare(
+    sqlite3_stmt *st = srv_sql_prepare(
         s, "SELECT " IDENTITY_COLUMNS " FROM identity WHERE id = ?", 1, &id, e);
     enum ut_err rc;
     int code;
@@ -374,7 +388,7 @@ enum ut_err srv_store_identity_get(struct srv_store *s, const char *id,
     else if (code == SQLITE_DONE)
         rc = ut_fail(e, UT_ENOTFOUND, "there is no identity \"%.64s\"", id);
     else
-        rc = fail(s, e);
+        rc = srv_sql_fail(s, e);
     sqlite3_finalize(st);
     if (rc)
         srv_identity_fini(out);
@@ -387,7 +401,7 @@ enum ut_err srv_store_identity_list(struct srv_store *s, const char *cursor,
                                     struct ut_error *e)
 {
     const char *texts[] = {cursor, query};
-    sqlite3_stmt *st = prepare(
+    sqlite3_stmt *st = srv_sql_prepare(
         s,
         "SELECT " IDENTITY_COLUMNS " FROM identity WHERE id > ?1 AND (?2 = ''"
         " OR instr(lower(name), lower(?2)) OR"
@@ -409,7 +423,7 @@ enum ut_err srv_store_identity_list(struct srv_store *s, const char *cursor,
     while (!rc && (code = sqlite3_step(st)) == SQLITE_ROW)
         rc = read_identity(s, st, &(*out)[(*n)++], e);
     if (!rc && code != SQLITE_DONE)
-        rc = fail(s, e);
+        rc = srv_sql_fail(s, e);
     sqlite3_finalize(st);
     if (rc) {
         while (*n)
@@ -426,7 +440,7 @@ enum ut_err srv_store_identity_delete(struct srv_store *s, const char *actor,
 {
     struct srv_identity x;
     char detail[64];
-    enum ut_err rc = begin(s, e);
+    enum ut_err rc = srv_sql_begin(s, e);
 
     if (rc)
         return rc;
@@ -435,9 +449,9 @@ enum ut_err srv_store_identity_delete(struct srv_store *s, const char *actor,
         *n_faces = x.face_count;
         srv_identity_fini(&x);
         snprintf(detail, sizeof(detail), "{\"faces\":%u}", *n_faces);
-        rc = run(s, "DELETE FROM identity WHERE id = ?", 1, &id, e);
+        rc = srv_sql_run(s, "DELETE FROM identity WHERE id = ?", 1, &id, e);
     }
-    return end(s, rc, actor, "identity.delete", id, detail, e);
+    return srv_sql_end(s, rc, actor, "identity.delete", id, detail, e);
 }
 
 /* ---- faces ---- */
@@ -455,37 +469,38 @@ enum ut_err srv_store_face_add(struct srv_store *s, const char *actor,
     const char *texts[] = {x->id, x->identity_id, x->model_version};
     struct srv_identity owner;
     sqlite3_stmt *st;
-    enum ut_err rc = begin(s, e);
+    enum ut_err rc = srv_sql_begin(s, e);
 
     if (rc)
         return rc;
-    new_id("face_", x->id);
+    srv_sql_id("face_", x->id);
     x->created_ms = ut_clock_unix_ms();
     rc = srv_store_identity_get(s, x->identity_id, &owner, e);
     if (!rc) {
         srv_identity_fini(&owner);
-        st = prepare(s,
-                     "INSERT INTO face (id, identity_id, model_version, x, y,"
-                     " w, h, quality, embedding, crop, created_ms)"
-                     " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                     3, texts, e);
+        st = srv_sql_prepare(
+            s,
+            "INSERT INTO face (id, identity_id, model_version, x, y,"
+            " w, h, quality, crop, created_ms)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            3, texts, e);
         if (st) {
             for (int i = 0; i < 4; i++)
                 sqlite3_bind_double(st, 4 + i, (double)x->box[i]);
             sqlite3_bind_int64(st, 8, x->quality);
-            sqlite3_bind_blob(st, 9, x->embedding, x->dim * 4,
-                              SQLITE_TRANSIENT);
             if (x->crop)
-                sqlite3_bind_blob(st, 10, x->crop, (int)x->crop_len,
+                sqlite3_bind_blob(st, 9, x->crop, (int)x->crop_len,
                                   SQLITE_TRANSIENT);
-            sqlite3_bind_int64(st, 11, x->created_ms);
+            sqlite3_bind_int64(st, 10, x->created_ms);
         }
-        rc = finish(s, st, e);
+        rc = srv_sql_finish(s, st, e);
     }
-    return end(s, rc, actor, "face.enroll", x->id, "{}", e);
+    if (!rc)
+        rc = srv_sql_embed(s, x->id, x->model_version, x->embedding, x->dim, e);
+    return srv_sql_end(s, rc, actor, "face.enroll", x->id, "{}", e);
 }
 
-static void read_face(sqlite3_stmt *st, struct srv_face *x)
+void srv_sql_read_face(sqlite3_stmt *st, struct srv_face *x)
 {
     memset(x, 0, sizeof(*x));
     snprintf(x->id, sizeof(x->id), "%s",
@@ -501,19 +516,15 @@ static void read_face(sqlite3_stmt *st, struct srv_face *x)
     x->created_ms = sqlite3_column_int64(st, 9);
 }
 
-#define FACE_COLUMNS                                                           \
-    "face.id, identity_id, model_version, x, y, w, h, quality,"                \
-    " crop IS NOT NULL, face.created_ms"
-
 enum ut_err srv_store_face_list(struct srv_store *s, const char *identity_id,
                                 struct srv_face **out, size_t *n,
                                 struct ut_error *e)
 {
-    sqlite3_stmt *st =
-        prepare(s,
-                "SELECT " FACE_COLUMNS " FROM face WHERE identity_id = ?"
-                " ORDER BY seq",
-                1, &identity_id, e);
+    sqlite3_stmt *st = srv_sql_prepare(s,
+                                       "SELECT " SRV_SQL_FACE
+                                       " FROM face WHERE identity_id = ?"
+                                       " ORDER BY seq",
+                                       1, &identity_id, e);
     struct srv_face *more;
     int code;
 
@@ -526,7 +537,7 @@ enum ut_err srv_store_face_list(struct srv_store *s, const char *identity_id,
         if (!more)
             break;
         *out = more;
-        read_face(st, &more[(*n)++]);
+        srv_sql_read_face(st, &more[(*n)++]);
     }
     sqlite3_finalize(st);
     if (code == SQLITE_DONE)
@@ -534,7 +545,7 @@ enum ut_err srv_store_face_list(struct srv_store *s, const char *identity_id,
     free(*out);
     *out = NULL;
     return code == SQLITE_ROW ? ut_fail(e, UT_ENOMEM, "no memory for a list")
-                              : fail(s, e);
+                              : srv_sql_fail(s, e);
 }
 
 static enum ut_err no_face(const char *face_id, struct ut_error *e)
@@ -547,9 +558,9 @@ enum ut_err srv_store_face_crop(struct srv_store *s, const char *identity_id,
                                 struct ut_error *e)
 {
     const char *texts[] = {identity_id, face_id};
-    sqlite3_stmt *st =
-        prepare(s, "SELECT crop FROM face WHERE identity_id = ? AND id = ?", 2,
-                texts, e);
+    sqlite3_stmt *st = srv_sql_prepare(
+        s, "SELECT crop FROM face WHERE identity_id = ? AND id = ?", 2, texts,
+        e);
     enum ut_err rc = UT_OK;
     int code;
 
@@ -560,7 +571,7 @@ enum ut_err srv_store_face_crop(struct srv_store *s, const char *identity_id,
     if (code == SQLITE_DONE) {
         rc = no_face(face_id, e);
     } else if (code != SQLITE_ROW) {
-        rc = fail(s, e);
+        rc = srv_sql_fail(s, e);
     } else if (sqlite3_column_type(st, 0) == SQLITE_NULL) {
         rc = ut_fail(e, UT_ENOTFOUND, "face \"%.64s\" has no stored crop",
                      face_id);
@@ -581,26 +592,26 @@ enum ut_err srv_store_face_delete(struct srv_store *s, const char *actor,
                                   struct ut_error *e)
 {
     const char *texts[] = {identity_id, face_id};
-    enum ut_err rc = begin(s, e);
+    enum ut_err rc = srv_sql_begin(s, e);
 
     if (rc)
         return rc;
-    rc = run(s, "DELETE FROM face WHERE identity_id = ? AND id = ?", 2, texts,
-             e);
+    rc = srv_sql_run(s, "DELETE FROM face WHERE identity_id = ? AND id = ?", 2,
+                     texts, e);
     if (!rc && !sqlite3_changes(s->db))
         rc = no_face(face_id, e);
-    return end(s, rc, actor, "face.delete", face_id, "{}", e);
+    return srv_sql_end(s, rc, actor, "face.delete", face_id, "{}", e);
 }
 
 enum ut_err srv_store_faces_each(struct srv_store *s, const char *model_version,
                                  srv_store_face_fn fn, void *arg,
                                  struct ut_error *e)
 {
-    sqlite3_stmt *st = prepare(
+    sqlite3_stmt *st = srv_sql_prepare(
         s,
-        "SELECT " FACE_COLUMNS ", embedding, identity.name FROM face"
-        " JOIN identity ON identity.id = identity_id WHERE model_version = ?"
-        " ORDER BY seq",
+        "SELECT " SRV_SQL_FACE ", vector, identity.name FROM face"
+        " JOIN embedding ON face_id = face.id AND embedding.model_version = ?"
+        " JOIN identity ON identity.id = identity_id ORDER BY face.seq",
         1, &model_version, e);
     enum ut_err rc = UT_OK;
     int code = SQLITE_DONE;
@@ -610,13 +621,13 @@ enum ut_err srv_store_faces_each(struct srv_store *s, const char *model_version,
     while (!rc && (code = sqlite3_step(st)) == SQLITE_ROW) {
         struct srv_face x;
 
-        read_face(st, &x);
+        srv_sql_read_face(st, &x);
         x.dim = sqlite3_column_bytes(st, 10) / 4;
         x.embedding = (float *)(uintptr_t)sqlite3_column_blob(st, 10);
         rc = fn(arg, &x, (const char *)sqlite3_column_text(st, 11), e);
     }
     if (!rc && code != SQLITE_DONE)
-        rc = fail(s, e);
+        rc = srv_sql_fail(s, e);
     sqlite3_finalize(st);
     return rc;
 }
@@ -634,29 +645,30 @@ enum ut_err srv_store_key_create(struct srv_store *s, const char *actor,
 {
     const char *texts[] = {x->id, x->name};
     sqlite3_stmt *st;
-    enum ut_err rc = begin(s, e);
+    enum ut_err rc = srv_sql_begin(s, e);
 
     if (rc)
         return rc;
-    new_id("key_", x->id);
+    srv_sql_id("key_", x->id);
     x->created_ms = ut_clock_unix_ms();
-    st = prepare(s,
-                 "INSERT INTO api_key (id, name, role, hash, created_ms)"
-                 " VALUES (?, ?, ?, ?, ?)",
-                 2, texts, e);
+    st =
+        srv_sql_prepare(s,
+                        "INSERT INTO api_key (id, name, role, hash, created_ms)"
+                        " VALUES (?, ?, ?, ?, ?)",
+                        2, texts, e);
     if (st) {
         sqlite3_bind_int(st, 3, x->role);
         sqlite3_bind_blob(st, 4, x->hash, sizeof(x->hash), SQLITE_TRANSIENT);
         sqlite3_bind_int64(st, 5, x->created_ms);
     }
-    rc = finish(s, st, e);
-    return end(s, rc, actor, "key.create", x->id, "{}", e);
+    rc = srv_sql_finish(s, st, e);
+    return srv_sql_end(s, rc, actor, "key.create", x->id, "{}", e);
 }
 
 enum ut_err srv_store_key_list(struct srv_store *s, struct srv_key **out,
                                size_t *n, struct ut_error *e)
 {
-    sqlite3_stmt *st = prepare(
+    sqlite3_stmt *st = srv_sql_prepare(
         s, "SELECT id, name, role, hash, created_ms FROM api_key ORDER BY seq",
         0, NULL, e);
     struct srv_key *more;
@@ -695,14 +707,14 @@ enum ut_err srv_store_key_list(struct srv_store *s, struct srv_key **out,
 enum ut_err srv_store_key_delete(struct srv_store *s, const char *actor,
                                  const char *id, struct ut_error *e)
 {
-    enum ut_err rc = begin(s, e);
+    enum ut_err rc = srv_sql_begin(s, e);
 
     if (rc)
         return rc;
-    rc = run(s, "DELETE FROM api_key WHERE id = ?", 1, &id, e);
+    rc = srv_sql_run(s, "DELETE FROM api_key WHERE id = ?", 1, &id, e);
     if (!rc && !sqlite3_changes(s->db))
         rc = ut_fail(e, UT_ENOTFOUND, "there is no key \"%.64s\"", id);
-    return end(s, rc, actor, "key.delete", id, "{}", e);
+    return srv_sql_end(s, rc, actor, "key.delete", id, "{}", e);
 }
 
 /* ---- the audit log ---- */
@@ -720,11 +732,11 @@ enum ut_err srv_store_audit_list(struct srv_store *s, uint64_t before,
                                  uint32_t limit, struct srv_audit **out,
                                  size_t *n, struct ut_error *e)
 {
-    sqlite3_stmt *st =
-        prepare(s,
-                "SELECT seq, at_ms, actor, action, subject, detail FROM audit"
-                " WHERE ?1 = 0 OR seq < ?1 ORDER BY seq DESC LIMIT ?2",
-                0, NULL, e);
+    sqlite3_stmt *st = srv_sql_prepare(
+        s,
+        "SELECT seq, at_ms, actor, action, subject, detail FROM audit"
+        " WHERE ?1 = 0 OR seq < ?1 ORDER BY seq DESC LIMIT ?2",
+        0, NULL, e);
     int code = SQLITE_NOMEM;
 
     *n = 0;
@@ -750,5 +762,5 @@ enum ut_err srv_store_audit_list(struct srv_store *s, uint64_t before,
         srv_audit_fini(&(*out)[--*n]);
     free(*out);
     *out = NULL;
-    return fail(s, e);
+    return srv_sql_fail(s, e);
 }

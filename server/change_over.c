@@ -1,0 +1,531 @@
+/* From one version of the model to another, under load.
+ *
+ *   models' thread   opens the version, embeds what has a crop and no
+ *                    embedding by it, a few faces at a time, in the background
+ *   store's thread   once nothing is missing: fills its gallery, writes which
+ *                    version is active in one transaction, exchanges the two
+ *   loop             tells whoever asked
+ *
+ * Enrolments are changes on the store's thread too, so that none falls between;
+ * one that was computed by the old model when its turn comes is computed again
+ * (handle_faces.c). */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "model/vision/face.h"
+#include "model/vision/image.h"
+#include "server/app.h"
+#include "server/generations.h"
+
+#define BATCH 32
+#define CROP_LEN ((size_t)MDL_FACE_SIDE_PX * MDL_FACE_SIDE_PX * 3)
+#define RETRY_US 10000
+#define ITEM_PATIENCE_US 600000000
+
+#define STATE(x) TSCAF__V1__MODEL_STATE__MODEL_STATE_##x
+
+struct change {
+    struct srv_app *app;
+    char version[17], actor[32];
+    bool force, rollback;
+    srv_change_over_fn done;
+    void *arg;
+    struct srv_store *store;     /* the models' thread's own */
+    struct srv_generation *next; /* held */
+    int64_t after;               /* the last face that was looked at */
+    bool again;                  /* more faces came meanwhile */
+    struct ut_error e;
+    uv_sem_t stored;
+    struct srv_mail mail;
+};
+
+/* ---- embedding, on the models' thread ---- */
+
+struct share {
+    uint8_t *crops;    /* [BATCH, CROP_LEN] */
+    float *embeddings; /* [BATCH, dim] */
+    int n, pending;
+    uv_sem_t done;
+    struct srv_item items[BATCH];
+};
+
+static void on_item(struct srv_item *it)
+{
+    struct share *s = it->owner;
+
+    if (!__atomic_sub_fetch(&s->pending, 1, __ATOMIC_ACQ_REL))
+        uv_sem_post(&s->done);
+}
+
+/* Through the executors, behind everything that lives. */
+static enum ut_err embed_in_use(struct change *c, struct share *s, int dim,
+                                struct ut_error *e)
+{
+    struct srv_item *list[BATCH];
+    enum ut_err rc;
+
+    for (int i = 0; i < s->n; i++) {
+        s->items[i] = (struct srv_item){
+            .tasks = SRV_TASK_RECOGNITION,
+            .bulk = true,
+            .deadline_us = ut_clock_us() + ITEM_PATIENCE_US,
+            .crop = s->crops + (size_t)i * CROP_LEN,
+            .scores = {.embedding = s->embeddings + (size_t)i * (size_t)dim},
+            .done = on_item,
+            .owner = s,
+        };
+        list[i] = &s->items[i];
+    }
+    s->pending = s->n;
+    while ((rc = srv_batcher_push(c->next->batcher, list, s->n, e)) == UT_EBUSY)
+        usleep(RETRY_US);
+    if (rc)
+        return rc;
+    uv_sem_wait(&s->done);
+    for (int i = 0; i < s->n; i++)
+        if (s->items[i].rc)
+            return ut_fail(e, s->items[i].rc, "a face could not be embedded");
+    return UT_OK;
+}
+
+/* On the first lane of an engine that nobody else uses yet. */
+static enum ut_err embed_alone(struct change *c, struct share *s, int dim,
+                               struct ut_error *e)
+{
+    enum ut_err rc = UT_OK;
+
+    for (int at = 0, n; at < s->n && !rc; at += n) {
+        const uint8_t *crops[BATCH];
+        struct srv_scores scores[BATCH], *list[BATCH];
+
+        n = srv_engine_batch(c->next->engine, s->n - at);
+        for (int i = 0; i < n; i++) {
+            crops[i] = s->crops + (size_t)(at + i) * CROP_LEN;
+            scores[i].embedding =
+                s->embeddings + (size_t)(at + i) * (size_t)dim;
+            list[i] = &scores[i];
+        }
+        rc = srv_engine_run(c->next->engine, 0, crops, n, SRV_TASK_RECOGNITION,
+                            list, e);
+    }
+    return rc;
+}
+
+/* Decodes faces' crops; those that cannot be are passed over. faces[] keeps
+ * the rest. */
+static void decode(struct change *c, struct share *s, struct srv_crop *faces,
+                   int n)
+{
+    s->n = 0;
+    for (int i = 0; i < n; i++) {
+        struct mdl_image im = {0};
+        struct ut_error e;
+
+        if (mdl_image_decode(faces[i].png, faces[i].len, 0, &im, &e) ||
+            mdl_face_crop(&im, s->crops + (size_t)s->n * CROP_LEN, &e))
+            srv_log_line(c->app->log, SRV_LOG_WARN, NULL, "%s: %s",
+                         faces[i].face_id, e.msg);
+        else
+            memcpy(faces[s->n++].face_id, faces[i].face_id, SRV_ID_LEN);
+        mdl_image_fini(&im);
+        free(faces[i].png);
+    }
+}
+
+static void progress(struct change *c, int n)
+{
+    struct srv_generations *all = &c->app->generations;
+
+    pthread_mutex_lock(&all->lock);
+    all->done += n;
+    pthread_mutex_unlock(&all->lock);
+}
+
+/* All that is missing now. */
+static enum ut_err embed_missing(struct change *c, struct share *s,
+                                 struct ut_error *e)
+{
+    int dim = srv_engine_dim(c->next->engine), n;
+    enum ut_err rc;
+
+    do {
+        struct srv_crop faces[BATCH];
+
+        if (__atomic_load_n(&c->app->draining, __ATOMIC_RELAXED))
+            return ut_fail(e, UT_EBUSY, "the server is draining");
+        rc = srv_store_crops(c->store, c->version, c->after, BATCH, faces, &n,
+                             e);
+        if (rc || !n)
+            return rc;
+        c->after = faces[n - 1].seq;
+        decode(c, s, faces, n);
+        if (s->n)
+            rc = c->next->batcher ? embed_in_use(c, s, dim, e)
+                                  : embed_alone(c, s, dim, e);
+        if (!rc && s->n)
+            rc = srv_store_embed(c->store, c->version, faces, s->embeddings,
+                                 s->n, dim, e);
+        progress(c, n);
+    } while (!rc);
+    return rc;
+}
+
+/* ---- the change, on the store's thread ---- */
+
+/* The record of the one in use, if the repository has none yet, and a link to
+ * its file, by which it can be found again. */
+static enum ut_err keep_current(struct change *c, struct srv_generation *g,
+                                Tscaf__V1__ModelInfo *info,
+                                Tscaf__V1__ModelRef *ref, struct ut_error *e)
+{
+    const struct srv_config *config = c->app->config;
+    char link[PATH_MAX], *target;
+    enum ut_err rc = srv_generation_info(g, info, ref, e);
+
+    if (rc || !config->model)
+        return rc;
+    srv_model_path(config->data, ref->version, link);
+    target = realpath(config->model, NULL);
+    if (!target || (symlink(target, link) && errno != EEXIST))
+        rc = ut_fail(e, UT_EIO, "%.150s: %s", link, strerror(errno));
+    free(target);
+    return rc;
+}
+
+/* The records as they are after the change; n of put are filled. */
+static void set_states(const struct change *c, const char *current,
+                       ProtobufCMessage **list, size_t n,
+                       struct srv_record *put)
+{
+    for (size_t i = 0; i < n; i++) {
+        Tscaf__V1__ModelInfo *m = (Tscaf__V1__ModelInfo *)(void *)list[i];
+        const char *version = m->model ? m->model->version : "";
+
+        if (!strcmp(version, c->version))
+            m->state = STATE(ACTIVE);
+        else if (!strcmp(version, current))
+            m->state = STATE(PREVIOUS);
+        else if (m->state == STATE(PREVIOUS) || m->state == STATE(ACTIVE))
+            m->state = STATE(CANDIDATE);
+        put[i] = (struct srv_record){SRV_TABLE_MODEL, version, list[i]};
+    }
+}
+
+static enum ut_err store_change(struct change *c, struct srv_generation *old,
+                                struct ut_error *e)
+{
+    const char *current = srv_generation_version(old);
+    Tscaf__V1__ModelInfo info = TSCAF__V1__MODEL_INFO__INIT;
+    Tscaf__V1__ModelRef ref;
+    ProtobufCMessage **list;
+    struct srv_record *put;
+    bool known = false;
+    size_t n;
+    enum ut_err rc =
+        srv_store_list(c->app->store, SRV_TABLE_MODEL,
+                       &tscaf__v1__model_info__descriptor, &list, &n, e);
+
+    if (rc)
+        return rc;
+    put = calloc(n + 1, sizeof(*put));
+    if (!put) {
+        srv_messages_free(list, n);
+        return ut_fail(e, UT_ENOMEM, "no memory for models");
+    }
+    set_states(c, current, list, n, put);
+    for (size_t i = 0; i < n; i++)
+        known = known || !strcmp(put[i].id, current);
+    info.spec = NULL;
+    if (!known) {
+        char created[SRV_LOG_TIME_LEN];
+
+        rc = keep_current(c, old, &info, &ref, e);
+        srv_log_time(ut_clock_unix_ms(), created);
+        info.created_at = created;
+        info.state = STATE(PREVIOUS);
+        put[n] = (struct srv_record){SRV_TABLE_MODEL, current, &info.base};
+    }
+    if (!rc)
+        rc = srv_store_change_over(c->app->store, c->actor, c->version, current,
+                                   put, (int)n + !known, e);
+    free(info.spec);
+    free(put);
+    srv_messages_free(list, n);
+    return rc;
+}
+
+static enum ut_err change_now(struct change *c, struct ut_error *e)
+{
+    struct srv_generations *all = &c->app->generations;
+    struct srv_generation *old = all->current, *gone = NULL;
+    struct srv_crop one;
+    int n;
+    enum ut_err rc =
+        srv_store_crops(c->app->store, c->version, c->after, 1, &one, &n, e);
+
+    if (rc)
+        return rc;
+    if (n) {
+        free(one.png);
+        c->again = true;
+        return UT_OK;
+    }
+    rc = srv_generation_fill(c->next, e);
+    if (!rc && !c->next->batcher)
+        rc = srv_generation_execute(c->next, e);
+    if (rc || c->next == old)
+        return rc;
+    rc = store_change(c, old, e);
+    if (rc)
+        return rc;
+    pthread_mutex_lock(&all->lock);
+    if (all->previous != c->next)
+        gone = all->previous;
+    else
+        srv_generation_drop(c->next); /* previous' hold becomes current's */
+    all->current = c->next;
+    all->previous = old;
+    __atomic_add_fetch(&c->next->refs, 1, __ATOMIC_RELAXED);
+    pthread_mutex_unlock(&all->lock);
+    srv_generation_drop(gone);
+    return UT_OK;
+}
+
+static void change_run(void *arg, int worker)
+{
+    struct change *c = arg;
+
+    (void)worker;
+    c->e.code = change_now(c, &c->e);
+    uv_sem_post(&c->stored);
+}
+
+/* ---- the models' thread ---- */
+
+/* The version that rollback means, and whether the asked one may be used. */
+static enum ut_err choose(struct change *c, struct ut_error *e)
+{
+    ProtobufCMessage **list;
+    bool found = false, passed = false;
+    size_t n;
+    enum ut_err rc =
+        srv_store_list(c->store, SRV_TABLE_MODEL,
+                       &tscaf__v1__model_info__descriptor, &list, &n, e);
+
+    if (rc)
+        return rc;
+    for (size_t i = 0; i < n; i++) {
+        const Tscaf__V1__ModelInfo *m = (const void *)list[i];
+
+        if (!m->model)
+            continue;
+        if (c->rollback ? m->state == STATE(PREVIOUS)
+                        : !strcmp(m->model->version, c->version)) {
+            snprintf(c->version, sizeof(c->version), "%s", m->model->version);
+            found = true;
+            passed = m->passed || m->state == STATE(PREVIOUS) ||
+                     m->state == STATE(ACTIVE);
+            if (!passed && !c->force)
+                rc = ut_fail(e, UT_ESTATE,
+                             "model %s did not pass: %.120s; force=true uses "
+                             "it all the same",
+                             c->version, m->reason);
+        }
+    }
+    srv_messages_free(list, n);
+    if (rc || found)
+        return rc;
+    if (c->rollback)
+        return ut_fail(e, UT_ESTATE, "there is no model to roll back to");
+    return !strcmp(c->version,
+                   srv_generation_version(c->app->generations.current))
+               ? UT_OK
+               : ut_fail(e, UT_ENOTFOUND, "there is no model \"%.17s\"",
+                         c->version);
+}
+
+/* The generation of the version, held: one that is open, or a new one. */
+static enum ut_err open_next(struct change *c, struct ut_error *e)
+{
+    struct srv_generations *all = &c->app->generations;
+    struct srv_generation *open[2];
+    char path[PATH_MAX];
+    const char *file;
+    enum ut_err rc;
+
+    pthread_mutex_lock(&all->lock);
+    open[0] = all->current;
+    open[1] = all->previous;
+    for (int i = 0; i < 2; i++)
+        if (open[i] && !strcmp(srv_generation_version(open[i]), c->version))
+            c->next = open[i];
+    if (c->next)
+        __atomic_add_fetch(&c->next->refs, 1, __ATOMIC_RELAXED);
+    pthread_mutex_unlock(&all->lock);
+    if (c->next)
+        return UT_OK;
+    rc = srv_model_find(c->app, c->version, path, &file, e);
+    if (!rc)
+        rc = srv_generation_new(c->app, file, &c->next, e);
+    if (!rc && strcmp(srv_generation_version(c->next), c->version))
+        rc = ut_fail(e, UT_EFORMAT, "%.150s: is model %s, not %s", path,
+                     srv_generation_version(c->next), c->version);
+    return rc;
+}
+
+static enum ut_err count_missing(struct change *c, struct ut_error *e)
+{
+    struct srv_generations *all = &c->app->generations;
+    int64_t total = 0;
+    enum ut_err rc = srv_store_crops_count(c->store, c->version, &total, e);
+
+    pthread_mutex_lock(&all->lock);
+    snprintf(all->version, sizeof(all->version), "%s", c->version);
+    all->done = 0;
+    all->total = total;
+    pthread_mutex_unlock(&all->lock);
+    return rc;
+}
+
+static enum ut_err work(struct change *c, struct share *s, struct ut_error *e)
+{
+    enum ut_err rc = choose(c, e);
+
+    if (!rc)
+        rc = count_missing(c, e);
+    if (!rc)
+        rc = open_next(c, e);
+    if (rc)
+        return rc;
+    s->crops = malloc(BATCH * CROP_LEN);
+    s->embeddings = malloc(BATCH * sizeof(float) *
+                           (size_t)(srv_engine_dim(c->next->engine) + 1));
+    if (!s->crops || !s->embeddings)
+        return ut_fail(e, UT_ENOMEM, "no memory to embed");
+    do {
+        c->again = false;
+        if (srv_engine_tasks(c->next->engine) & SRV_TASK_RECOGNITION)
+            rc = embed_missing(c, s, e);
+        if (!rc)
+            rc = srv_pool_push(c->app->store_pool, change_run, c, e);
+        if (rc)
+            return rc;
+        uv_sem_wait(&c->stored);
+        *e = c->e;
+        rc = c->e.code;
+    } while (!rc && c->again);
+    return rc;
+}
+
+static void on_done(struct srv_mail *m)
+{
+    struct change *c =
+        (struct change *)(void *)((char *)m - offsetof(struct change, mail));
+
+    if (c->e.code)
+        srv_log_line(c->app->log, SRV_LOG_ERROR, NULL, "change over to %s: %s",
+                     c->version, c->e.msg);
+    else
+        srv_log_line(c->app->log, SRV_LOG_INFO, NULL,
+                     "changed over to model %s", c->version);
+    c->done(c->arg, c->version, &c->e);
+    uv_sem_destroy(&c->stored);
+    free(c);
+}
+
+static void run(void *arg, int worker)
+{
+    struct change *c = arg;
+    struct srv_generations *all = &c->app->generations;
+    struct srv_mailbox *mailbox = c->app->mailbox;
+    struct share *s = calloc(1, sizeof(*s));
+    struct ut_error e = {.code = UT_ENOMEM, .msg = "no memory to embed"};
+
+    (void)worker;
+    /* Serving goes first; a niceness is a thread's own on Linux. */
+    setpriority(PRIO_PROCESS, (id_t)syscall(SYS_gettid), 19);
+    if (s) {
+        uv_sem_init(&s->done, 0);
+        e.code = srv_store_open(c->app->config->data, &c->store, &e);
+        if (!e.code)
+            e.code = work(c, s, &e);
+        srv_store_close(c->store);
+        uv_sem_destroy(&s->done);
+        free(s->crops);
+        free(s->embeddings);
+        free(s);
+    }
+    srv_generation_drop(c->next);
+    c->e = e;
+    pthread_mutex_lock(&all->lock);
+    all->changing = false;
+    pthread_mutex_unlock(&all->lock);
+    srv_mailbox_post(mailbox, &c->mail);
+}
+
+/* ---- the loop ---- */
+
+enum ut_err srv_change_over(struct srv_app *app, const char *actor,
+                            const char *version, bool force, bool rollback,
+                            srv_change_over_fn done, void *arg,
+                            struct ut_error *e)
+{
+    struct srv_generations *all = &app->generations;
+    struct change *c = calloc(1, sizeof(*c));
+    bool busy;
+    enum ut_err rc;
+
+    if (!c)
+        return ut_fail(e, UT_ENOMEM, "no memory for a change over");
+    c->app = app;
+    snprintf(c->version, sizeof(c->version), "%s", version);
+    snprintf(c->actor, sizeof(c->actor), "%s", actor);
+    c->force = force;
+    c->rollback = rollback;
+    c->done = done;
+    c->arg = arg;
+    c->mail.fn = on_done;
+    uv_sem_init(&c->stored, 0);
+    pthread_mutex_lock(&all->lock);
+    busy = all->changing;
+    if (!busy) {
+        all->changing = true;
+        snprintf(all->version, sizeof(all->version), "%s", version);
+        all->done = all->total = 0;
+    }
+    pthread_mutex_unlock(&all->lock);
+    rc = busy ? ut_fail(e, UT_EBUSY, "a change over to model %s is under way",
+                        all->version)
+              : srv_pool_push(app->model_pool, run, c, e);
+    if (rc) {
+        if (!busy) {
+            pthread_mutex_lock(&all->lock);
+            all->changing = false;
+            pthread_mutex_unlock(&all->lock);
+        }
+        uv_sem_destroy(&c->stored);
+        free(c);
+    }
+    return rc;
+}
+
+bool srv_change_over_state(struct srv_app *app, const char *version, char *text,
+                           size_t size)
+{
+    struct srv_generations *all = &app->generations;
+    bool is;
+
+    pthread_mutex_lock(&all->lock);
+    is = all->changing && !strcmp(all->version, version);
+    if (is)
+        snprintf(text, size, "%lld of %lld faces are embedded",
+                 (long long)all->done, (long long)all->total);
+    pthread_mutex_unlock(&all->lock);
+    return is;
+}

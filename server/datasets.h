@@ -1,0 +1,57 @@
+#ifndef SERVER_DATASETS_H
+#define SERVER_DATASETS_H
+
+#include "api/tscaf.pb-c.h"
+#include "server/config.h"
+#include "server/store.h"
+
+/* Datasets: records in the store, pictures in DATA/datasets/ID. There
+ * manifest.tsv names every picture with its label and group, classes.txt the
+ * classes in the order of their labels; parts/N holds what one archive brought,
+ * samples what came one by one. A manifest changes by a rename, or by a line at
+ * its end, so that a crash leaves what was acknowledged. Blocks: on the
+ * datasets' thread, which alone uses these. */
+
+struct srv_datasets {
+    const struct srv_config *config;
+    struct srv_store *store; /* a handle of this thread's own */
+};
+
+/* Each gives the record as it is then, to be freed as a message. Errors:
+ * UT_EINVAL, UT_ENOTFOUND, UT_EFORMAT, UT_EBUSY past a limit, UT_ESTATE,
+ * UT_EIO.
+ */
+UT_MUSTUSE enum ut_err
+srv_dataset_create(struct srv_datasets *d, const char *actor,
+                   const Tscaf__V1__CreateDatasetRequest *r,
+                   Tscaf__V1__DatasetRecord **out, struct ut_error *e);
+UT_MUSTUSE enum ut_err
+srv_dataset_upload(struct srv_datasets *d, const char *actor,
+                   const Tscaf__V1__UploadDatasetRequest *r,
+                   Tscaf__V1__DatasetRecord **out, struct ut_error *e);
+/* png: the aligned face. */
+UT_MUSTUSE enum ut_err
+srv_dataset_add_sample(struct srv_datasets *d, const char *actor,
+                       const Tscaf__V1__AddSampleRequest *r, const uint8_t *png,
+                       size_t len, char id[SRV_ID_LEN], uint32_t *label,
+                       Tscaf__V1__DatasetRecord **out, struct ut_error *e);
+UT_MUSTUSE enum ut_err srv_dataset_get(struct srv_datasets *d, const char *id,
+                                       Tscaf__V1__DatasetRecord **out,
+                                       struct ut_error *e);
+/* Refuses one that a job which has not ended was started with. */
+UT_MUSTUSE enum ut_err srv_dataset_delete(struct srv_datasets *d,
+                                          const char *actor, const char *id,
+                                          struct ut_error *e);
+
+/* What a job trains on: a manifest or folder that does not change any more,
+ * into path [size]. kind is checked. */
+UT_MUSTUSE enum ut_err srv_dataset_freeze(struct srv_datasets *d,
+                                          const char *id,
+                                          Tscaf__V1__DatasetKind kind,
+                                          const char *job, char *path,
+                                          size_t size, struct ut_error *e);
+
+/* Removes a folder and all in it; what is not there is fine. */
+void srv_remove_tree(const char *path);
+
+#endif

@@ -1,0 +1,286 @@
+/* Jobs: made on the datasets' thread, which freezes their data; all else is
+ * in memory, on the loop. */
+#include <errno.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "api/json.h"
+#include "base/clock.h"
+#include "server/answer.h"
+#include "server/app.h"
+#include "server/generations.h"
+#include "server/handlers.h"
+#include "server/store_call.h"
+
+#define MAX_STEPS 10000000
+#define MAX_BATCH 1024
+
+/* ---- create ---- */
+
+static bool in_range(struct srv_call *c, const char *field, double v,
+                     double least, double most)
+{
+    if (v == 0 || (v >= least && v <= most))
+        return true;
+    srv_answer_invalid(c, field, "OUT_OF_RANGE", "%g is not from %g to %g", v,
+                       least, most);
+    return false;
+}
+
+static bool settings_valid(struct srv_call *c, const Tscaf__V1__JobSettings *s)
+{
+    return !s ||
+           (in_range(c, "settings.steps", s->steps, 1, MAX_STEPS) &&
+            in_range(c, "settings.batch", s->batch, 2, MAX_BATCH) &&
+            in_range(c, "settings.rate", (double)s->rate, 1e-9, 10) &&
+            in_range(c, "settings.warm_up", s->warm_up, 1, MAX_STEPS) &&
+            in_range(c, "settings.weight", (double)s->weight, 0, 1) &&
+            in_range(c, "settings.turn", s->turn, 1, 1000) &&
+            in_range(c, "settings.held_out", (double)s->held_out, 0.01, 0.9) &&
+            in_range(c, "settings.save", s->save, 1, MAX_STEPS) &&
+            in_range(c, "settings.arcface_scale", (double)s->arcface_scale, 1,
+                     1000) &&
+            in_range(c, "settings.arcface_margin", (double)s->arcface_margin,
+                     0.001, 1.5) &&
+            in_range(c, "settings.arcface_sub_centres", s->arcface_sub_centres,
+                     1, 16));
+}
+
+static enum ut_err write_text(const char *dir, const char *name,
+                              const char *text, struct ut_error *e)
+{
+    char path[PATH_MAX];
+    enum ut_err rc = UT_OK;
+    FILE *f;
+
+    snprintf(path, sizeof(path), "%.4000s/%s", dir, name);
+    f = fopen(path, "we");
+    if (!f || fputs(text, f) < 0)
+        rc = ut_fail(e, UT_EIO, "%.150s: %s", path, strerror(errno));
+    if (f && fclose(f) && !rc)
+        rc = ut_fail(e, UT_EIO, "%.150s: %s", path, strerror(errno));
+    return rc;
+}
+
+/* The job's folder: the order, which is what its process is started with, and
+ * the record, which it reads. */
+static enum ut_err write_folder(struct srv_app *app,
+                                const Tscaf__V1__JobRecord *x, const char *base,
+                                char data[2][PATH_MAX], struct ut_error *e)
+{
+    char dir[PATH_MAX], order[3 * PATH_MAX], *json;
+    size_t len;
+    enum ut_err rc;
+
+    snprintf(dir, sizeof(dir), "%.4000s/jobs/%s", app->config->data, x->id);
+    if (mkdir(dir, 0700))
+        return ut_fail(e, UT_EIO, "%.150s: %s", dir, strerror(errno));
+    snprintf(order, sizeof(order), "%s\n%s\n%s\n", base, data[0], data[1]);
+    rc = write_text(dir, "order", order, e);
+    if (!rc)
+        rc = api_json_write(&x->base, API_JSON_REST, &json, &len, e);
+    if (rc)
+        return rc;
+    rc = write_text(dir, "job.json", json, e);
+    free(json);
+    return rc;
+}
+
+/* The record of a request, as one message that owns all it says. */
+static enum ut_err new_record(const Tscaf__V1__CreateJobRequest *r,
+                              const char *base, Tscaf__V1__JobRecord **out,
+                              struct ut_error *e)
+{
+    Tscaf__V1__JobSettings none = TSCAF__V1__JOB_SETTINGS__INIT;
+    Tscaf__V1__JobRecord x = TSCAF__V1__JOB_RECORD__INIT;
+    char id[SRV_ID_LEN], created[SRV_LOG_TIME_LEN];
+    uint8_t *bytes;
+    size_t len;
+
+    srv_store_new_id("job_", id);
+    srv_log_time(ut_clock_unix_ms(), created);
+    x.id = id;
+    x.name = r->name;
+    x.state = TSCAF__V1__JOB_STATE__JOB_STATE_QUEUED;
+    x.base_version = (char *)(uintptr_t)base;
+    x.fatigue_dataset = r->fatigue_dataset;
+    x.recognition_dataset = r->recognition_dataset;
+    x.settings = r->settings ? r->settings : &none;
+    x.created_at = created;
+    len = tscaf__v1__job_record__get_packed_size(&x);
+    bytes = malloc(len + 1);
+    *out = NULL;
+    if (bytes) {
+        tscaf__v1__job_record__pack(&x, bytes);
+        *out = tscaf__v1__job_record__unpack(NULL, len, bytes);
+        free(bytes);
+    }
+    return *out ? UT_OK : ut_fail(e, UT_ENOMEM, "no memory for a job");
+}
+
+static void free_record(void *result)
+{
+    tscaf__v1__job_record__free_unpacked(result, NULL);
+}
+
+/* The datasets' thread. */
+static enum ut_err create(struct srv_store_call *w, struct ut_error *e)
+{
+    static const Tscaf__V1__DatasetKind kinds[] = {
+        TSCAF__V1__DATASET_KIND__DATASET_KIND_FATIGUE,
+        TSCAF__V1__DATASET_KIND__DATASET_KIND_RECOGNITION};
+    const Tscaf__V1__CreateJobRequest *r = (const void *)w->call->request;
+    const char *ids[] = {r->fatigue_dataset, r->recognition_dataset};
+    struct srv_app *app = w->call->app;
+    char base[PATH_MAX], version[17], data[2][PATH_MAX] = {"-", "-"};
+    Tscaf__V1__JobRecord *x;
+    enum ut_err rc = srv_generations_base(app, r->base_version, version, base,
+                                          app->datasets.store, e);
+
+    if (rc)
+        return rc;
+    rc = new_record(r, version, &x, e);
+    if (rc)
+        return rc;
+    w->result = x;
+    w->result_free = free_record;
+    for (int i = 0; i < 2 && !rc; i++)
+        if (*ids[i])
+            rc = srv_dataset_freeze(&app->datasets, ids[i], kinds[i], x->id,
+                                    data[i], sizeof(data[i]), e);
+    if (!rc)
+        rc = write_folder(app, x, base, data, e);
+    if (!rc) {
+        const struct srv_record put = {SRV_TABLE_JOB, x->id, &x->base};
+
+        rc = srv_store_put(app->datasets.store, w->call->actor, "job.create",
+                           x->id, &put, 1, e);
+    }
+    return rc;
+}
+
+static void reply_created(struct srv_store_call *w)
+{
+    Tscaf__V1__JobRecord *x = w->result;
+
+    w->call->reply(w->call, &x->base);
+    w->result = NULL;
+    srv_jobs_add(w->call->app->jobs, x);
+}
+
+void srv_handle_create_job(struct srv_call *c)
+{
+    const Tscaf__V1__CreateJobRequest *r = (const void *)c->request;
+    struct ut_error e;
+
+    if (!*r->fatigue_dataset && !*r->recognition_dataset) {
+        srv_answer_invalid(c, "fatigue_dataset", "REQUIRED",
+                           "there is no dataset of either kind");
+    } else if (strlen(r->name) > 60) {
+        srv_answer_invalid(c, "name", "OUT_OF_RANGE",
+                           "is longer than 60 characters");
+    } else if (srv_jobs_count(c->app->jobs) >= SRV_JOBS_MAX) {
+        ut_fail(&e, UT_EBUSY, "%d jobs are kept, the limit: delete some",
+                SRV_JOBS_MAX);
+        srv_answer_fail(c, &e);
+    } else if (settings_valid(c, r->settings)) {
+        srv_store_call_start_on(c, c->app->dataset_pool, NULL, NULL, create,
+                                reply_created);
+    }
+}
+
+/* ---- list, get, watch ---- */
+
+void srv_handle_list_jobs(struct srv_call *c)
+{
+    Tscaf__V1__ListJobsResponse r = TSCAF__V1__LIST_JOBS_RESPONSE__INIT;
+
+    r.n_jobs = srv_jobs_count(c->app->jobs);
+    r.jobs = srv_jobs_list(c->app->jobs);
+    c->reply(c, &r.base);
+}
+
+/* Answers with the job as it is now, unless rc says that something failed. */
+static void answer(struct srv_call *c, enum ut_err rc, struct ut_error *e)
+{
+    const Tscaf__V1__JobRef *r = (const void *)c->request;
+    const Tscaf__V1__JobRecord *x = srv_jobs_find(c->app->jobs, r->id);
+
+    if (!rc && !x)
+        rc = ut_fail(e, UT_ENOTFOUND, "there is no job \"%.64s\"", r->id);
+    if (rc)
+        srv_answer_fail(c, e);
+    else
+        c->reply(c, &x->base);
+}
+
+void srv_handle_get_job(struct srv_call *c)
+{
+    struct ut_error e;
+
+    answer(c, UT_OK, &e);
+}
+
+void srv_handle_watch_job(struct srv_call *c)
+{
+    const Tscaf__V1__JobRef *r = (const void *)c->request;
+
+    srv_jobs_watch(c->app->jobs, r->id, c);
+}
+
+/* ---- cancel, pause, resume, delete ---- */
+
+void srv_handle_cancel_job(struct srv_call *c)
+{
+    const Tscaf__V1__JobRef *r = (const void *)c->request;
+    struct ut_error e;
+
+    answer(c, srv_jobs_cancel(c->app->jobs, r->id, &e), &e);
+}
+
+void srv_handle_pause_job(struct srv_call *c)
+{
+    const Tscaf__V1__JobRef *r = (const void *)c->request;
+    struct ut_error e;
+
+    answer(c, srv_jobs_pause(c->app->jobs, r->id, &e), &e);
+}
+
+void srv_handle_resume_job(struct srv_call *c)
+{
+    const Tscaf__V1__JobRef *r = (const void *)c->request;
+    struct ut_error e;
+
+    answer(c, srv_jobs_resume(c->app->jobs, r->id, &e), &e);
+}
+
+/* The store's thread, so that it comes after what was stored before. */
+static enum ut_err delete_job(struct srv_store_call *w, struct ut_error *e)
+{
+    const Tscaf__V1__JobRef *r = (const void *)w->call->request;
+    const struct srv_record gone = {SRV_TABLE_JOB, r->id, NULL};
+    struct srv_app *app = w->call->app;
+    char dir[PATH_MAX];
+    enum ut_err rc = srv_store_put(app->store, w->call->actor, "job.delete",
+                                   r->id, &gone, 1, e);
+
+    if (rc)
+        return rc;
+    snprintf(dir, sizeof(dir), "%.4000s/jobs/%.64s", app->config->data, r->id);
+    srv_remove_tree(dir);
+    return UT_OK;
+}
+
+void srv_handle_delete_job(struct srv_call *c)
+{
+    const Tscaf__V1__JobRef *r = (const void *)c->request;
+    struct ut_error e;
+
+    if (srv_jobs_remove(c->app->jobs, r->id, &e))
+        srv_answer_fail(c, &e);
+    else
+        srv_store_call_start(c, delete_job, srv_store_call_reply_empty);
+}

@@ -1,0 +1,513 @@
+/* One training, its limits, its files. */
+#include "server/job_child.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include "api/json.h"
+#include "api/tscaf.pb-c.h"
+#include "base/buf.h"
+#include "base/clock.h"
+#include "model/eval/evaluate.h"
+#include "model/train/session.h"
+#include "server/engine.h"
+
+#define TELL_US 300000   /* between two writes of the progress */
+#define GATE_SLACK 0.005 /* AUC that a candidate may lose */
+#define GATE_LEAST 0.6   /* AUC that it must have */
+#define CALIBRATION_RATE 1e-3
+
+struct child {
+    char dir[PATH_MAX], model[PATH_MAX], base[PATH_MAX];
+    Tscaf__V1__JobRecord *job;
+    const char *data[MDL_TASKS];
+    double held_out;
+    uint64_t seed;
+    int64_t told_us;
+    Tscaf__V1__JobFigures figures[MDL_TASKS], *list[MDL_TASKS];
+    int n_figures;
+};
+
+static volatile sig_atomic_t stop;
+
+static void on_signal(int number)
+{
+    (void)number;
+    stop = 1;
+}
+
+/* ---- files ---- */
+
+static enum ut_err write_file(const struct child *c, const char *name,
+                              const char *text, size_t len, struct ut_error *e)
+{
+    char path[PATH_MAX + 32], fresh[PATH_MAX + 32];
+    enum ut_err rc = UT_OK;
+    FILE *f;
+
+    snprintf(path, sizeof(path), "%s/%s", c->dir, name);
+    snprintf(fresh, sizeof(fresh), "%s/%s.new", c->dir, name);
+    f = fopen(fresh, "we");
+    if (!f)
+        return ut_fail(e, UT_EIO, "%.150s: %s", fresh, strerror(errno));
+    if (fwrite(text, 1, len, f) != len || fflush(f) || fsync(fileno(f)))
+        rc = ut_fail(e, UT_EIO, "%.150s: %s", fresh, strerror(errno));
+    fclose(f);
+    if (!rc && rename(fresh, path))
+        rc = ut_fail(e, UT_EIO, "%.150s: %s", path, strerror(errno));
+    return rc;
+}
+
+static enum ut_err write_message(const struct child *c, const char *name,
+                                 const ProtobufCMessage *m, struct ut_error *e)
+{
+    char *json;
+    size_t len;
+    enum ut_err rc = api_json_write(m, API_JSON_REST, &json, &len, e);
+
+    if (rc)
+        return rc;
+    rc = write_file(c, name, json, len, e);
+    free(json);
+    return rc;
+}
+
+static enum ut_err read_job(struct child *c, struct ut_error *e)
+{
+    char path[PATH_MAX + 32];
+    struct api_error err;
+    ProtobufCMessage *m;
+    struct ut_buf b;
+    enum ut_err rc;
+
+    snprintf(path, sizeof(path), "%s/job.json", c->dir);
+    ut_buf_init(&b, 1 << 20);
+    rc = ut_buf_add_file(&b, path, e);
+    if (!rc && api_json_read(&tscaf__v1__job_record__descriptor, b.data, b.len,
+                             &m, &err))
+        rc = ut_fail(e, UT_EFORMAT, "job.json: %.200s", err.message);
+    ut_buf_fini(&b);
+    if (rc)
+        return rc;
+    c->job = (Tscaf__V1__JobRecord *)m;
+    return c->job->settings
+               ? UT_OK
+               : ut_fail(e, UT_EFORMAT, "job.json: has no settings");
+}
+
+/* ---- limits ---- */
+
+/* Held to the end of the process; the descriptor is meant to stay open. */
+static enum ut_err lock(const struct child *c, struct ut_error *e)
+{
+    struct flock l = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
+    char path[PATH_MAX + 32];
+    int fd;
+
+    snprintf(path, sizeof(path), "%s/lock", c->dir);
+    fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+    if (fd < 0 || fcntl(fd, F_SETLK, &l))
+        return ut_fail(e, UT_ESTATE, "%.150s: %s", path, strerror(errno));
+    return UT_OK;
+}
+
+/* Serving goes first: least weight of processor time, first to go when memory
+ * is short. What is not allowed here is left as it is. */
+static void limit(int niceness, long long memory)
+{
+    const struct sched_param none = {0};
+    struct rlimit data = {(rlim_t)memory, (rlim_t)memory};
+    int fd = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
+
+    if (fd >= 0) {
+        (void)!write(fd, "1000", 4);
+        close(fd);
+    }
+    setpriority(PRIO_PROCESS, 0, niceness);
+    sched_setscheduler(0, niceness >= 19 ? SCHED_IDLE : SCHED_BATCH, &none);
+    if (memory > 0)
+        setrlimit(RLIMIT_DATA, &data);
+}
+
+/* ---- training ---- */
+
+static void on_progress(void *arg, const struct mdl_progress *p)
+{
+    Tscaf__V1__JobProgress m = TSCAF__V1__JOB_PROGRESS__INIT;
+    struct child *c = arg;
+    int64_t now = ut_clock_us();
+    struct ut_error e;
+
+    if (now - c->told_us < TELL_US && p->step < p->steps)
+        return;
+    c->told_us = now;
+    m.step = (uint32_t)p->step;
+    m.steps = (uint32_t)p->steps;
+    m.fatigue_loss = (float)p->loss[MDL_FATIGUE];
+    m.recognition_loss = (float)p->loss[MDL_RECOGNITION];
+    m.rate = (float)p->rate;
+    m.gradient_norm = (float)p->gradient_norm;
+    m.images_per_second = (float)p->images_per_second;
+    m.seconds_left = (float)p->seconds_left;
+    m.broken = (uint32_t)(p->queue[0].broken + p->queue[1].broken);
+    if (write_message(c, "progress.json", &m.base, &e))
+        fprintf(stderr, "%s\n", e.msg);
+}
+
+/* The network that the server makes without --model, as a file. */
+static enum ut_err make_base(struct child *c, struct ut_error *e)
+{
+    const struct mdl_st_pair meta[] = {{"name", "untrained"},
+                                       {"trained", "false"}};
+    struct mdl_model m;
+    enum ut_err rc;
+
+    snprintf(c->base, sizeof(c->base), "%.4000s/base.safetensors", c->dir);
+    if (!access(c->base, F_OK))
+        return UT_OK;
+    rc = srv_engine_fresh(&m, e);
+    if (rc)
+        return rc;
+    rc = mdl_model_write(c->base, &m.spec, &m.graph, meta, 2, NULL, 0, e);
+    mdl_model_close(&m);
+    return rc;
+}
+
+static double or_else(double v, double standard)
+{
+    return v > 0 ? v : standard;
+}
+
+static void configure(struct child *c, int threads,
+                      struct mdl_session_config *s)
+{
+    const Tscaf__V1__JobSettings *from = c->job->settings;
+    bool one = !c->data[MDL_FATIGUE] || !c->data[MDL_RECOGNITION];
+
+    *s = (struct mdl_session_config){
+        .base = c->base,
+        .out = c->model,
+        .name = *c->job->name ? c->job->name : c->job->id,
+        .data = {c->data[0], c->data[1]},
+        .held_out = c->held_out,
+        .rates = {1, 1},
+        .trainer =
+            {
+                .precision = from->bfloat16 ? MDL_PREC_BF16 : MDL_PREC_F32,
+                .threads = threads,
+                .batch = (int)or_else(from->batch, 32),
+                .optimizer = {MDL_ADAMW, 0.9f, 0.999f, 1e-8f, 0.01f},
+                .momentum = 0.1f,
+                .clip = 5,
+                .frozen_root = from->frozen_root,
+            },
+        .recognition =
+            {
+                .arcface =
+                    {
+                        .k = (int)or_else(from->arcface_sub_centres, 3),
+                        .scale =
+                            (float)or_else((double)from->arcface_scale, 20),
+                        .margin =
+                            (float)or_else((double)from->arcface_margin, 0.5),
+                    },
+                .arcface_weight = 1,
+            },
+        .accumulate =
+            !one &&
+            from->mode == TSCAF__V1__TRAINING_MODE__TRAINING_MODE_ACCUMULATE,
+        .weight = (float)or_else((double)from->weight, 0.5),
+        .turn = (long)or_else(from->turn, 1),
+        .rate = or_else((double)from->rate, 2e-3),
+        .steps = (long)or_else(from->steps, 1000),
+        .warm_up = (long)or_else(from->warm_up, 100),
+        .save = (long)or_else(from->save, 100),
+        .augmented = !from->no_augment,
+        .resume = true,
+        .seed = c->seed,
+        .every = 1,
+        .progress = on_progress,
+        .arg = c,
+        .stop = &stop,
+    };
+    mdl_onnx_input_parse("insightface", &s->teacher_input);
+}
+
+/* ---- figures, and the gate ---- */
+
+static enum ut_err measure(struct mdl_evaluator *v, int task,
+                           const struct mdl_dataset *held, double *auc,
+                           double *eer, int *pictures, struct ut_error *e)
+{
+    struct mdl_identity_figures who;
+    struct mdl_binary_figures f;
+    float *p;
+    int n;
+    enum ut_err rc;
+
+    if (task == MDL_RECOGNITION) {
+        rc = mdl_evaluate_identities(v, held, mdl_task_names[task],
+                                     CALIBRATION_RATE, &who, e);
+        *auc = who.auc;
+        *eer = who.eer;
+        *pictures = who.pictures;
+        return rc;
+    }
+    rc = mdl_evaluate(v, held, "fatigue.probability", &p, &n, e);
+    if (rc)
+        return rc;
+    rc = mdl_binary_figures_of(held, p, 0.5, &f, e);
+    free(p);
+    *auc = f.auc;
+    *eer = f.eer;
+    *pictures = f.pictures;
+    return rc;
+}
+
+/* Both models over what the session held out: the same split by the same
+ * seed. */
+static enum ut_err compare(struct child *c, int task,
+                           struct mdl_evaluator *const v[2], struct ut_error *e)
+{
+    Tscaf__V1__JobFigures *f = &c->figures[c->n_figures];
+    struct mdl_dataset set, held = {0};
+    double auc[2] = {0}, eer[2] = {0};
+    struct ut_error why;
+    int pictures = 0;
+    enum ut_err rc = mdl_dataset_open(c->data[task], &set, e);
+
+    if (rc)
+        return rc;
+    rc = mdl_dataset_split(
+        &set, task == MDL_FATIGUE ? MDL_SPLIT_GROUP : MDL_SPLIT_LABEL,
+        c->held_out, c->seed, &held, e);
+    tscaf__v1__job_figures__init(f);
+    for (int i = 0; i < 2 && !rc; i++) {
+        rc = measure(v[i], task, &held, &auc[i], &eer[i], &pictures, &why);
+        if (rc == UT_EINVAL) { /* too few pictures to say anything */
+            f->error = strdup(why.msg);
+            rc = UT_OK;
+            break;
+        }
+        if (rc)
+            ut_fail(e, rc, "%s", why.msg);
+    }
+    f->task = (char *)(uintptr_t)mdl_task_names[task];
+    f->pictures = (uint32_t)pictures;
+    f->auc = (float)auc[1];
+    f->equal_error_rate = (float)eer[1];
+    f->base_auc = (float)auc[0];
+    f->base_equal_error_rate = (float)eer[0];
+    c->list[c->n_figures++] = f;
+    mdl_dataset_fini(&set);
+    mdl_dataset_fini(&held);
+    return rc;
+}
+
+static enum ut_err compare_all(struct child *c, struct ut_error *e)
+{
+    const char *paths[2] = {c->base, c->model};
+    struct mdl_evaluator *v[2] = {0};
+    struct mdl_model m[2] = {0};
+    enum ut_err rc = UT_OK;
+
+    for (int i = 0; i < 2 && !rc; i++) {
+        rc = mdl_model_open(paths[i], &m[i], e);
+        if (!rc)
+            rc = mdl_evaluator_new(&m[i], NULL, MDL_PREC_F32, &v[i], e);
+    }
+    for (int i = 0; i < MDL_TASKS && !rc; i++)
+        if (c->data[i])
+            rc = compare(c, i, v, e);
+    for (int i = 0; i < 2; i++) {
+        mdl_evaluator_free(v[i]);
+        mdl_model_close(&m[i]);
+    }
+    return rc;
+}
+
+/* Whether the candidate may go into use, and why not. */
+static bool gate(const struct child *c, const struct mdl_model *m, char *why,
+                 size_t size)
+{
+    int leaves = 0;
+
+    for (int i = 0; i < m->spec.n_nodes; i++)
+        leaves += m->spec.nodes[i].head != MDL_HEAD_NONE;
+    if (leaves > c->n_figures && !c->job->settings->frozen_root) {
+        snprintf(why, size,
+                 "the root was trained with one dataset only: the other branch "
+                 "was not measured (frozen_root leaves it as it is)");
+        return false;
+    }
+    for (int i = 0; i < c->n_figures; i++) {
+        const Tscaf__V1__JobFigures *f = &c->figures[i];
+
+        if (*f->error)
+            snprintf(why, size, "%s was not measured: %s", f->task, f->error);
+        else if ((double)f->auc < (double)f->base_auc - GATE_SLACK)
+            snprintf(why, size,
+                     "%s: held-out AUC %.4f is below the base's %.4f", f->task,
+                     (double)f->auc, (double)f->base_auc);
+        else if ((double)f->auc < GATE_LEAST)
+            snprintf(why, size, "%s: held-out AUC %.4f is below %.2f", f->task,
+                     (double)f->auc, GATE_LEAST);
+        else
+            continue;
+        return false;
+    }
+    snprintf(why, size, "held-out figures are no worse than the base's");
+    return true;
+}
+
+/* ---- the result ---- */
+
+static enum ut_err add_card(struct child *c, const struct mdl_model *m,
+                            struct ut_buf *b, struct ut_error *e)
+{
+    const Tscaf__V1__JobRecord *j = c->job;
+    char *settings;
+    size_t len;
+    enum ut_err rc =
+        api_json_write(&j->settings->base, API_JSON_REST, &settings, &len, e);
+
+    if (rc)
+        return rc;
+    rc = ut_buf_addf(b, e,
+                     "{\"version\":\"%s\",\"base_version\":\"%s\",\"job\":"
+                     "\"%s\",\"data\":{\"fatigue\":\"%s\",\"recognition\":"
+                     "\"%s\"},\"settings\":%s,\"held_out\":{",
+                     m->version, j->base_version, j->id, j->fatigue_dataset,
+                     j->recognition_dataset, settings);
+    free(settings);
+    for (int i = 0; i < c->n_figures && !rc; i++) {
+        char *json;
+
+        rc = api_json_write(&c->figures[i].base, API_JSON_REST, &json, &len, e);
+        if (rc)
+            return rc;
+        rc = ut_buf_addf(b, e, "%s\"%s\":%s", i ? "," : "", c->figures[i].task,
+                         json);
+        free(json);
+    }
+    return rc ? rc
+              : ut_buf_addf(b, e,
+                            "},\"thresholds\":{\"fatigue\":%.4f,"
+                            "\"recognition\":%.4f}}",
+                            mdl_model_threshold(m, "fatigue", 0.5),
+                            mdl_model_threshold(m, "recognition", 0.35));
+}
+
+static enum ut_err write_result(struct child *c, struct ut_error *e)
+{
+    Tscaf__V1__JobResult r = TSCAF__V1__JOB_RESULT__INIT;
+    Tscaf__V1__ModelInfo info = TSCAF__V1__MODEL_INFO__INIT;
+    Tscaf__V1__ModelRef ref = TSCAF__V1__MODEL_REF__INIT;
+    char why[256], *spec = NULL;
+    struct mdl_model m;
+    struct ut_buf card;
+    enum ut_err rc = mdl_model_open(c->model, &m, e);
+
+    if (rc)
+        return rc;
+    ut_buf_init(&card, 1 << 20);
+    rc = mdl_spec_write(&m.spec, &spec, e);
+    if (!rc)
+        rc = add_card(c, &m, &card, e);
+    if (!rc) {
+        ref.name = m.name;
+        ref.version = m.version;
+        ref.trained = true;
+        info.model = &ref;
+        info.spec = spec;
+        srv_engine_sizes(&m.graph, &info.parameters, &info.multiply_adds);
+        info.fatigue_threshold = (float)mdl_model_threshold(&m, "fatigue", 0.5);
+        info.identity_threshold =
+            (float)mdl_model_threshold(&m, "recognition", 0.35);
+        info.state = TSCAF__V1__MODEL_STATE__MODEL_STATE_CANDIDATE;
+        info.passed = gate(c, &m, why, sizeof(why));
+        info.reason = why;
+        info.job_id = c->job->id;
+        info.card = card.data;
+        r.model = &info;
+        r.n_figures = (size_t)c->n_figures;
+        r.figures = c->list;
+        rc = write_message(c, "result.json", &r.base, e);
+    }
+    ut_buf_fini(&card);
+    free(spec);
+    mdl_model_close(&m);
+    return rc;
+}
+
+static enum ut_err work(struct child *c, int threads, bool *done,
+                        struct ut_error *e)
+{
+    struct mdl_session_config s;
+    enum ut_err rc = UT_OK;
+
+    if (!strcmp(c->base, "-"))
+        rc = make_base(c, e);
+    if (rc)
+        return rc;
+    configure(c, threads, &s);
+    *done = !access(c->model, F_OK); /* only the figures were missing */
+    if (!*done)
+        rc = mdl_session_run(&s, done, e);
+    if (!rc && *done)
+        rc = compare_all(c, e);
+    if (!rc && *done)
+        rc = write_result(c, e);
+    return rc;
+}
+
+int srv_job_child(char **argv)
+{
+    struct sigaction action = {.sa_handler = on_signal};
+    static struct child c;
+    char path[PATH_MAX + 32];
+    struct ut_error e;
+    enum ut_err rc;
+    bool done = false;
+
+    close_range(3, ~0u, 0);
+    sigaction(SIGTERM, &action, NULL);
+    sigaction(SIGINT, &action, NULL);
+    signal(SIGPIPE, SIG_DFL);
+    snprintf(c.dir, sizeof(c.dir), "%s", argv[2]);
+    snprintf(c.base, sizeof(c.base), "%s", argv[3]);
+    snprintf(c.model, sizeof(c.model), "%.4000s/model.safetensors", argv[2]);
+    for (int i = 0; i < MDL_TASKS; i++)
+        c.data[i] = strcmp(argv[4 + i], "-") ? argv[4 + i] : NULL;
+    rc = lock(&c, &e);
+    if (rc) {
+        fprintf(stderr, "%s\n", e.msg);
+        return 4; /* another is at it: nothing here is ours */
+    }
+    snprintf(path, sizeof(path), "%s/error", c.dir);
+    unlink(path);
+    limit(atoi(argv[7]), atoll(argv[8]));
+    rc = read_job(&c, &e);
+    if (!rc) {
+        c.held_out = or_else((double)c.job->settings->held_out, 0.2);
+        c.seed = c.job->settings->seed ? c.job->settings->seed : 1;
+        rc = work(&c, atoi(argv[6]), &done, &e);
+    }
+    if (rc) {
+        struct ut_error ignored;
+
+        fprintf(stderr, "%s\n", e.msg);
+        if (write_file(&c, "error", e.msg, strlen(e.msg), &ignored))
+            fprintf(stderr, "%s\n", ignored.msg);
+        return 1;
+    }
+    return done ? 0 : 3;
+}

@@ -1,0 +1,20 @@
+#ifndef SERVER_JOB_CHILD_H
+#define SERVER_JOB_CHILD_H
+
+/* The process of one training job: "tscafd --job DIR BASE FATIGUE RECOGNITION
+ * THREADS NICE MEMORY", started by jobs.c. A path may be "-": the network that
+ * the server has without --model; no dataset. In DIR:
+ *
+ *   job.json         the record, from the server
+ *   lock             write-locked (fcntl) as long as the process lives
+ *   progress.json    JobProgress, replaced as it goes
+ *   model.safetensors(.checkpoint)
+ *   result.json      JobResult: it has ended well
+ *   error            why it has not
+ *
+ * Exit: 0 with a result, 3 stopped by SIGTERM with a checkpoint, 1 an error. */
+#define SRV_JOB_ARGS 9
+
+int srv_job_child(char **argv);
+
+#endif
