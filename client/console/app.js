@@ -49,7 +49,7 @@ function describe() {
   say('warn', 'untrained', ...(m && !m.model.trained ? [h('strong', null, 'Untrained model. '),
     'The network was initialised and never trained: what it says of fatigue and identity means nothing. Start tscafd with --model.'] : []));
   say('info', 'detector', ...(m && !m.detector ? [h('strong', null, 'No face detector. '),
-    'This server was started without a face detector (--detector none), so it cannot find faces in frames: the console sends the middle of each picture as one aligned face.'] : []));
+    'This server runs without one, so it cannot find faces in frames: the console sends the middle of each picture as one aligned face.'] : []));
   status.className = `status ${m ? 'up' : 'gone'}`;
   status.replaceChildren(m ? `${m.model.name} · ${m.backend} ${m.precision}` : refused ? 'needs a key' : 'not connected');
 }

@@ -106,11 +106,11 @@ export function bars(rows, { label, empty = 'nothing yet' }) {
   if (!high) return h('p', { class: 'muted' }, empty);
   return h('div', { class: 'bars', role: 'img', 'aria-label':
     `${label}: ${rows.filter((r) => r.value).map((r) => `${r.label} ${number(r.value)}`).join(', ')}` },
-  rows.map((r) => {
+  rows.map((r, i) => {
     const bar = h('span', { class: 'bar-fill', title: r.title ?? `${r.label}: ${number(r.value)}` });
     bar.style.height = r.value ? `${Math.max(2, (100 * r.value) / high)}%` : '0';
     return h('div', { class: 'bar-slot' }, h('span', { class: 'bar-room' }, bar),
-      h('span', { class: 'bar-label' }, r.label));
+      h('span', { class: 'bar-label' }, rows.length > 8 && i % 2 ? '' : r.label));
   }));
 }
 

@@ -2,11 +2,9 @@
 import { faces, identities } from './api.js';
 import { announce, card, confirm, count, h, number, when } from './dom.js';
 import { quality } from './live.js';
-import { drawGuide, grab, load, openCamera } from './pictures.js';
+import { drawGuide, grab, inputChoice, inputOf, load, openCamera } from './pictures.js';
 
 export const title = 'Drivers';
-
-const inputOf = (server) => (server.model && !server.model.detector ? 'crop' : 'frame');
 
 /** Why a picture was refused, in words, and what the reader may do. */
 function refusal(e) {
@@ -153,6 +151,7 @@ async function driverPage(root, server, id, { changed }) {
     }
   }
 
+  const choice = inputChoice(server, 'enroll-input');
   const snap = snapper(server, enroll);
   const file = h('input', { type: 'file', id: 'enroll-files', class: 'unseen', multiple: true, accept: 'image/*', onchange: () => {
     takeFiles([...file.files]);
@@ -186,9 +185,12 @@ async function driverPage(root, server, id, { changed }) {
       }
     } }, 'Delete driver'), facts, problem),
     card('Faces', null, tiles),
-    card('Enrol', null, drop, snap.node, results.node));
+    card('Enrol', choice.node, drop, snap.node, results.node));
   await refresh();
-  return snap.close;
+  return () => {
+    snap.close();
+    choice.close();
+  };
 }
 
 // ---- The list ----

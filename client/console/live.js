@@ -2,7 +2,7 @@
 import { analyze } from './api.js';
 import { card, duration, h, number, announce } from './dom.js';
 import { curve, gauge } from './charts.js';
-import { drawGuide, grab, isClip, load, openCamera, openClip } from './pictures.js';
+import { drawGuide, grab, inputChoice, inputOf, isClip, load, openCamera, openClip } from './pictures.js';
 
 export const title = 'Live';
 
@@ -187,7 +187,8 @@ export function open(root, server) {
   const rate = h('select', { id: 'rate' }, RATES.map(([n, text]) => h('option', { value: n }, text)));
   const file = h('input', { type: 'file', id: 'files', class: 'unseen', multiple: true, accept: 'image/*,video/*' });
   const go = h('button', { type: 'button', class: 'primary', id: 'camera' }, 'Start the camera');
-  const input = () => (server.model && !server.model.detector ? 'crop' : 'frame');
+  const input = () => inputOf(server);
+  const choice = inputChoice(server, 'live-input');
 
   let source = null; // stops what plays
   let aborter = new AbortController();
@@ -363,12 +364,13 @@ export function open(root, server) {
       h('h1', { class: 'unseen' }, 'Live'),
       h('div', { class: 'row tools' }, go,
         h('label', { class: 'button', for: 'files' }, 'Pictures or a clip'), file,
-        h('span', { class: 'grow' }),
+        h('span', { class: 'grow' }), choice.node,
         h('label', { for: 'rate', class: 'muted' }, 'Send'), rate),
       view.node, problem, strip, video),
     panel.node));
   return () => {
     stop();
+    choice.close();
     server.removeEventListener('model', onModel);
   };
 }

@@ -1,4 +1,25 @@
 // Pictures on their way to the server: from a camera, a clip or a file.
+import { h } from './dom.js';
+
+let aligned = false; // what the reader says of the pictures, on every page
+
+/** What pictures are sent as: 'frame', or 'crop' where there is no detector. */
+export const inputOf = (server) =>
+  aligned || (server.model && !server.model.detector) ? 'crop' : 'frame';
+
+/** Where the reader says it; not shown where there is no choice. */
+export function inputChoice(server, id) {
+  const select = h('select', { id, onchange: () => { aligned = select.value === 'crop'; } },
+    h('option', { value: 'frame' }, 'whole frames'), h('option', { value: 'crop' }, 'aligned faces'));
+  const node = h('span', { class: 'row' }, h('label', { for: id, class: 'muted' }, 'Pictures are'), select);
+  const show = () => {
+    select.value = aligned ? 'crop' : 'frame';
+    node.hidden = !server.model?.detector;
+  };
+  server.addEventListener('model', show);
+  show();
+  return { node, close: () => server.removeEventListener('model', show) };
+}
 
 // Where an aligned face has its eyes, nose and mouth corners, of a side of 1:
 // ArcFace's template, 112 px.

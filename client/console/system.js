@@ -102,7 +102,7 @@ function modelCard() {
     ['backend', `${m.backend}, ${m.precision}`],
     ['weights', large(m.parameters)], ['multiply-adds a face', large(m.multiply_adds)],
     ['drowsy from', number(m.fatigue_threshold, 2)], ['the same person from', number(m.identity_threshold, 2)],
-    ['finds faces in frames', m.detector ? 'yes' : 'no: start tscafd with --detector'],
+    ['finds faces in frames', m.detector ? 'yes' : 'no'],
   ].map(([k, v]) => h('div', null, h('dt', null, k), h('dd', null, v)))))),
   (e) => body.replaceChildren(h('p', { class: 'problem' }, e.message)));
   return card('Model', null, body);

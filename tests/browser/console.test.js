@@ -3,7 +3,7 @@
 import assert from 'node:assert/strict';
 import { readFileSync } from 'node:fs';
 import { after, before, test } from 'node:test';
-import { browse, clean, drawn, realFrames, serve, shoot } from './harness.js';
+import { browse, clean, drawn, realFrame, serve, shoot } from './harness.js';
 
 let server;
 let browser;
@@ -159,23 +159,32 @@ test('live: without a camera it says so, and pictures still work', async () => {
 });
 
 test('live: with a detector, boxes and landmarks of a real frame', async (t) => {
-  const real = realFrames();
-  if (!real) {
+  const frame = realFrame();
+  if (!frame) {
     console.log('SKIPPED tests/browser real frames: ../shared/data is not here');
     t.skip();
     return;
   }
-  const other = await serve({ data: 'real', flags: ['--detector', real.detector] });
+  const other = await serve({ data: 'real', flags: [] });
   const second = await browse(other);
   try {
     const page = await second.page();
     assert.equal(await page.getByText('No face detector.').count(), 0);
-    await page.setInputFiles('#files', real.frame);
+    await page.setInputFiles('#files', frame);
     await page.locator('.strip button').waitFor();
     const answer = await (await fetch(`${other.url}v1/analyze?return=landmarks`, { method: 'POST',
-      headers: { 'Content-Type': 'image/jpeg' }, body: readFileSync(real.frame) })).json();
+      headers: { 'Content-Type': 'image/jpeg' }, body: readFileSync(frame) })).json();
     assert.equal(answer.frames[0].faces.length, 1);
     assert.equal(answer.frames[0].faces[0].landmarks.length, 5);
+    // A drawn face is no frame; said to be aligned, it is taken as it is.
+    await page.getByLabel('Pictures are').selectOption('aligned faces');
+    await page.setInputFiles('#files', drawn('aligned.png', { identity: 1 }));
+    await page.locator('.strip').getByText('aligned.png', { exact: true }).waitFor();
+    await page.locator('.strip button').waitFor();
+    assert.match(await page.locator('.gauge').getAttribute('aria-valuetext'), /percent/);
+    await page.getByLabel('Pictures are').selectOption('whole frames');
+    await page.setInputFiles('#files', frame);
+    await page.locator('.strip button').getByText('driver_00').waitFor();
     // A landmark's yellow is where the answer says it is.
     const nose = answer.frames[0].faces[0].landmarks[2];
     const [r, g, b] = await page.locator('.stage canvas').evaluate((c, { nose, width, height }) => {
@@ -198,6 +207,10 @@ test('system: figures of what was done', async () => {
   await page.locator('.histogram').filter({ hasText: 'The network, a batch' }).getByText('median').waitFor();
   assert.equal(await page.locator('.tile').filter({ hasText: 'Faces enrolled' }).locator('dd').innerText(), '3');
   await page.getByText('identity.delete').first().waitFor();
+  const face = readFileSync(drawn('load.jpg', { identity: 4 }));
+  const busy = () => fetch(`${server.url}v1/analyze?input=crop`, { method: 'POST', headers: { 'Content-Type': 'image/jpeg' }, body: face });
+  const drawnFar = () => page.locator('.curve-line').first().evaluate((p) => (p.getAttribute('d')?.match(/L/g) ?? []).length >= 5);
+  while (!await drawnFar()) await Promise.all([busy(), busy(), busy(), busy()]);
   await shoot(page, 'system', { fullPage: true });
   await leave(page);
 });
