@@ -317,6 +317,29 @@ static void graft__no_recogniser__refused(void **state)
     mdl_graph_fini(&g);
 }
 
+static enum ut_err attempt(void *arg, struct ut_error *e)
+{
+    const struct mdl_graph *g = arg;
+    struct mdl_model m = {0};
+    int cut;
+    enum ut_err rc = mdl_graft_cut(g, NULL, &cut, e);
+
+    if (!rc)
+        rc = mdl_graft(g, cut, 1, &m, e);
+    mdl_model_close(&m);
+    return rc;
+}
+
+static void graft__any_allocation_fails__clean_error(void **state)
+{
+    struct mdl_graph g;
+
+    (void)state;
+    read_by_hand(&g);
+    assert_true(each_allocation_fails(attempt, &g) > 10);
+    mdl_graph_fini(&g);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -324,6 +347,7 @@ int main(void)
         cmocka_unit_test(graft__every_operation__same_bits_wherever_cut),
         cmocka_unit_test(cut__where_something_bypasses__refused),
         cmocka_unit_test(graft__no_recogniser__refused),
+        cmocka_unit_test(graft__any_allocation_fails__clean_error),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
