@@ -34,7 +34,7 @@ CFLAGS   += -std=c11 $(FLAGS_$(VARIANT)) -Wall -Wextra -Wshadow -Wvla -Wformat=2
             $(if $(WERROR),-Werror)
 LDFLAGS  += $(FLAGS_$(VARIANT))
 
-MAINS := server/main.c $(wildcard client/tool/*.c model/tool/*.c)
+MAINS := server/main.c client/example.c $(wildcard client/tool/*.c model/tool/*.c)
 src   = $(filter-out $(MAINS),$(shell find $(1) -name '*.c' | sort))
 obj   = $(patsubst %.c,$B/%.o,$(1))
 libs  = $(foreach f,$(1),$(if $(PKGS_$f),$(shell $(PKG) --libs $(PKGS_$f))) $(LIBS_$f))
@@ -132,10 +132,29 @@ lint: ## formatting, include directions, static analysis, OpenAPI
 	@scripts/lint
 format: ## let clang-format rewrite the sources
 	@git ls-files '*.[ch]' | xargs clang-format -i
-install: all ## copy the programs to PREFIX/bin, the weights to PREFIX/share/tscaf
-	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/share/tscaf
-	install -m 755 $(PROGRAMS) $(DESTDIR)$(PREFIX)/bin
-	$(if $(WEIGHTS),install -m 644 $(WEIGHTS) $(DESTDIR)$(PREFIX)/share/tscaf)
+
+# The client library for others: position-independent, and showing only its API.
+LIBTSCAF := $B/libtscaf.so.0
+PIC      := $(patsubst %.c,$B/pic/%.o,$(call src,client api base) $(GEN)/api/tscaf.pb-c.c)
+HEADERS  := client/client.h api/error.h base/buf.h base/error.h
+$(LIBTSCAF): $(PIC) client/libtscaf.map
+	$(CC) $(LDFLAGS) -shared -Wl,-soname,$(@F),--version-script=client/libtscaf.map,--no-undefined \
+	    -o $@ $(PIC) $(call libs,client api)
+$(PIC): CPPFLAGS += $(shell $(PKG) --cflags $(PKGS_client) $(PKGS_api))
+$B/pic/$(GEN)/%.o: CFLAGS += -w
+$B/pic/%.o: %.c Makefile | $(PROTOS:%=$(GEN)/%.pb-c.h)
+	@mkdir -p $(@D)
+	$(CC) $(CPPFLAGS) $(CFLAGS) -fPIC -MMD -MP -c -o $@ $<
+
+TO = $(DESTDIR)$(PREFIX)
+install: all $(LIBTSCAF) ## copy programs, libtscaf, headers, manual to PREFIX (and DESTDIR)
+	install -d $(TO)/bin $(TO)/lib/pkgconfig $(TO)/share/man/man3 $(addprefix $(TO)/include/tscaf/,client api base)
+	install -m 755 $(PROGRAMS) $(TO)/bin
+	install -m 755 $(LIBTSCAF) $(TO)/lib
+	ln -sf $(notdir $(LIBTSCAF)) $(TO)/lib/libtscaf.so
+	for h in $(HEADERS); do install -m 644 $$h $(TO)/include/tscaf/$$h || exit 1; done
+	sed 's|@PREFIX@|$(PREFIX)|; s|@VERSION@|0.1.0|' client/tscaf.pc.in >$(TO)/lib/pkgconfig/tscaf.pc
+	install -m 644 client/libtscaf.3 $(TO)/share/man/man3
 help: ## this list
 	@sed -n 's/^\([a-z ]*\):.*## \(.*\)/  \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 16
 clean: ## remove build/
