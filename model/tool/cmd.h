@@ -19,6 +19,7 @@ int cmd_calibrate(int argc, char **argv);
 int cmd_eval_detector(int argc, char **argv);
 int cmd_plot(int argc, char **argv);
 int cmd_convert(int argc, char **argv);
+int cmd_study(int argc, char **argv);
 int cmd_bench(int argc, char **argv);
 int cmd_sample(int argc, char **argv);
 

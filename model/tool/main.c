@@ -28,6 +28,7 @@ static const struct {
     {"eval-detector", cmd_eval_detector,
      "recall and the rest, for the face detector"},
     {"plot", cmd_plot, "ROC, training, confusion, Grad-CAM and t-SNE figures"},
+    {"study", cmd_study, "the paper's tables as one command that resumes"},
     {"bench", cmd_bench, "time the network or the gallery search"},
     {"sample", cmd_sample, "draw a sample face"},
 };
