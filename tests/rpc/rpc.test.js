@@ -10,7 +10,8 @@ import * as web from "@connectrpc/connect-web";
 import { GrpcWebFetchTransport } from "@protobuf-ts/grpcweb-transport";
 
 import {
-  Admin, DriverMonitor, ErrorDetailSchema, Identities, InputKind, Models, ReturnPart, Role, Verdict,
+  Admin, DatasetKind, Datasets, DriverMonitor, ErrorDetailSchema, Identities, InputKind, Jobs,
+  JobState, Models, ReturnPart, Role, Verdict, file_tscaf,
 } from "./gen/es/tscaf_pb.js";
 import { Server } from "./server.js";
 
@@ -140,6 +141,48 @@ test("every method, error and header, by every client of connect-es", async (t) 
     });
 });
 
+// The first message, and all of them to the end.
+async function first(stream) {
+  for await (const message of stream) return message;
+}
+async function last(stream) {
+  let message;
+  for await (message of stream);
+  return message;
+}
+
+test("WatchJob: a stream's messages, end, error and cancellation, by every client", async () => {
+  const some = createClient(Datasets, transports()["connect-node, protobuf"]);
+  const { id: dataset } = await some.createDataset({ name: "d", kind: DatasetKind.FATIGUE });
+  for (let i = 0; i < 8; i++)
+    await some.addSample({ id: dataset, image: { data: i % 2 ? ada : bob }, input: InputKind.CROP,
+      label: `${i % 2}`, group: `${i}` });
+  const clients = Object.values(transports()).map((t) => createClient(Jobs, t));
+  // It would take days: it ends when the test says so.
+  const { id } = await clients[0].createJob({ fatigueDataset: dataset,
+    settings: { steps: 10000000, batch: 2 } });
+  await Promise.all(clients.map(async (client) => {
+    const stop = new AbortController();
+    const stream = client.watchJob({ id }, { signal: stop.signal })[Symbol.asyncIterator]();
+    const { value } = await stream.next();
+    assert.equal(value.id, id);
+    stop.abort();
+    await refused((async () => { while (!(await stream.next()).done); })(), Code.Canceled, /./);
+    await refused(first(client.watchJob({ id: "job_0" })), Code.NotFound, /job_0/);
+  }));
+  const begun = [];
+  const ends = clients.map((client) => {
+    const stream = client.watchJob({ id })[Symbol.asyncIterator]();
+    const one = stream.next();
+    begun.push(one);
+    return one.then(async ({ value }) =>
+      (await last({ [Symbol.asyncIterator]: () => stream })) ?? value);
+  });
+  await Promise.all(begun);
+  await clients[0].cancelJob({ id });
+  for (const job of await Promise.all(ends)) assert.equal(job.state, JobState.CANCELLED);
+});
+
 test("gRPC-Web, binary and text, by @protobuf-ts", async () => {
   for (const format of ["binary", "text"]) {
     const transport = new GrpcWebFetchTransport({ baseUrl: server.url, format });
@@ -193,11 +236,14 @@ test("keys: as over REST", async () => {
 });
 
 // Connect's JSON has full names of enum values and 64-bit numbers as texts.
+const words = new Map(file_tscaf.enums.flatMap((e) => e.values.map(
+  (v) => [v.name, v.name.slice(e.sharedPrefix.length).toLowerCase()])));
+
 function asRest(value, key) {
   if (Array.isArray(value)) return value.map((v) => asRest(v, key));
   if (value && typeof value === "object")
     return Object.fromEntries(Object.entries(value).map(([k, v]) => [k, asRest(v, k)]));
-  if (key === "verdict" || key === "role") return value.replace(/^[A-Z]+_/, "").toLowerCase();
+  if (words.has(value)) return words.get(value);
   if (["parameters", "multiply_adds", "seq"].includes(key)) return Number(value);
   return value;
 }
