@@ -39,6 +39,7 @@ struct job {
     bool finishing;               /* its result is being stored */
     pid_t pid;
     uv_process_t process;
+    int status, signum;   /* of its end */
     int refs;             /* the list's, the process handle's, the store's */
     int64_t kill_us;      /* when SIGKILL is due; 0: not */
     struct timespec told; /* of progress.json, as it was read last */
@@ -51,6 +52,7 @@ struct srv_jobs {
     Tscaf__V1__JobRecord **records; /* of list, the same order */
     size_t n;
     uv_timer_t timer;
+    bool stopped;
 };
 
 const char *srv_job_state_name(Tscaf__V1__JobState state)
@@ -341,7 +343,9 @@ static void on_finished(struct srv_mail *m)
     struct srv_jobs *j = x->jobs;
 
     x->finishing = false;
-    if (f->e.code) {
+    if (j->stopped) {
+        /* The store knows; nobody else asks any more. */
+    } else if (f->e.code) {
         change(x, STATE(FAILED), f->e.msg);
     } else {
         for (size_t i = 0; i < j->n; i++)
@@ -359,7 +363,8 @@ static void on_finished(struct srv_mail *m)
     tscaf__v1__job_result__free_unpacked(f->result, NULL);
     free(f);
     unref(x);
-    pump(j);
+    if (!j->stopped)
+        pump(j);
 }
 
 /* The store's thread: the file into the repository, then the two records
@@ -488,14 +493,26 @@ static void on_process_closed(uv_handle_t *h)
     unref(h->data);
 }
 
+/* Only now can the handle be used for another process of the job. */
+static void on_end_closed(uv_handle_t *h)
+{
+    struct job *x = h->data;
+    struct srv_jobs *j = x->jobs;
+
+    if (!j->stopped)
+        ended(x, x->status, x->signum);
+    unref(x);
+    if (!j->stopped)
+        pump(j);
+}
+
 static void on_process_end(uv_process_t *p, int64_t status, int signum)
 {
     struct job *x = p->data;
-    struct srv_jobs *j = x->jobs;
 
-    uv_close((uv_handle_t *)p, on_process_closed);
-    ended(x, (int)status, signum);
-    pump(j);
+    x->status = (int)status;
+    x->signum = signum;
+    uv_close((uv_handle_t *)p, on_end_closed);
 }
 
 /* ---- the start of a process ---- */
@@ -849,15 +866,16 @@ enum ut_err srv_jobs_new(struct srv_app *app, struct srv_jobs **out,
     return UT_OK;
 }
 
-static void on_timer_closed(uv_handle_t *h)
+void srv_jobs_stop(struct srv_jobs *j)
 {
-    struct srv_jobs *j = h->data;
-
+    if (!j)
+        return;
+    j->stopped = true;
     for (size_t i = 0; i < j->n; i++)
-        unref(j->list[i]);
-    free(j->list);
-    free(j->records);
-    free(j);
+        if (j->list[i]->ours &&
+            !uv_is_closing((uv_handle_t *)&j->list[i]->process))
+            uv_close((uv_handle_t *)&j->list[i]->process, on_process_closed);
+    uv_close((uv_handle_t *)&j->timer, NULL);
 }
 
 void srv_jobs_free(struct srv_jobs *j)
@@ -865,9 +883,10 @@ void srv_jobs_free(struct srv_jobs *j)
     if (!j)
         return;
     for (size_t i = 0; i < j->n; i++)
-        if (j->list[i]->ours)
-            uv_close((uv_handle_t *)&j->list[i]->process, on_process_closed);
-    uv_close((uv_handle_t *)&j->timer, on_timer_closed);
+        unref(j->list[i]);
+    free(j->list);
+    free(j->records);
+    free(j);
 }
 
 /* ---- series ---- */

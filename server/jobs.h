@@ -24,8 +24,10 @@ struct srv_jobs;
 /* Reads the records, finds processes again, starts what waits. */
 UT_MUSTUSE enum ut_err srv_jobs_new(struct srv_app *app, struct srv_jobs **out,
                                     struct ut_error *e);
-/* Processes go on. The loop must run on until its timer is closed. */
-void srv_jobs_free(struct srv_jobs *j); /* accepts NULL */
+/* Looks at nothing any more; processes go on. Then the loop runs on until it
+ * has nothing left, then free. Both accept NULL. */
+void srv_jobs_stop(struct srv_jobs *j);
+void srv_jobs_free(struct srv_jobs *j);
 /* Ends the streams: the server drains. Accepts NULL. */
 void srv_jobs_drain(struct srv_jobs *j);
 

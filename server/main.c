@@ -101,7 +101,7 @@ static void stop(void *arg)
     app->ready = false;
     srv_log_line(app->log, SRV_LOG_INFO, NULL, "stopped");
     srv_http_free(app->http);
-    srv_jobs_free(app->jobs);
+    srv_jobs_stop(app->jobs);
     srv_pool_free(app->model_pool);
     app->model_pool = NULL;
     srv_pool_free(app->decode_pool);
@@ -277,6 +277,7 @@ static void unmake(struct server *s)
 {
     struct srv_app *app = &s->app;
 
+    srv_jobs_free(app->jobs);
     mdl_detector_close(app->detector);
     mdl_backend_close(app->device);
     srv_store_close(app->datasets.store);
