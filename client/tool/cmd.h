@@ -94,6 +94,8 @@ int cmd_identities(int argc, char **argv);
 int cmd_verify(int argc, char **argv);
 int cmd_search(int argc, char **argv);
 int cmd_models(int argc, char **argv);
+int cmd_datasets(int argc, char **argv);
+int cmd_jobs(int argc, char **argv);
 int cmd_keys(int argc, char **argv);
 int cmd_audit(int argc, char **argv);
 int cmd_bench(int argc, char **argv);

@@ -5,7 +5,16 @@
 #include "client/tool/cmd.h"
 
 static const char models_help[] =
-    "usage: tscaf models\n\nThe models that the server answers with.\n";
+    "usage: tscaf models [list]\n"
+    "       tscaf models activate VERSION [--force]\n"
+    "       tscaf models rollback\n"
+    "       tscaf models delete VERSION\n"
+    "\n"
+    "Versions of the model, the one that answers first. activate embeds the "
+    "gallery by\n"
+    "it in the background and then changes over; --force also one whose "
+    "held-out\n"
+    "figures did not pass. rollback returns to the one before.\n";
 
 static const char keys_help[] =
     "usage: tscaf keys list\n"
@@ -19,26 +28,35 @@ static const char audit_help[] =
     "usage: tscaf audit [--limit N] [--cursor C]\n\n"
     "Who changed what, newest first (100 lines).\n";
 
+static void print_model(const ProtobufCMessage *m)
+{
+    static const char *const states[] = {"", "candidate", "activating",
+                                         "active", "previous"};
+    const Tscaf__V1__ModelInfo *x = (const Tscaf__V1__ModelInfo *)m;
+
+    printf("%s  version %s  %s  %s\n", x->model ? x->model->name : "?",
+           x->model ? x->model->version : "?",
+           (unsigned)x->state < 5 ? states[x->state] : "?",
+           x->model && x->model->trained ? "trained"
+                                         : "UNTRAINED: numbers mean nothing");
+    if (*x->reason)
+        printf("  %s%s\n", x->passed ? "" : "did not pass: ", x->reason);
+    printf("  %.2f M parameters, %.2f G multiply-adds a face\n",
+           (double)x->parameters / 1e6, (double)x->multiply_adds / 1e9);
+    printf("  drowsy from %.3f, match from %.3f\n",
+           (double)x->fatigue_threshold, (double)x->identity_threshold);
+    if (*x->backend)
+        printf("  runs on %s in %s, %s\n", x->backend, x->precision,
+               x->detector ? "finds faces in frames" : "crops only");
+}
+
 static void print_models(const ProtobufCMessage *m)
 {
     const Tscaf__V1__ListModelsResponse *r =
         (const Tscaf__V1__ListModelsResponse *)m;
 
-    for (size_t i = 0; i < r->n_models; i++) {
-        const Tscaf__V1__ModelInfo *x = r->models[i];
-
-        printf("%s  version %s  %s\n", x->model ? x->model->name : "?",
-               x->model ? x->model->version : "?",
-               x->model && x->model->trained
-                   ? "trained"
-                   : "UNTRAINED: numbers mean nothing");
-        printf("  %s %s, %.2f M parameters, %.2f G multiply-adds a face\n",
-               x->backend, x->precision, (double)x->parameters / 1e6,
-               (double)x->multiply_adds / 1e9);
-        printf("  drowsy from %.3f, match from %.3f, %s\n",
-               x->fatigue_threshold, x->identity_threshold,
-               x->detector ? "finds faces in frames" : "crops only");
-    }
+    for (size_t i = 0; i < r->n_models; i++)
+        print_model(&r->models[i]->base);
 }
 
 static void print_key(const Tscaf__V1__KeyRecord *k)
@@ -84,18 +102,55 @@ static void print_audit(const ProtobufCMessage *m)
         printf("more: --cursor %s\n", r->next_cursor);
 }
 
+static int on_version(const struct cmd *cmd, const char *verb,
+                      const char *version, bool force)
+{
+    bool activate = !strcmp(verb, "activate");
+    struct ut_buf path;
+    struct ut_error e;
+    int code;
+
+    if (!activate && strcmp(verb, "delete"))
+        return cmd_usage(cmd, "\"%s\" is not list, activate, rollback, delete",
+                         verb);
+    ut_buf_init(&path, 1024);
+    if (ut_buf_addf(&path, &e, "/v1/models") ||
+        cl_path_segment(&path, version, &e) ||
+        (activate && ut_buf_addf(&path, &e, "/activate")) ||
+        (force && cl_path_query(&path, "force", "true", &e)))
+        code = cmd_fail(cmd, &e);
+    else
+        code =
+            cmd_exchange(cmd, activate ? "POST" : "DELETE", path.data, NULL,
+                         activate ? &tscaf__v1__model_info__descriptor : NULL,
+                         activate ? print_model : NULL);
+    ut_buf_fini(&path);
+    return code;
+}
+
 int cmd_models(int argc, char **argv)
 {
-    static const struct option options[] = {CMD_OPTIONS, {0}};
+    static const struct option options[] = {
+        {"force", no_argument, NULL, 'f'}, CMD_OPTIONS, {0}};
+    const char *verb;
     struct cmd cmd;
+    bool force = false;
     int c, code;
 
     cmd_init(&cmd, "models", models_help);
     while ((c = getopt_long(argc, argv, "", options, NULL)) != -1)
-        if ((code = cmd_option(&cmd, c)) >= 0)
+        if (c == 'f')
+            force = true;
+        else if ((code = cmd_option(&cmd, c)) >= 0)
             return code;
-    if (optind != argc)
-        return cmd_usage(&cmd, "\"%s\" is too much", argv[optind]);
+    verb = optind < argc ? argv[optind] : "list";
+    if (optind + 1 < argc)
+        return on_version(&cmd, verb, argv[optind + 1], force);
+    if (!strcmp(verb, "rollback"))
+        return cmd_exchange(&cmd, "POST", "/v1/models/rollback", NULL,
+                            &tscaf__v1__model_info__descriptor, print_model);
+    if (strcmp(verb, "list"))
+        return cmd_usage(&cmd, "%s what?", verb);
     return cmd_exchange(&cmd, "GET", "/v1/models", NULL,
                         &tscaf__v1__list_models_response__descriptor,
                         print_models);
