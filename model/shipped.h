@@ -6,6 +6,7 @@
 
 /* Weights that ship with the programs. */
 
+#define MDL_SHIPPED_MODEL "tscaf_mobilenetv2.safetensors"
 #define MDL_SHIPPED_DETECTOR "retinaface_mobilenet025.safetensors"
 
 /* Where a file of model/weights lies: installed, PREFIX/share/tscaf beside the

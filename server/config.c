@@ -36,7 +36,8 @@ static const struct option options[] = {
     {"data", TEXT, ANYWHERE, AT(data), 0, 0, "tscaf-data", "DIR",
      "the folder of the database; made if it is missing"},
     {"model", TEXT, ANYWHERE, AT(model), 0, 0, NULL, "FILE",
-     "the network (safetensors); without it an untrained one is made"},
+     "the network (safetensors); without it the one that ships; where none "
+     "does, or with none: an untrained one"},
     {"detector", TEXT, ANYWHERE, AT(detector), 0, 0, NULL, "FILE",
      "the face detector (safetensors); without it the one that ships; none: "
      "only crops are taken"},

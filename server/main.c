@@ -370,6 +370,20 @@ static void raise_limits(void)
     }
 }
 
+/* The network that was given, the one that ships, or NULL: an untrained one. */
+static void choose_model(struct srv_config *c)
+{
+    char shipped[4096];
+
+    if (c->model && !strcmp(c->model, "none")) {
+        free(c->model);
+        c->model = NULL;
+    } else if (!c->model &&
+               mdl_shipped(MDL_SHIPPED_MODEL, shipped, sizeof(shipped))) {
+        c->model = strdup(shipped);
+    }
+}
+
 int main(int argc, char **argv)
 {
     static struct server server;
@@ -399,6 +413,7 @@ int main(int argc, char **argv)
         srv_config_fini(c);
         return code;
     }
+    choose_model(c);
     if (!c->decode_threads)
         c->decode_threads = (int)sysconf(_SC_NPROCESSORS_ONLN);
     raise_limits();
