@@ -26,6 +26,7 @@
     X(metrics, "/console/metrics.js", "metrics.js", JS)                        \
     X(live, "/console/live.js", "live.js", JS)                                 \
     X(drivers, "/console/drivers.js", "drivers.js", JS)                        \
+    X(training, "/console/training.js", "training.js", JS)                     \
     X(system, "/console/system.js", "system.js", JS)
 
 /* The assembler takes the files in, so that no other tool has to. */

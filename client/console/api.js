@@ -106,6 +106,53 @@ export const keys = {
   remove: (id) => send('DELETE', `v1/keys/${id}`),
 };
 
+export const datasets = {
+  list: async () => (await read('GET', 'v1/datasets')).datasets,
+  create: (fields) => read('POST', 'v1/datasets', { json: fields }),
+  upload: (id, archive) => read('POST', `v1/datasets/${id}/archive`,
+    { body: new Blob([archive], { type: 'application/octet-stream' }) }),
+  addSample: (id, picture, input, label) => read('POST', `v1/datasets/${id}/samples`,
+    { body: picture, query: { input, label } }),
+  remove: (id) => send('DELETE', `v1/datasets/${id}`),
+};
+
+export const jobs = {
+  list: async () => (await read('GET', 'v1/jobs')).jobs,
+  create: (fields) => read('POST', 'v1/jobs', { json: fields }),
+  pause: (id) => send('POST', `v1/jobs/${id}/pause`),
+  resume: (id) => send('POST', `v1/jobs/${id}/resume`),
+  cancel: (id) => send('POST', `v1/jobs/${id}/cancel`),
+  remove: (id) => send('DELETE', `v1/jobs/${id}`),
+};
+
+/** Calls fn with the job as it is, then whenever it changes, to its end. By
+ * hand: a browser's EventSource sends no key. */
+export async function watch(id, fn, signal) {
+  const response = await send('GET', `v1/jobs/${id}/events`, { signal });
+  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+  let text = '';
+  for (;;) {
+    const { value, done } = await reader.read();
+    if (done) return;
+    const events = (text + value).split('\n\n');
+    text = events.pop();
+    for (const event of events) {
+      const data = /^data: (.*)$/m.exec(event)?.[1];
+      if (/^event: end$/m.test(event)) return;
+      if (/^event: error$/m.test(event)) throw new ApiError(response.status, JSON.parse(data));
+      if (data) fn(JSON.parse(data));
+    }
+  }
+}
+
+export const versions = {
+  list: models,
+  activate: (version, force) => send('POST', `v1/models/${version}/activate`,
+    { query: { force: force ? 'true' : undefined } }),
+  rollback: () => send('POST', 'v1/models/rollback'),
+  remove: (version) => send('DELETE', `v1/models/${version}`),
+};
+
 export const audit = async () => (await read('GET', 'v1/audit', { query: { limit: 20 } })).records;
 
 export const metrics = async (signal) => (await send('GET', 'metrics', { signal })).text();

@@ -3,9 +3,10 @@ import { health, key, models } from './api.js';
 import { h, announce } from './dom.js';
 import * as live from './live.js';
 import * as drivers from './drivers.js';
+import * as training from './training.js';
 import * as system from './system.js';
 
-const PAGES = { live, drivers, system };
+const PAGES = { live, drivers, training, system };
 const main = document.getElementById('main');
 const notices = document.getElementById('notices');
 const status = document.getElementById('status');
@@ -144,6 +145,7 @@ themeButton.addEventListener('click', () => {
 });
 setTheme(THEMES.includes(localStorage.getItem('tscaf-theme')) ? localStorage.getItem('tscaf-theme') : 'system');
 
+server.addEventListener('refresh', connect); // another version answers
 window.addEventListener('hashchange', route);
 await connect();
 route();

@@ -1,9 +1,11 @@
 // The console as somebody uses it. The tests go on from each other: one
 // server, whose gallery fills.
 import assert from 'node:assert/strict';
-import { readFileSync } from 'node:fs';
+import { execFileSync } from 'node:child_process';
+import { mkdirSync, readFileSync } from 'node:fs';
+import { join } from 'node:path';
 import { after, before, test } from 'node:test';
-import { browse, clean, drawn, realFrame, serve, shoot } from './harness.js';
+import { browse, clean, drawn, folder, realFrame, serve, shoot } from './harness.js';
 
 let server;
 let browser;
@@ -201,6 +203,44 @@ test('live: with a detector, boxes and landmarks of a real frame', async (t) => 
   }
 });
 
+test('training: a dataset, a job watched to its end, its model activated and rolled back', async () => {
+  const root = join(folder, 'set');
+  for (const [label, numbers] of [['alert', { eyes: 1 }], ['drowsy', { eyes: 0.1, mouth: 0.7 }]]) {
+    mkdirSync(join(root, label), { recursive: true });
+    for (let i = 0; i < 10; i++) drawn(`set/${label}/${i}.png`, { identity: i + 1, noise: i, ...numbers });
+  }
+  execFileSync('tar', ['-cf', join(folder, 'set.tar'), '-C', root, 'alert', 'drowsy']);
+  const page = await browser.page({ hash: '#training' });
+  await page.getByText('No dataset yet.').waitFor();
+  await page.getByLabel('New dataset').fill('Drawn drivers');
+  await page.getByRole('button', { name: 'Make' }).click();
+  await page.getByLabel('An archive for Drawn drivers').setInputFiles(join(folder, 'set.tar'));
+  await page.getByText('Drawn drivers: 20 pictures, 0 left out').waitFor();
+
+  await page.getByLabel('Name of the model').fill('second');
+  await page.getByLabel('Fatigue dataset').selectOption({ index: 1 });
+  await page.getByLabel('Updates').fill('30');
+  await page.getByLabel('Pictures a batch').fill('4');
+  await page.getByLabel('Held out').fill('0.3');
+  await page.getByRole('button', { name: 'Start', exact: true }).click();
+  await page.locator('#job-state').getByText('succeeded').waitFor();
+  await page.locator('path.series').waitFor();
+  await page.getByText('fatigue loss').waitFor();
+  await page.getByRole('cell', { name: 'candidate' }).waitFor();
+  await shoot(page, 'training', { fullPage: true });
+
+  await page.getByRole('button', { name: /^Activate second/ }).click();
+  const asked = page.getByRole('dialog').getByRole('button', { name: 'Activate' });
+  await asked.or(page.locator('tr.active').filter({ hasText: 'second' })).first().waitFor();
+  if (await asked.count()) await asked.click(); // its figures did not pass: by force
+  await page.locator('tr.active').filter({ hasText: 'second' }).waitFor();
+  await page.locator('.status').getByText('second').waitFor();
+  await page.getByRole('button', { name: /^Roll back/ }).click();
+  await page.locator('tr.previous').filter({ hasText: 'second' }).waitFor();
+  await page.locator('.status').getByText('untrained').waitFor();
+  await leave(page);
+});
+
 test('system: figures of what was done', async () => {
   const page = await browser.page({ hash: '#system' });
   await page.locator('.tile').getByText('ready', { exact: true }).waitFor();
@@ -217,7 +257,7 @@ test('system: figures of what was done', async () => {
 
 test('narrow screen: every page fits, and can be used', async () => {
   const page = await browser.page({ viewport: { width: 390, height: 844 } });
-  for (const name of ['Live', 'Drivers', 'System']) {
+  for (const name of ['Live', 'Drivers', 'Training', 'System']) {
     await page.getByRole('link', { name, exact: true }).click();
     await page.locator('main > *').first().waitFor();
     const wide = await page.evaluate(() => document.scrollingElement.scrollWidth - window.innerWidth);
@@ -238,7 +278,7 @@ test('keyboard and names: the first tab skips to the page, everything is named',
   assert.equal(await page.evaluate(() => document.activeElement.textContent), 'Skip to the page');
   await page.keyboard.press('Enter');
   assert.equal(await page.evaluate(() => document.activeElement.id), 'main');
-  for (const hash of ['#live', '#drivers', '#system']) {
+  for (const hash of ['#live', '#drivers', '#training', '#system']) {
     await page.evaluate((h) => { location.hash = h; }, hash);
     await page.locator('main h1').waitFor();
     const nameless = await page.evaluate(() => [...document.querySelectorAll('button, a, input, select, svg, canvas, video')]

@@ -1,0 +1,257 @@
+// Training: datasets, jobs with their losses as they fall, versions of the model.
+import { datasets, jobs, versions, watch } from './api.js';
+import { announce, card, confirm, count, duration, h, large, number, when } from './dom.js';
+import { lines } from './charts.js';
+import { inputChoice, inputOf } from './pictures.js';
+
+export const title = 'Training';
+
+const GOING = ['queued', 'running'];
+const cell = (...content) => h('td', null, ...content);
+const table = (heads, body) => h('div', { class: 'scroll' }, h('table', null, h('thead', null, h('tr', null, heads.map((t) =>
+  h('th', { scope: 'col' }, t || h('span', { class: 'unseen' }, 'Actions'))))), body));
+const small = (text, label, onclick) => h('button', { type: 'button', class: 'small', 'aria-label': label, onclick }, text);
+const none = (columns, text) => h('tr', null, h('td', { colspan: columns, class: 'muted' }, text));
+const field = (id, label, input) => h('div', { class: 'field' }, h('label', { for: id }, label), input);
+
+/** Runs an action of a button; what goes wrong is said at problem. */
+const trying = (problem, action) => async (e) => {
+  e?.preventDefault();
+  problem.textContent = '';
+  try {
+    await action(e);
+  } catch (err) {
+    problem.textContent = err.message;
+  }
+};
+
+// ---- Datasets ----
+
+function datasetCard(server, changed) {
+  const choice = inputChoice(server, 'sample-input');
+  const body = h('tbody');
+  const problem = h('p', { class: 'problem', role: 'alert' });
+  const said = h('p', { class: 'muted', role: 'status' });
+  const name = h('input', { id: 'ds-name', required: true, maxlength: 200, autocomplete: 'off' });
+  const kind = h('select', { id: 'ds-kind' }, h('option', null, 'fatigue'), h('option', null, 'recognition'));
+  const path = h('input', { id: 'ds-path', autocomplete: 'off', placeholder: 'below --dataset-root' });
+
+  function row(d) {
+    const archive = h('input', { type: 'file', class: 'unseen', id: `up-${d.id}`, accept: '.zip,.tar,.tgz,.gz,.xz,.zst', 'aria-label': `An archive for ${d.name}` });
+    archive.addEventListener('change', trying(problem, async () => {
+      const [file] = archive.files;
+      said.textContent = `${file.name} is on its way…`;
+      const after = await datasets.upload(d.id, file);
+      said.textContent = `${d.name}: ${count(after.pictures, 'picture')}, ${number(after.problem_count)} left out`;
+      await refresh();
+    }));
+    const sample = h('input', { type: 'file', class: 'unseen', id: `add-${d.id}`, accept: 'image/jpeg,image/png', multiple: true, 'aria-label': `Pictures for ${d.name}` });
+    const label = h('input', { class: 'short', 'aria-label': `Label of pictures for ${d.name}`, placeholder: d.kind === 'fatigue' ? 'alert or drowsy' : 'name' });
+    sample.addEventListener('change', trying(problem, async () => {
+      for (const file of sample.files)
+        await datasets.addSample(d.id, file, inputOf(server), label.value.trim());
+      said.textContent = `${count(sample.files.length, 'picture')} added to ${d.name}`;
+      await refresh();
+    }));
+    return h('tr', null, cell(d.name), cell(d.kind), cell(number(d.pictures)), cell(number(d.classes)), cell(number(d.groups)),
+      h('td', { title: d.problems.join('\n') }, number(d.problem_count)),
+      d.path ? cell(h('code', null, d.path)) : h('td', { class: 'row' }, h('label', { class: 'button small', for: `up-${d.id}` }, 'Archive'), archive,
+        label, h('label', { class: 'button small', for: `add-${d.id}` }, 'Add'), sample),
+      cell(small('Delete', `Delete ${d.name}`, trying(problem, async () => {
+        if (!await confirm({ title: `Delete ${d.name}?`, text: 'What was uploaded is removed; models that were trained on it stay.', action: 'Delete', danger: true })) return;
+        await datasets.remove(d.id);
+        await refresh();
+      }))));
+  }
+
+  async function refresh() {
+    const list = await datasets.list();
+    body.replaceChildren(...list.map(row));
+    if (!list.length) body.append(none(8, 'No dataset yet. Upload a zip or tar with a folder for each class: alert and drowsy, or a person each.'));
+    changed(list);
+  }
+
+  return {
+    refresh,
+    close: choice.close,
+    node: card('Datasets', choice.node, problem, table(['Name', 'Kind', 'Pictures', 'Classes', 'Groups', 'Left out', 'Add', ''], body), said,
+      h('form', { class: 'row', onsubmit: trying(problem, async () => {
+        await datasets.create({ name: name.value.trim(), kind: kind.value, path: path.value.trim() });
+        name.value = path.value = '';
+        await refresh();
+      }) }, h('label', { for: 'ds-name' }, 'New dataset'), name, h('label', { for: 'ds-kind', class: 'unseen' }, 'Kind'), kind,
+      h('label', { for: 'ds-path', class: 'unseen' }, 'Path, if it is on the server'), path, h('button', { type: 'submit' }, 'Make'))),
+  };
+}
+
+// ---- Starting a job ----
+
+function jobForm(started) {
+  const problem = h('p', { class: 'problem', role: 'alert' });
+  const select = (id) => h('select', { id });
+  const input = (id, value, more) => h('input', { id, type: 'number', value, ...more });
+  const f = {
+    name: h('input', { id: 'job-name', maxlength: 60, autocomplete: 'off' }),
+    base: select('job-base'), fatigue: select('job-fatigue'), recognition: select('job-recognition'),
+    steps: input('job-steps', 1000, { min: 1 }), batch: input('job-batch', 32, { min: 2, max: 1024 }),
+    rate: input('job-rate', 0.002, { min: 0, step: 'any' }), heldOut: input('job-held', 0.2, { min: 0, max: 0.9, step: 'any' }),
+    mode: h('select', { id: 'job-mode' }, h('option', null, 'alternate'), h('option', null, 'accumulate')),
+    frozen: h('input', { id: 'job-frozen', type: 'checkbox' }),
+  };
+  const options = (node, list, first) => {
+    const before = node.value;
+    node.replaceChildren(h('option', { value: '' }, first), ...list.map(([value, text]) => h('option', { value }, text)));
+    node.value = list.some(([v]) => v === before) ? before : '';
+  };
+  return {
+    datasets(list) {
+      for (const kind of ['fatigue', 'recognition'])
+        options(f[kind], list.filter((d) => d.kind === kind).map((d) => [d.id, `${d.name} (${number(d.pictures)})`]), 'none');
+    },
+    models: (list) => options(f.base, list.map((m) => [m.model.version, `${m.model.name} ${m.model.version.slice(0, 6)}`]), 'the active one'),
+    node: card('Start a job', null, h('form', { class: 'stack', onsubmit: trying(problem, async () => {
+      started(await jobs.create({ name: f.name.value.trim(), base_version: f.base.value, fatigue_dataset: f.fatigue.value,
+        recognition_dataset: f.recognition.value, settings: { steps: +f.steps.value, batch: +f.batch.value, rate: +f.rate.value,
+          held_out: +f.heldOut.value, mode: f.mode.value, frozen_root: f.frozen.checked } }));
+    }) }, h('div', { class: 'fields' },
+      field('job-name', 'Name of the model', f.name), field('job-base', 'Start from', f.base),
+      field('job-fatigue', 'Fatigue dataset', f.fatigue), field('job-recognition', 'Recognition dataset', f.recognition),
+      field('job-steps', 'Updates', f.steps), field('job-batch', 'Pictures a batch', f.batch),
+      field('job-rate', 'Learning rate', f.rate), field('job-held', 'Held out', f.heldOut), field('job-mode', 'Two queues', f.mode),
+      field('job-frozen', 'Only the branches', f.frozen)), problem,
+    h('div', { class: 'row end' }, h('button', { type: 'submit', class: 'primary' }, 'Start')))),
+  };
+}
+
+// ---- Jobs, and one that is watched ----
+
+const figureRows = (list) => list.map((x) => h('tr', null, cell(x.task), cell(number(x.pictures)),
+  ...x.error ? [h('td', { colspan: 4, class: 'problem' }, x.error)] : [x.auc, x.base_auc, x.equal_error_rate, x.base_equal_error_rate].map((v) => cell(number(v, 4)))));
+
+function watched(problem, changed) {
+  const node = h('div', { class: 'stack' });
+  let stop = null;
+  let id = '';
+  const curves = { fatigue: [], recognition: [] };
+
+  function show(job) {
+    const p = job.progress ?? {};
+    if (p.step) {
+      for (const [task, loss] of [['fatigue', p.fatigue_loss], ['recognition', p.recognition_loss]])
+        if (job[`${task}_dataset`] && curves[task].at(-1)?.[0] !== p.step) curves[task].push([p.step, loss]);
+    }
+    const bar = h('progress', { max: p.steps || 1, value: p.step || 0, 'aria-label': 'Updates done' });
+    const act = (text, f) => small(text, `${text} ${job.name}`, trying(problem, async () => { await f(job.id); changed(); }));
+    node.replaceChildren(
+      h('div', { class: 'row' }, h('strong', null, job.name || job.id), h('span', { class: 'badge', id: 'job-state' }, job.state), job.reason && h('span', { class: 'muted' }, job.reason),
+        h('span', { class: 'grow' }), job.state === 'running' && act('Pause', jobs.pause), job.state === 'paused' && act('Resume', jobs.resume),
+        [...GOING, 'paused'].includes(job.state) && act('Cancel', jobs.cancel)),
+      bar,
+      lines(Object.entries(curves).filter(([, points]) => points.length).map(([name, points]) => ({ name: `${name} loss`, points })), { label: 'losses by update' }),
+      h('dl', { class: 'facts' }, [['update', `${number(p.step)} of ${number(p.steps)}`], ['pictures a second', number(p.images_per_second, 1)],
+        ['learning rate', (p.rate ?? 0).toPrecision(3)], ['gradient', number(p.gradient_norm, 3)],
+        ['time left', GOING.includes(job.state) ? duration(p.seconds_left) : '–'], ['broken pictures', number(p.broken)]].map(([k, v]) => h('div', null, h('dt', null, k), h('dd', null, v)))),
+      job.figures.length > 0 && table(['Held out', 'Pictures', 'AUC', 'before', 'Equal error rate', 'before'], h('tbody', null, figureRows(job.figures))));
+    if (!GOING.includes(job.state)) {
+      announce(`The job ${job.name} is ${job.state}`);
+      changed();
+    }
+  }
+
+  return {
+    node,
+    open(job) {
+      if (id === job.id && stop) return;
+      stop?.abort();
+      id = job.id;
+      curves.fatigue.length = curves.recognition.length = 0;
+      stop = new AbortController();
+      const mine = stop;
+      show(job);
+      watch(job.id, (j) => { if (mine === stop) show(j); }, mine.signal).catch((e) => {
+        if (!mine.signal.aborted) problem.textContent = e.message;
+      }).finally(() => { if (mine === stop) stop = null; });
+    },
+    close: () => stop?.abort(),
+  };
+}
+
+function jobsCard(changed) {
+  const body = h('tbody');
+  const problem = h('p', { class: 'problem', role: 'alert' });
+  const view = watched(problem, () => { refresh(); changed(); });
+
+  async function refresh() {
+    const list = (await jobs.list()).reverse();
+    body.replaceChildren(...list.map((j) => h('tr', null, cell(j.name || j.id.slice(0, 10)), cell(j.state),
+      cell(`${number(j.progress?.step ?? 0)} / ${number(j.progress?.steps ?? j.settings?.steps ?? 0)}`), cell(when(j.created_at)),
+      cell(small('Watch', `Watch ${j.name}`, () => view.open(j)), ' ', !GOING.includes(j.state) && j.state !== 'paused' &&
+        small('Delete', `Delete ${j.name}`, trying(problem, async () => { await jobs.remove(j.id); await refresh(); }))))));
+    if (!list.length) body.append(none(5, 'No job yet.'));
+    return list;
+  }
+
+  return { refresh, view, close: view.close,
+    node: card('Jobs', null, problem, table(['Model', 'State', 'Updates', 'Made', ''], body), view.node) };
+}
+
+// ---- Versions ----
+
+function versionsCard(server, changed) {
+  const body = h('tbody');
+  const problem = h('p', { class: 'problem', role: 'alert' });
+  let timer = 0;
+  let gone = false;
+
+  function row(m) {
+    const { version, name } = m.model;
+    const act = (f) => trying(problem, async () => { await f(); await refresh(); });
+    return h('tr', { class: m.state }, cell(name), cell(h('code', null, version.slice(0, 8))), cell(h('span', { class: `badge ${m.state}` }, m.state)),
+      cell(m.passed ? 'passed' : '–'), cell(`${large(m.parameters)} weights`), h('td', { class: 'muted wide' }, m.reason), h('td', null,
+        m.state === 'candidate' && small('Activate', `Activate ${name} ${version}`, act(async () => {
+          if (!m.passed && !await confirm({ title: `Activate ${name} all the same?`, text: m.reason || 'Its held-out figures did not pass.', action: 'Activate', danger: true })) return;
+          await versions.activate(version, !m.passed);
+        })), m.state === 'previous' && small('Roll back to it', `Roll back to ${name} ${version}`, act(versions.rollback)), ' ',
+        m.state === 'candidate' && small('Delete', `Delete ${name} ${version}`, act(() => versions.remove(version)))));
+  }
+
+  async function refresh() {
+    clearTimeout(timer);
+    const list = await versions.list();
+    if (gone) return;
+    const active = list.find((m) => m.state === 'active')?.model.version;
+    body.replaceChildren(...list.map(row));
+    changed(list);
+    if (active && active !== server.model?.model.version) server.dispatchEvent(new Event('refresh'));
+    if (list.some((m) => m.state === 'activating')) timer = setTimeout(() => refresh().catch(() => {}), 700);
+  }
+
+  return { refresh, close: () => { gone = true; clearTimeout(timer); },
+    node: card('Versions of the model', null, problem, table(['Name', 'Version', 'State', 'Held-out figures', 'Size', '', ''], body)) };
+}
+
+export function open(root, server) {
+  const problem = h('p', { class: 'problem', role: 'alert' });
+  const form = jobForm((job) => {
+    list.refresh();
+    list.view.open(job);
+  });
+  const data = datasetCard(server, form.datasets);
+  const models = versionsCard(server, form.models);
+  const list = jobsCard(() => models.refresh().catch(() => {}));
+  root.append(h('h1', { class: 'unseen' }, 'Training'), h('div', { class: 'system' }, problem, data.node, form.node, list.node, models.node));
+  (async () => {
+    try {
+      await Promise.all([data.refresh(), models.refresh()]);
+      const going = (await list.refresh()).find((j) => GOING.includes(j.state));
+      if (going) list.view.open(going);
+    } catch (e) {
+      problem.textContent = e.status === 403 ? 'Training is for admins; your key is not one.' : e.message;
+    }
+  })();
+  return () => {
+    data.close();
+    models.close();
+    list.close();
+  };
+}
