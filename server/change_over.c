@@ -147,6 +147,13 @@ static void progress(struct change *c, int n)
     pthread_mutex_unlock(&all->lock);
 }
 
+/* A niceness is a thread's own on Linux. Taking it back needs the privilege
+ * for it; without, later change overs wait for an idle processor too. */
+static void be_nice(int niceness)
+{
+    setpriority(PRIO_PROCESS, (id_t)syscall(SYS_gettid), niceness);
+}
+
 /* All that is missing now. */
 static enum ut_err embed_missing(struct change *c, struct share *s,
                                  struct ut_error *e)
@@ -165,9 +172,11 @@ static enum ut_err embed_missing(struct change *c, struct share *s,
             return rc;
         c->after = faces[n - 1].seq;
         decode(c, s, faces, n);
+        be_nice(19); /* serving goes first */
         if (s->n)
             rc = c->next->batcher ? embed_in_use(c, s, dim, e)
                                   : embed_alone(c, s, dim, e);
+        be_nice(0);
         if (!rc && s->n)
             rc = srv_store_embed(c->store, c->version, faces, s->embeddings,
                                  s->n, dim, e);
@@ -448,8 +457,6 @@ static void run(void *arg, int worker)
     struct ut_error e = {.code = UT_ENOMEM, .msg = "no memory to embed"};
 
     (void)worker;
-    /* Serving goes first; a niceness is a thread's own on Linux. */
-    setpriority(PRIO_PROCESS, (id_t)syscall(SYS_gettid), 19);
     if (s) {
         uv_sem_init(&s->done, 0);
         e.code = srv_store_open(c->app->config->data, &c->store, &e);
