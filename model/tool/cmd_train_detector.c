@@ -27,6 +27,7 @@ static const char help[] =
     "  --whole P            chance of a whole picture, not of a face at a "
     "size\n"
     "                       that is drawn (0.3)\n"
+    "  --min-face N         the smallest such size, px (12)\n"
     "  --negative-ratio R   hard negatives for each matched anchor (7)\n"
     "  --box W, --landmarks W   weights of the losses (2, 1)\n"
     "  --batch N            (16)\n"
@@ -131,6 +132,9 @@ static bool set_number(struct mdl_detector_config *t, int option,
     case 'w':
         t->view.whole = (float)v;
         return v <= 1;
+    case 'M':
+        t->view.min_face = (float)v;
+        return v >= 1 && v <= 1024;
     case 'R':
         t->loss.negatives = (float)v;
         return true;
@@ -221,6 +225,7 @@ static int parse(struct mdl_detector_config *t, struct listener *l, int argc,
         {"side", required_argument, NULL, 's'},
         {"mosaic", required_argument, NULL, 'm'},
         {"whole", required_argument, NULL, 'w'},
+        {"min-face", required_argument, NULL, 'M'},
         {"negative-ratio", required_argument, NULL, 'R'},
         {"box", required_argument, NULL, 'x'},
         {"landmarks", required_argument, NULL, 'l'},

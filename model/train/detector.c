@@ -115,7 +115,15 @@ static enum ut_err open_queue(struct training *t, struct ut_error *e)
     return mdl_queue_open(&s, &queue, &t->queue, e);
 }
 
-/* The settings that a resumed run must share. */
+/* Folders are the machine's, not the training's. */
+static const char *stem(const char *path)
+{
+    const char *slash = path ? strrchr(path, '/') : NULL;
+
+    return slash ? slash + 1 : path ? path : "-";
+}
+
+/* The settings that a resumed run must share; the file made says them too. */
 static void describe_settings(struct training *t)
 {
     const struct mdl_detector_config *c = t->c;
@@ -129,8 +137,7 @@ static void describe_settings(struct training *t)
              "steps %ld; warm-up %ld; %s; seed %" PRIu64 "; batch %d; "
              "optimizer %d %g %g %g %g; momentum %g; clip %g; match %g; "
              "negatives %g; box %g; landmarks %g",
-             c->base ? c->base : "-", c->faces,
-             c->negatives ? c->negatives : "-", c->view.side,
+             stem(c->base), stem(c->faces), stem(c->negatives), c->view.side,
              (double)c->view.mosaic, (double)c->view.whole,
              (double)c->view.tilt, (double)c->view.turn, (double)c->view.flip,
              (double)c->view.ground, (double)c->view.min_face,
