@@ -17,10 +17,9 @@
 #include "server/metrics.h"
 
 #define CROP_LEN ((size_t)MDL_FACE_SIDE_PX * MDL_FACE_SIDE_PX * 3)
-#define DETECT_SIDE_PX MDL_DETECT_SIDE_PX
-/* Frames are decoded at twice the side that detection sees, so that crops keep
- * their detail. */
-#define DECODE_SIDE_PX (2 * DETECT_SIDE_PX)
+/* Frames are decoded at twice the side that detection usually sees, so that
+ * crops keep their detail. */
+#define DECODE_SIDE_PX (2 * MDL_DETECT_SIDE_PX)
 
 struct srv_faces {
     struct srv_app *app;
@@ -265,8 +264,8 @@ static enum ut_err find_faces(struct srv_faces_job *job,
     int n = 0;
 
     if (!rc)
-        rc = mdl_finder_run(finder, im, DETECT_SIDE_PX, job->min_score,
-                            MDL_FACE_MAX, found, &n, e);
+        rc = mdl_finder_run(finder, im, 0, job->min_score, MDL_FACE_MAX, found,
+                            &n, e);
     if (rc || !n)
         return rc;
     qsort(found, (size_t)n, sizeof(found[0]), by_area);

@@ -23,7 +23,8 @@ static const char help[] =
     "                      so\n"
     "  --min-faces N       and has at least so many (1)\n"
     "  --min-score S       from which a detection counts (0.5)\n"
-    "  --side N            the long side that frames are scaled to (640)\n"
+    "  --side N            the long side that frames are scaled to (the "
+    "detector's)\n"
     "  --backend NAME\n";
 
 struct evaluation {

@@ -41,6 +41,9 @@ static const char help[] =
     "  --seed N             (1)\n"
     "  --save N             steps between checkpoints (200)\n"
     "  --resume             go on from OUT.checkpoint if it is there\n"
+    "  --frame-side N       OUT says that frames are best scaled to N px on "
+    "their long\n"
+    "                       side (nothing: 640)\n"
     "  --float32            OUT's convolutions as float32 (bfloat16)\n"
     "  --json               progress as lines of JSON\n"
     "  --backend NAME, --name NAME\n";
@@ -132,6 +135,9 @@ static bool set_number(struct mdl_detector_config *t, int option,
     case 'w':
         t->view.whole = (float)v;
         return v <= 1;
+    case 'S':
+        t->frame_side = (int)v;
+        return v >= 32 && v <= MDL_DETECT_MAX_SIDE_PX;
     case 'M':
         t->view.min_face = (float)v;
         return v >= 1 && v <= 1024;
@@ -225,6 +231,7 @@ static int parse(struct mdl_detector_config *t, struct listener *l, int argc,
         {"side", required_argument, NULL, 's'},
         {"mosaic", required_argument, NULL, 'm'},
         {"whole", required_argument, NULL, 'w'},
+        {"frame-side", required_argument, NULL, 'S'},
         {"min-face", required_argument, NULL, 'M'},
         {"negative-ratio", required_argument, NULL, 'R'},
         {"box", required_argument, NULL, 'x'},

@@ -238,13 +238,18 @@ static enum ut_err save(struct training *t, struct ut_error *e)
 /* The detector that was asked for; then the checkpoint goes. */
 static enum ut_err finish(struct training *t, struct ut_error *e)
 {
+    char side[16];
     const struct mdl_st_pair meta[] = {
         {"name", t->c->name},
         {"trained", "true"},
         {"training.settings", t->settings},
+        {"side", side},
     };
-    enum ut_err rc = mdl_detector_write(t->c->out, &t->graph, t->c->half, meta,
-                                        3, NULL, 0, e);
+    enum ut_err rc;
+
+    snprintf(side, sizeof(side), "%d", t->c->frame_side);
+    rc = mdl_detector_write(t->c->out, &t->graph, t->c->half, meta,
+                            t->c->frame_side ? 4 : 3, NULL, 0, e);
 
     if (!rc)
         unlink(t->checkpoint);

@@ -28,6 +28,7 @@ struct mdl_detector_config {
     struct mdl_detection_loss loss; /* side and priors are set */
     double rate;                    /* the peak */
     long steps, warm_up, save;
+    int frame_side; /* written as the file's "side"; 0: none */
     bool half, resume;
     uint64_t seed;
     long every; /* steps between calls of progress */

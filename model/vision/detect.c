@@ -330,7 +330,7 @@ enum ut_err mdl_finder_run(struct mdl_finder *f, const struct mdl_image *im,
 
     assert(min_score > 0 && max >= 0);
     *n = 0;
-    side_px = side_px ? side_px : MDL_DETECT_SIDE_PX;
+    side_px = side_px ? side_px : mdl_detector_side(f->detector);
     if (side_px < 32 || side_px > MDL_DETECT_MAX_SIDE_PX)
         return ut_fail(e, UT_EINVAL,
                        "faces are sought at 32 to %d px a side, not %d",

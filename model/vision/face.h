@@ -40,9 +40,9 @@ struct mdl_finder;   /* one thread's plans, one per frame size class       */
 #define MDL_FINDER_PLANS 4          /* frame sizes that a finder remembers */
 
 /* Opens a RetinaFace safetensors (the tensor names of
- * biubug6/Pytorch_Retinaface; no metadata is needed). The file is read, not
- * kept. Errors: those of mdl_st_open; UT_EFORMAT naming the first tensor that
- * is missing or of a wrong shape. Thread: any. */
+ * biubug6/Pytorch_Retinaface; of metadata only "side", see mdl_finder_run). The
+ * file is read, not kept. Errors: those of mdl_st_open; UT_EFORMAT naming the
+ * first tensor that is missing or of a wrong shape. Thread: any. */
 UT_MUSTUSE enum ut_err mdl_detector_open(const char *path,
                                          struct mdl_detector **out,
                                          struct ut_error *e);
@@ -56,6 +56,9 @@ void mdl_detector_close(struct mdl_detector *d);
 UT_MUSTUSE enum ut_err mdl_detector_graph(const struct mdl_detector *d, int h,
                                           int w, struct mdl_graph *out,
                                           struct ut_error *e);
+
+/* The long side of frames that its file says it suits, else 640. */
+int mdl_detector_side(const struct mdl_detector *d);
 
 /* A detector that was never trained. Errors: UT_ENOMEM. */
 UT_MUSTUSE enum ut_err mdl_detector_fresh(uint64_t seed,
@@ -110,7 +113,8 @@ UT_MUSTUSE enum ut_err mdl_finder_new(const struct mdl_detector *d,
 void mdl_finder_free(struct mdl_finder *f); /* accepts NULL */
 
 /* Finds faces of at least min_score (over 0), best first, at most max. The
- * frame is scaled so that its long side is side_px (0: 640), but never
+ * frame is scaled so that its long side is side_px (0: what the detector's file
+ * says that it was made for, "side" in its metadata, else 640), but never
  * enlarged more than twice, and padded with black to multiples of 32. The
  * first frame of a padded size compiles a plan.
  * faces [max]; *n how many. Errors: UT_EINVAL for side_px, UT_ENOMEM,

@@ -19,6 +19,7 @@
 struct mdl_detector {
     struct mdl_graph graph; /* the smallest, bound: where others find weights */
     float *floats;          /* owned; all parameters                          */
+    int side_px;            /* long side of frames that suits it              */
 };
 
 #define LEAK 0.1f
@@ -213,6 +214,30 @@ static enum ut_err bind(struct mdl_detector *d, const struct mdl_st *st,
     return UT_OK;
 }
 
+/* "side" of the metadata. */
+static enum ut_err read_side(struct mdl_detector *d, const struct mdl_st *st,
+                             const char *path, struct ut_error *e)
+{
+    const char *text = mdl_st_meta(st, "side");
+    char *end;
+    long side;
+
+    d->side_px = MDL_DETECT_SIDE_PX;
+    if (!text)
+        return UT_OK;
+    side = strtol(text, &end, 10);
+    if (end == text || *end || side < 32 || side > MDL_DETECT_MAX_SIDE_PX)
+        return ut_fail(e, UT_EFORMAT, "%s: \"side\" is \"%.20s\", not 32 to %d",
+                       path, text, MDL_DETECT_MAX_SIDE_PX);
+    d->side_px = (int)side;
+    return UT_OK;
+}
+
+int mdl_detector_side(const struct mdl_detector *d)
+{
+    return d->side_px;
+}
+
 enum ut_err mdl_detector_open(const char *path, struct mdl_detector **out,
                               struct ut_error *e)
 {
@@ -232,6 +257,8 @@ enum ut_err mdl_detector_open(const char *path, struct mdl_detector **out,
     rc = build(&d->graph, 32, 32, e);
     if (!rc)
         rc = bind(d, st, path, e);
+    if (!rc)
+        rc = read_side(d, st, path, e);
     if (rc)
         goto out;
     *out = d;
@@ -251,6 +278,7 @@ enum ut_err mdl_detector_fresh(uint64_t seed, struct mdl_detector **out,
     *out = NULL;
     if (!d)
         return ut_fail(e, UT_ENOMEM, "no memory for a detector");
+    d->side_px = MDL_DETECT_SIDE_PX;
     rc = build(&d->graph, 32, 32, e);
     if (!rc)
         rc = mdl_model_init(&d->graph, seed, &d->floats, e);

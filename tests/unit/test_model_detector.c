@@ -651,6 +651,40 @@ static void train__not_finite__step_named(void **state)
     assert_non_null(strstr(e.msg, "step "));
 }
 
+static enum ut_err write_side(const struct mdl_graph *g, const char *side,
+                              struct mdl_detector **out, struct ut_error *e)
+{
+    const struct mdl_st_pair meta[] = {{"side", side}};
+
+    assert_int_equal(
+        mdl_detector_write(at("side"), g, true, meta, side ? 1 : 0, NULL, 0, e),
+        UT_OK);
+    return mdl_detector_open(at("side"), out, e);
+}
+
+static void files__side__said_or_refused(void **state)
+{
+    struct mdl_detector *d, *read;
+    struct mdl_graph g;
+    struct ut_error e;
+
+    (void)state;
+    assert_int_equal(mdl_detector_fresh(1, &d, &e), UT_OK);
+    assert_int_equal(mdl_detector_graph(d, 64, 64, &g, &e), UT_OK);
+    assert_int_equal(write_side(&g, NULL, &read, &e), UT_OK);
+    assert_int_equal(mdl_detector_side(read), MDL_DETECT_SIDE_PX);
+    mdl_detector_close(read);
+    assert_int_equal(write_side(&g, "448", &read, &e), UT_OK);
+    assert_int_equal(mdl_detector_side(read), 448);
+    mdl_detector_close(read);
+    assert_int_equal(write_side(&g, "31", &read, &e), UT_EFORMAT);
+    assert_non_null(strstr(e.msg, "\"31\""));
+    assert_int_equal(write_side(&g, "2049", &read, &e), UT_EFORMAT);
+    assert_int_equal(write_side(&g, "wide", &read, &e), UT_EFORMAT);
+    mdl_graph_fini(&g);
+    mdl_detector_close(d);
+}
+
 /* ---- figures ---- */
 
 static void wilson__known_counts__known_intervals(void **state)
@@ -710,6 +744,7 @@ int main(void)
         cmocka_unit_test(loss__negatives__the_worst_of_the_batch),
         cmocka_unit_test(train__stopped_and_resumed__same_weights),
         cmocka_unit_test(train__not_finite__step_named),
+        cmocka_unit_test(files__side__said_or_refused),
         cmocka_unit_test(wilson__known_counts__known_intervals),
         cmocka_unit_test(measure__fresh_detector__figures_in_range),
     };
