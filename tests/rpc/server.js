@@ -20,7 +20,7 @@ export class Server {
     tool("init", "--name", "tiny", "tests/support/tiny.json", model);
     this.child = spawn(join(programs, "tscafd"), [
       "--listen", "127.0.0.1:0", "--data", join(this.dir, "data"),
-      "--model", model,
+      "--model", model, "--detector", "none",
       "--default-deadline-ms", "120000", // machines are busy
       ...flags,
     ], { stdio: ["ignore", "ignore", "pipe"] });
