@@ -149,7 +149,9 @@ $B/pic/%.o: %.c Makefile | $(PROTOS:%=$(GEN)/%.pb-c.h)
 TO = $(DESTDIR)$(PREFIX)
 install: all $(LIBTSCAF) ## copy programs, libtscaf, headers, manual to PREFIX (and DESTDIR)
 	install -d $(TO)/bin $(TO)/lib/pkgconfig $(TO)/share/man/man3 $(addprefix $(TO)/include/tscaf/,client api base)
+	install -d $(TO)/share/tscaf
 	install -m 755 $(PROGRAMS) $(TO)/bin
+	install -m 644 $(wildcard model/weights/*.safetensors) $(TO)/share/tscaf
 	install -m 755 $(LIBTSCAF) $(TO)/lib
 	ln -sf $(notdir $(LIBTSCAF)) $(TO)/lib/libtscaf.so
 	for h in $(HEADERS); do install -m 644 $$h $(TO)/include/tscaf/$$h || exit 1; done
