@@ -280,8 +280,8 @@ static void settings(FILE *f, const struct study *s)
     fprintf(f, "- ± is the standard deviation over seeds. An empty cell is a "
                "training that has not been done.\n"
                "- The paper's figures stand beside ours where this project's "
-               "documents state them: Table 1's parameters. The others were "
-               "measured on other data and are left out.\n");
+               "documents state them: Table 1's parameters. The others are not "
+               "known here and are left out.\n");
 }
 
 enum ut_err study_write_report(const struct study *s, struct ut_error *e)
