@@ -94,7 +94,7 @@ static enum ut_err new_record(const Tscaf__V1__CreateJobRequest *r,
                               const char *base, Tscaf__V1__JobRecord **out,
                               struct ut_error *e)
 {
-    Tscaf__V1__JobSettings none = TSCAF__V1__JOB_SETTINGS__INIT;
+    Tscaf__V1__JobSettings settings = TSCAF__V1__JOB_SETTINGS__INIT;
     Tscaf__V1__JobRecord x = TSCAF__V1__JOB_RECORD__INIT;
     char id[SRV_ID_LEN], created[SRV_LOG_TIME_LEN];
     uint8_t *bytes;
@@ -108,7 +108,11 @@ static enum ut_err new_record(const Tscaf__V1__CreateJobRequest *r,
     x.base_version = (char *)(uintptr_t)base;
     x.fatigue_dataset = r->fatigue_dataset;
     x.recognition_dataset = r->recognition_dataset;
-    x.settings = r->settings ? r->settings : &none;
+    if (r->settings)
+        settings = *r->settings;
+    if (!settings.mode)
+        settings.mode = TSCAF__V1__TRAINING_MODE__TRAINING_MODE_ALTERNATE;
+    x.settings = &settings;
     x.created_at = created;
     len = tscaf__v1__job_record__get_packed_size(&x);
     bytes = malloc(len + 1);

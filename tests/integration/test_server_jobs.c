@@ -1,0 +1,572 @@
+/* From two drawn datasets to a model in use: jobs, their ends, change over
+ * under load, and kill -9 in the middle of all of it. */
+#include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "model/vision/face.h"
+#include "model/vision/image.h"
+#include "tests/support/server.h"
+#include "tests/support/unit.h"
+
+#define PEOPLE 16
+#define N_ENROLLED 12
+#define N_LOADS 3
+#define PATIENCE                                                               \
+    1200 /* quarter seconds; training beside other work is slow                \
+          */
+#define KILLS 3
+
+/* A job takes the processor that there is: nobody is to be spared here. */
+static const char *const flags[] = {"--job-nice", "0", NULL};
+
+/* ---- data ---- */
+
+static void draw(const char *path, const struct mdl_sample_face *s)
+{
+    static uint8_t rgb[MDL_FACE_SIDE_PX * MDL_FACE_SIDE_PX * 3];
+    struct ut_error e;
+    uint8_t *png;
+    size_t len;
+    FILE *f;
+
+    mdl_sample_face_draw(s, rgb);
+    assert_int_equal(mdl_image_encode_png(rgb, MDL_FACE_SIDE_PX,
+                                          MDL_FACE_SIDE_PX, &png, &len, &e),
+                     UT_OK);
+    f = fopen(path, "wb");
+    assert_non_null(f);
+    assert_int_equal(fwrite(png, 1, len, f), len);
+    fclose(f);
+    free(png);
+}
+
+static void run(const char *command)
+{
+    if (system(command))
+        fail_msg("%s", command);
+}
+
+/* DIR/f: alert and drowsy faces; DIR/r: four pictures each of some people. */
+static void draw_data(const char *dir)
+{
+    char path[256];
+
+    snprintf(path, sizeof(path), "mkdir -p %s/f/alert %s/f/drowsy", dir, dir);
+    run(path);
+    for (uint32_t i = 0; i < 40; i++) {
+        bool drowsy = i % 2;
+        struct mdl_sample_face s = {
+            i / 2 + 1, drowsy ? 0.05f : 1, drowsy ? 0.9f : 0.1f, 0.9f, 0, i};
+
+        snprintf(path, sizeof(path), "%s/f/%s/%02u.png", dir,
+                 drowsy ? "drowsy" : "alert", i);
+        draw(path, &s);
+    }
+    for (uint32_t i = 0; i < PEOPLE * 4; i++) {
+        struct mdl_sample_face s = {i / 4 + 1,
+                                    1,
+                                    0.1f * (float)(i % 4),
+                                    0.6f + 0.1f * (float)(i % 4),
+                                    0,
+                                    100 + i};
+
+        snprintf(path, sizeof(path), "%s/r/p%02u", dir, i / 4);
+        if (i % 4 == 0) {
+            char parent[256];
+
+            snprintf(parent, sizeof(parent), "%s/r", dir);
+            mkdir(parent, 0700);
+            mkdir(path, 0700);
+        }
+        snprintf(path, sizeof(path), "%s/r/p%02u/%u.png", dir, i / 4, i % 4);
+        draw(path, &s);
+    }
+    snprintf(path, sizeof(path),
+             "tar -C %s/f -cf %s/f.tar . && tar -C %s/r "
+             "-czf %s/r.tgz .",
+             dir, dir, dir, dir);
+    run(path);
+}
+
+static char *read_all(const char *path, size_t *len)
+{
+    FILE *f = fopen(path, "rb");
+    char *data = malloc(1 << 24);
+
+    assert_non_null(f);
+    assert_non_null(data);
+    *len = fread(data, 1, 1 << 24, f);
+    fclose(f);
+    return data;
+}
+
+/* A dataset of a kind from an archive; its id. */
+static void upload(const struct test_server *s, const char *kind,
+                   const char *type, const char *file, char id[64])
+{
+    struct test_answer a = {0};
+    char text[256];
+    size_t len;
+    char *data = read_all(file, &len);
+
+    snprintf(text, sizeof(text), "{\"name\":\"%s\",\"kind\":\"%s\"}", kind,
+             kind);
+    assert_int_equal(test_json(s, "POST", "/v1/datasets", text, &a), 201);
+    test_member(&a, "id", id, 64);
+    snprintf(text, sizeof(text), "/v1/datasets/%s/archive", id);
+    test_send(s,
+              &(struct test_request){
+                  .path = text, .type = type, .body = data, .len = len},
+              &a);
+    if (a.status != 200)
+        fail_msg("%s", a.body);
+    assert_non_null(strstr(a.body, "\"problem_count\":0"));
+    free(data);
+    test_answer_fini(&a);
+}
+
+/* ---- jobs ---- */
+
+static void start_job(const struct test_server *s, const char *fatigue,
+                      const char *recognition, int steps, char id[64])
+{
+    struct test_answer a = {0};
+    char text[512];
+
+    snprintf(text, sizeof(text),
+             "{\"name\":\"first\",\"fatigue_dataset\":\"%s\","
+             "\"recognition_dataset\":\"%s\",\"settings\":{\"steps\":%d,"
+             "\"batch\":16,\"warm_up\":10,\"rate\":0.003,\"save\":20,"
+             "\"no_augment\":true}}",
+             fatigue, recognition, steps);
+    if (test_json(s, "POST", "/v1/jobs", text, &a) != 202)
+        fail_msg("%s", a.body);
+    test_member(&a, "id", id, 64);
+    test_answer_fini(&a);
+}
+
+/* Asks path until its answer has one of the words; which. */
+static int until(const struct test_server *s, const char *path,
+                 const char *const *words, struct test_answer *a)
+{
+    for (int tries = 0; tries < PATIENCE; tries++) {
+        assert_int_equal(test_get(s, path, a), 200);
+        for (int i = 0; words[i]; i++)
+            if (strstr(a->body, words[i]))
+                return i;
+        usleep(250000);
+    }
+    fail_msg("never \"%s\" but: %s", words[0], a->body);
+    return -1;
+}
+
+static void wait_state(const struct test_server *s, const char *id,
+                       const char *state, struct test_answer *a)
+{
+    char path[128], word[64];
+    const char *const words[] = {word, NULL};
+
+    snprintf(path, sizeof(path), "/v1/jobs/%s", id);
+    snprintf(word, sizeof(word), "\"state\":\"%s\"", state);
+    until(s, path, words, a);
+}
+
+static void post(const struct test_server *s, const char *root, const char *id,
+                 const char *verb, long want)
+{
+    struct test_answer a = {0};
+    char path[160];
+
+    snprintf(path, sizeof(path), "/v1/%s/%s/%s", root, id, verb);
+    test_send(s,
+              &(struct test_request){
+                  .method = "POST",
+                  .path = path,
+                  .body = strcmp(verb, "activate") ? NULL : "{\"force\":true}"},
+              &a);
+    if (a.status != want)
+        fail_msg("%s: %ld %s", path, a.status, a.body);
+    test_answer_fini(&a);
+}
+
+static double number(const char *text, const char *name)
+{
+    char key[64];
+    const char *at;
+
+    snprintf(key, sizeof(key), "\"%s\":", name);
+    at = strstr(text, key);
+    if (!at)
+        fail_msg("no %s in %s", name, text);
+    return atof(at + strlen(key));
+}
+
+/* The stream of a job: what it is at once, what it becomes, its end. */
+static void *watch(void *arg)
+{
+    const char *const *of = arg; /* the server, the path */
+    struct test_answer *a = calloc(1, sizeof(*a));
+
+    /* One request may last less long than training on a busy machine. */
+    do
+        test_get((const struct test_server *)(const void *)of[0], of[1], a);
+    while (!a->status);
+    return a;
+}
+
+/* ---- load ---- */
+
+struct load {
+    const struct test_server *s;
+    char versions[2][24]; /* "\"version\":\"...\"" of the two */
+    char *png[N_ENROLLED];
+    size_t len[N_ENROLLED];
+    atomic_bool stop;
+    atomic_int n_bad, seen[2];
+};
+
+/* Every answer is 200, by one of the two. */
+static void *put_load(void *arg)
+{
+    struct load *l = arg;
+    struct test_answer a = {0};
+
+    for (int i = 0; !atomic_load(&l->stop); i++) {
+        int k = i % N_ENROLLED, which;
+
+        test_png(l->s, "/v1/analyze?input=crop", l->png[k], l->len[k], &a);
+        which = strstr(a.body, l->versions[0])   ? 0
+                : strstr(a.body, l->versions[1]) ? 1
+                                                 : -1;
+        if (a.status != 200 || which < 0) {
+            atomic_fetch_add(&l->n_bad, 1);
+            fprintf(stderr, "%ld %s\n", a.status, a.body);
+            break;
+        }
+        atomic_fetch_add(&l->seen[which], 1);
+    }
+    test_answer_fini(&a);
+    return NULL;
+}
+
+static void enroll(const struct test_server *s)
+{
+    struct test_answer a = {0};
+
+    for (int i = 0; i < N_ENROLLED; i++) {
+        char id[64], path[160];
+        size_t len;
+        char *png = test_face(1 + i, 0, &len);
+
+        assert_int_equal(
+            test_json(s, "POST", "/v1/identities", "{\"name\":\"X\"}", &a),
+            201);
+        test_member(&a, "id", id, sizeof(id));
+        snprintf(path, sizeof(path),
+                 "/v1/identities/%s/faces?input=crop&force=true", id);
+        assert_int_equal(test_png(s, path, png, len, &a), 201);
+        free(png);
+    }
+    test_answer_fini(&a);
+}
+
+/* The version that answers. */
+static void active(const struct test_server *s, char version[64])
+{
+    struct test_answer a = {0};
+
+    assert_int_equal(test_get(s, "/v1/models", &a), 200);
+    test_member(&a, "version", version, 64); /* the active one is first */
+    test_answer_fini(&a);
+}
+
+static void wait_active(const struct test_server *s, const char *version)
+{
+    char now[64] = "";
+
+    for (int tries = 0; strcmp(now, version); tries++) {
+        if (tries == PATIENCE)
+            fail_msg("%s never answers, but %s", version, now);
+        active(s, now);
+        usleep(50000);
+    }
+}
+
+/* An enrolled face is found at similarity 1 by whatever answers: its stored
+ * embedding is that model's. */
+static void check_gallery(const struct test_server *s)
+{
+    struct test_answer a = {0};
+    size_t len;
+    char *png = test_face(1, 0, &len);
+
+    assert_int_equal(test_png(s, "/v1/search?input=crop&top_k=1", png, len, &a),
+                     200);
+    if (number(a.body, "similarity") < 0.999)
+        fail_msg("%s", a.body);
+    free(png);
+    test_answer_fini(&a);
+}
+
+static void change_over_under_load(struct test_server *s, const char *base,
+                                   const char *made)
+{
+    struct load l = {.s = s};
+    pthread_t threads[N_LOADS];
+
+    for (int i = 0; i < N_ENROLLED; i++)
+        l.png[i] = test_face(1 + i, 1, &l.len[i]);
+    snprintf(l.versions[0], sizeof(l.versions[0]), "\"%s\"", base);
+    snprintf(l.versions[1], sizeof(l.versions[1]), "\"%s\"", made);
+    for (int i = 0; i < N_LOADS; i++)
+        assert_int_equal(pthread_create(&threads[i], NULL, put_load, &l), 0);
+    while (atomic_load(&l.seen[0]) < 5 && !atomic_load(&l.n_bad))
+        usleep(10000);
+    post(s, "models", made, "activate", 202);
+    wait_active(s, made);
+    check_gallery(s);
+    while (atomic_load(&l.seen[1]) < 5 && !atomic_load(&l.n_bad))
+        usleep(10000);
+    atomic_store(&l.stop, true);
+    for (int i = 0; i < N_LOADS; i++)
+        pthread_join(threads[i], NULL);
+    assert_int_equal(atomic_load(&l.n_bad), 0);
+    for (int i = 0; i < N_ENROLLED; i++)
+        free(l.png[i]);
+}
+
+static void rollback(const struct test_server *s)
+{
+    struct test_answer a = {0};
+
+    test_send(s,
+              &(struct test_request){
+                  .method = "POST",
+                  .path = "/v1/models/rollback",
+                  .headers = (const char *const[]){"Connect-Timeout-Ms: 100000",
+                                                   NULL}},
+              &a);
+    if (a.status != 200)
+        fail_msg("%s", a.body);
+    test_answer_fini(&a);
+}
+
+/* ---- tests ---- */
+
+static void job__two_datasets__a_better_model_in_use(void **state)
+{
+    struct test_server s;
+    struct test_answer a = {0}, *events;
+    char fatigue[64], recognition[64], job[64], base[64], made[64], path[128];
+    char file[128], now[64];
+    const char *of[2] = {(const char *)&s, path};
+    pthread_t thread;
+
+    (void)state;
+    test_server_start(&s, flags);
+    draw_data(s.dir);
+    snprintf(file, sizeof(file), "%s/f.tar", s.dir);
+    upload(&s, "fatigue", "application/x-tar", file, fatigue);
+    snprintf(file, sizeof(file), "%s/r.tgz", s.dir);
+    upload(&s, "recognition", "application/gzip", file, recognition);
+    enroll(&s);
+    active(&s, base);
+
+    /* Paused and resumed, it comes to its end. */
+    start_job(&s, fatigue, recognition, 120, job);
+    snprintf(path, sizeof(path), "/v1/jobs/%s/events", job);
+    wait_state(&s, job, "running", &a);
+    post(&s, "jobs", job, "pause", 200);
+    post(&s, "jobs", job, "resume", 200);
+    assert_int_equal(pthread_create(&thread, NULL, watch, of), 0);
+    wait_state(&s, job, "succeeded", &a);
+    pthread_join(thread, (void **)&events);
+    assert_int_equal(events->status, 200);
+    assert_non_null(strstr(events->type, "text/event-stream"));
+    assert_non_null(strstr(events->body, "\"step\":"));
+    assert_non_null(strstr(events->body, "event: end"));
+    test_answer_fini(events);
+    free(events);
+
+    test_member(&a, "model_version", made, sizeof(made));
+    {
+        const char *f = strstr(a.body, "\"task\":\"fatigue\"");
+        const char *r = strstr(a.body, "\"task\":\"recognition\"");
+
+        assert_non_null(f);
+        assert_non_null(r);
+        assert_true(number(f, "auc") > number(f, "base_auc"));
+        assert_true(number(r, "auc") > number(r, "base_auc") - 0.05);
+    }
+
+    change_over_under_load(&s, base, made);
+    rollback(&s);
+    active(&s, now);
+    assert_string_equal(now, base);
+    check_gallery(&s);
+
+    /* kill -9 in the middle of a change over: the old or the new, whole. */
+    for (int i = 0; i < KILLS; i++) {
+        post(&s, "models", made, "activate", 202);
+        usleep((useconds_t)i * 40000);
+        test_server_signal(&s, SIGKILL);
+        test_server_wait(&s);
+        test_server_restart(&s, flags);
+        active(&s, now);
+        assert_true(!strcmp(now, base) || !strcmp(now, made));
+        check_gallery(&s);
+        if (!strcmp(now, made))
+            rollback(&s);
+    }
+
+    /* A candidate that nobody wants goes. */
+    start_job(&s, fatigue, recognition, 2, job);
+    wait_state(&s, job, "succeeded", &a);
+    test_member(&a, "model_version", made, sizeof(made));
+    snprintf(path, sizeof(path), "/v1/models/%s", made);
+    assert_int_equal(test_json(&s, "DELETE", path, NULL, &a), 204);
+    assert_int_equal(test_get(&s, path, &a), 404);
+    assert_int_equal(test_server_stop(&s), 0);
+    test_answer_fini(&a);
+}
+
+static void
+server_killed__while_a_job_runs__found_again_and_cancelled(void **state)
+{
+    struct test_server s;
+    struct test_answer a = {0};
+    char fatigue[64], job[64], file[128], path[128];
+    const char *const ended[] = {"\"jobs\":[]", NULL};
+
+    (void)state;
+    test_server_start(&s, flags);
+    draw_data(s.dir);
+    snprintf(file, sizeof(file), "%s/f.tar", s.dir);
+    upload(&s, "fatigue", "application/x-tar", file, fatigue);
+    start_job(&s, fatigue, "", 1000000, job);
+    wait_state(&s, job, "running", &a);
+    test_server_signal(&s, SIGKILL);
+    test_server_wait(&s);
+    test_server_restart(&s, flags);
+    wait_state(&s, job, "running", &a);
+    {
+        const char *const steps[] = {"\"step\":", NULL};
+
+        snprintf(path, sizeof(path), "/v1/jobs/%s", job);
+        until(&s, path, steps, &a); /* it is heard of again */
+    }
+    /* A dataset that it was started with stays. */
+    snprintf(path, sizeof(path), "/v1/datasets/%s", fatigue);
+    assert_int_equal(test_json(&s, "DELETE", path, NULL, &a), 400);
+    post(&s, "jobs", job, "cancel", 200);
+    wait_state(&s, job, "cancelled", &a);
+    snprintf(path, sizeof(path), "/v1/jobs/%s", job);
+    for (int tries = 0; test_json(&s, "DELETE", path, NULL, &a) != 204;
+         tries++) {
+        if (tries == PATIENCE)
+            fail_msg("%s", a.body); /* its process never ended */
+        usleep(250000);
+    }
+    until(&s, "/v1/jobs", ended, &a);
+    assert_int_equal(test_server_stop(&s), 0);
+    test_answer_fini(&a);
+}
+
+static void dataset__samples_one_by_one__counted_listed_deleted(void **state)
+{
+    struct test_server s;
+    struct test_answer a = {0};
+    char id[64], path[160], version[64];
+    size_t len;
+    char *png = test_face(1, 0, &len);
+
+    (void)state;
+    test_server_start(&s, flags);
+    assert_int_equal(test_json(&s, "POST", "/v1/datasets",
+                               "{\"name\":\"x\",\"kind\":\"fatigue\"}", &a),
+                     201);
+    test_member(&a, "id", id, sizeof(id));
+    for (int i = 0; i < 3; i++) {
+        snprintf(path, sizeof(path),
+                 "/v1/datasets/%s/samples?input=crop&label=%s&group=g%d", id,
+                 i ? "drowsy" : "0", i);
+        assert_int_equal(test_png(&s, path, png, len, &a), 201);
+    }
+    snprintf(path, sizeof(path),
+             "/v1/datasets/%s/samples?input=crop&label=asleep", id);
+    assert_int_equal(test_png(&s, path, png, len, &a), 400);
+    snprintf(path, sizeof(path), "/v1/datasets/%s", id);
+    assert_int_equal(test_get(&s, path, &a), 200);
+    assert_true(number(a.body, "pictures") == 3);
+    assert_true(number(a.body, "classes") == 2);
+    assert_true(number(a.body, "groups") == 3);
+    assert_int_equal(test_get(&s, "/v1/datasets", &a), 200);
+    assert_non_null(strstr(a.body, id));
+    assert_int_equal(test_json(&s, "DELETE", path, NULL, &a), 204);
+    assert_int_equal(test_get(&s, path, &a), 404);
+    free(png);
+
+    active(&s, version);
+    snprintf(path, sizeof(path), "/v1/models/%s", version);
+    assert_int_equal(test_get(&s, path, &a), 200);
+    assert_int_equal(test_json(&s, "DELETE", path, NULL, &a), 400);
+    snprintf(path, sizeof(path), "/v1/models/%s/reenrolment", version);
+    assert_int_equal(test_get(&s, path, &a), 200);
+    assert_int_equal(test_server_stop(&s), 0);
+    test_answer_fini(&a);
+}
+
+static void job__what_cannot_be__refused_by_name(void **state)
+{
+    static const struct {
+        const char *body, *word;
+        long status;
+    } cases[] = {
+        {"{}", "dataset", 400},
+        {"{\"fatigue_dataset\":\"ds_none\"}", "ds_none", 404},
+        {"{\"fatigue_dataset\":\"x\",\"settings\":{\"batch\":1}}",
+         "settings.batch", 400},
+        {"{\"fatigue_dataset\":\"x\",\"settings\":{\"batch\":1025}}", "1024",
+         400},
+        {"{\"fatigue_dataset\":\"x\",\"base_version\":\"none\"}", "none", 404},
+    };
+    struct test_server s;
+    struct test_answer a = {0};
+
+    (void)state;
+    test_server_start(&s, flags);
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        if (test_json(&s, "POST", "/v1/jobs", cases[i].body, &a) !=
+                cases[i].status ||
+            !strstr(a.body, cases[i].word))
+            fail_msg("%s: %ld %s", cases[i].body, a.status, a.body);
+    }
+    assert_int_equal(test_get(&s, "/v1/jobs/job_none/events", &a), 404);
+    assert_int_equal(
+        test_json(&s, "POST", "/v1/datasets",
+                  "{\"name\":\"x\",\"kind\":\"fatigue\",\"path\":\"/etc\"}",
+                  &a),
+        400);
+    assert_non_null(strstr(a.body, "--dataset-root"));
+    assert_int_equal(test_server_stop(&s), 0);
+    test_answer_fini(&a);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(dataset__samples_one_by_one__counted_listed_deleted),
+        cmocka_unit_test(job__what_cannot_be__refused_by_name),
+        cmocka_unit_test(
+            server_killed__while_a_job_runs__found_again_and_cancelled),
+        cmocka_unit_test(job__two_datasets__a_better_model_in_use),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
