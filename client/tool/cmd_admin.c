@@ -105,25 +105,24 @@ static void print_audit(const ProtobufCMessage *m)
 static int on_version(const struct cmd *cmd, const char *verb,
                       const char *version, bool force)
 {
+    Tscaf__V1__ActivateModelRequest m = TSCAF__V1__ACTIVATE_MODEL_REQUEST__INIT;
     bool activate = !strcmp(verb, "activate");
     struct ut_buf path;
     struct ut_error e;
     int code;
 
-    if (!activate && strcmp(verb, "delete"))
-        return cmd_usage(cmd, "\"%s\" is not list, activate, rollback, delete",
-                         verb);
+    m.version = (char *)(uintptr_t)version;
+    m.force = force;
     ut_buf_init(&path, 1024);
     if (ut_buf_addf(&path, &e, "/v1/models") ||
         cl_path_segment(&path, version, &e) ||
-        (activate && ut_buf_addf(&path, &e, "/activate")) ||
-        (force && cl_path_query(&path, "force", "true", &e)))
+        (activate && ut_buf_addf(&path, &e, "/activate")))
         code = cmd_fail(cmd, &e);
+    else if (activate)
+        code = cmd_exchange(cmd, "POST", path.data, &m.base,
+                            &tscaf__v1__model_info__descriptor, print_model);
     else
-        code =
-            cmd_exchange(cmd, activate ? "POST" : "DELETE", path.data, NULL,
-                         activate ? &tscaf__v1__model_info__descriptor : NULL,
-                         activate ? print_model : NULL);
+        code = cmd_exchange(cmd, "DELETE", path.data, NULL, NULL, NULL);
     ut_buf_fini(&path);
     return code;
 }
@@ -132,7 +131,7 @@ int cmd_models(int argc, char **argv)
 {
     static const struct option options[] = {
         {"force", no_argument, NULL, 'f'}, CMD_OPTIONS, {0}};
-    const char *verb;
+    const char *verb, *version;
     struct cmd cmd;
     bool force = false;
     int c, code;
@@ -144,16 +143,19 @@ int cmd_models(int argc, char **argv)
         else if ((code = cmd_option(&cmd, c)) >= 0)
             return code;
     verb = optind < argc ? argv[optind] : "list";
-    if (optind + 1 < argc)
-        return on_version(&cmd, verb, argv[optind + 1], force);
-    if (!strcmp(verb, "rollback"))
+    version = optind + 1 < argc ? argv[optind + 1] : NULL;
+    if (!strcmp(verb, "list") && !version)
+        return cmd_exchange(&cmd, "GET", "/v1/models", NULL,
+                            &tscaf__v1__list_models_response__descriptor,
+                            print_models);
+    if (!strcmp(verb, "rollback") && !version)
         return cmd_exchange(&cmd, "POST", "/v1/models/rollback", NULL,
                             &tscaf__v1__model_info__descriptor, print_model);
-    if (strcmp(verb, "list"))
-        return cmd_usage(&cmd, "%s what?", verb);
-    return cmd_exchange(&cmd, "GET", "/v1/models", NULL,
-                        &tscaf__v1__list_models_response__descriptor,
-                        print_models);
+    if (version && optind + 2 == argc &&
+        (!strcmp(verb, "activate") || !strcmp(verb, "delete")))
+        return on_version(&cmd, verb, version, force);
+    return cmd_usage(&cmd, "say list, activate VERSION, rollback or delete "
+                           "VERSION");
 }
 
 static int create_key(const struct cmd *cmd, const char *name, const char *role)

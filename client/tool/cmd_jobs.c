@@ -204,7 +204,7 @@ int cmd_datasets(int argc, char **argv)
     args = argv + optind + 1;
     n = argc - optind - 1;
     if (n < 0)
-        return cmd_usage(&c, "what with them?");
+        return cmd_usage(&c, "say what to do");
     if (!strcmp(argv[optind], "list") && !n)
         return cmd_exchange(&c, "GET", "/v1/datasets", NULL,
                             &tscaf__v1__list_datasets_response__descriptor,
@@ -221,7 +221,8 @@ int cmd_datasets(int argc, char **argv)
                      print_dataset);
     if (!strcmp(argv[optind], "delete") && n == 1)
         return on_id(&c, "DELETE", "/v1/datasets", args[0], "", NULL, NULL);
-    return cmd_usage(&c, "\"%s\" is not understood so", argv[optind]);
+    return cmd_usage(&c, "\"%s\" is nothing to do so; see the usage",
+                     argv[optind]);
 }
 
 /* ---- jobs ---- */
@@ -331,7 +332,7 @@ int cmd_jobs(int argc, char **argv)
     }
     n = argc - optind - 1;
     if (n < 0)
-        return cmd_usage(&c, "what with them?");
+        return cmd_usage(&c, "say what to do");
     verb = argv[optind];
     if (!strcmp(verb, "list") && !n)
         return cmd_exchange(&c, "GET", "/v1/jobs", NULL,
@@ -340,7 +341,7 @@ int cmd_jobs(int argc, char **argv)
     if (!strcmp(verb, "start") && !n)
         return cmd_exchange(&c, "POST", "/v1/jobs", &r.base, record, print_job);
     if (n != 1)
-        return cmd_usage(&c, "\"%s\" is not understood so", verb);
+        return cmd_usage(&c, "\"%s\" is nothing to do so; see the usage", verb);
     if (!strcmp(verb, "watch"))
         return watch(&c, argv[optind + 1]);
     if (!strcmp(verb, "show"))
@@ -351,7 +352,7 @@ int cmd_jobs(int argc, char **argv)
                      NULL);
     if (strcmp(verb, "cancel") && strcmp(verb, "pause") &&
         strcmp(verb, "resume"))
-        return cmd_usage(&c, "\"%s\" is not understood so", verb);
+        return cmd_usage(&c, "\"%s\" is nothing to do so; see the usage", verb);
     snprintf(tail, sizeof(tail), "/%s", verb);
     return on_id(&c, "POST", "/v1/jobs", argv[optind + 1], tail, record,
                  print_job);

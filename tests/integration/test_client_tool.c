@@ -86,7 +86,11 @@ static void usage__each_mistake__exit_2(void **state)
     SAYS(2, "tscaf analyze --parallel 0 x", "--parallel \"0\"");
     SAYS(2, "tscaf analyze --timeout soon x", "--timeout \"soon\"");
     SAYS(2, "tscaf models --url here", "http://HOST:PORT");
-    SAYS(2, "tscaf models x", "\"x\" is too much");
+    SAYS(2, "tscaf models x", "say list, activate VERSION");
+    SAYS(2, "tscaf models activate", "say list, activate VERSION");
+    SAYS(2, "tscaf jobs", "say what to do");
+    SAYS(2, "tscaf jobs start --set wings=2", "--set wings");
+    SAYS(2, "tscaf datasets create x --kind y", "fatigue or recognition");
     SAYS(2, "tscaf identities", "say what to do");
     SAYS(2, "tscaf identities fly", "\"fly\"");
     SAYS(2, "tscaf identities show", "show takes 1 words, not 0");
@@ -112,7 +116,8 @@ static void server__absent__exit_3(void **state)
 static void models__untrained__said(void **state)
 {
     (void)state;
-    SAYS(0, "tscaf models", "UNTRAINED", "cpu float32", "crops only");
+    SAYS(0, "tscaf models", "UNTRAINED", "runs on cpu in float32",
+         "crops only");
     SAYS(0, "tscaf models --json", "{\"models\":[{", "\"trained\":false");
 }
 
@@ -248,6 +253,51 @@ static void bench__both_loops__count_what_they_send(void **state)
          "\"ok\":0,", "\"errors\":{\"failed_precondition\":");
 }
 
+/* What the command prints first, up to a space, into word [64]. */
+static void first_word(const char *line, char word[64])
+{
+    char text[65536];
+
+    if (sh(line, text, sizeof(text)) || sscanf(text, "%63s", word) != 1)
+        fail_msg("%s:\n%s", line, text);
+}
+
+static void training__from_pictures__to_a_model_and_back(void **state)
+{
+    char data[64], job[64], line[512];
+
+    (void)state;
+    SAYS(0,
+         "for i in $(seq 12); do mkdir -p f/alert f/drowsy; "
+         "tscaf-model sample --identity $i --mouth 0 f/alert/$i.png; "
+         "tscaf-model sample --identity $i --mouth 1 f/drowsy/$i.png; "
+         "done; tar -C f -cf f.tar .",
+         "");
+    first_word("tscaf datasets create yawns --kind fatigue", data);
+    snprintf(line, sizeof(line), "tscaf datasets upload %s f.tar", data);
+    SAYS(0, line, "24 pictures, 2 classes");
+    SAYS(0, "tscaf datasets list", "yawns");
+    snprintf(line, sizeof(line),
+             "tscaf jobs start --name short --fatigue %s --set steps=4 "
+             "--set batch=4",
+             data);
+    first_word(line, job);
+    snprintf(line, sizeof(line), "tscaf jobs watch %s", job);
+    SAYS(0, line, "running", "4/4", "succeeded", "model");
+    SAYS(0, "tscaf jobs list", "short", "succeeded");
+    SAYS(0, "tscaf models", "candidate");
+    SAYS(0,
+         "tscaf models activate --force "
+         "$(tscaf models | awk '/candidate/ {print $3}') && "
+         "for i in $(seq 300); do tscaf models | grep -q previous && break; "
+         "sleep 0.1; done; tscaf models",
+         "active", "previous");
+    SAYS(0, "tscaf models rollback", "UNTRAINED");
+    snprintf(line, sizeof(line),
+             "tscaf jobs delete %s && tscaf datasets delete %s", job, data);
+    SAYS(0, line, "");
+}
+
 static void keys__from_the_first__needed(void **state)
 {
     (void)state;
@@ -281,6 +331,7 @@ int main(void)
         cmocka_unit_test(analyze__many__in_order),
         cmocka_unit_test(match__pictures__yes_and_no),
         cmocka_unit_test(bench__both_loops__count_what_they_send),
+        cmocka_unit_test(training__from_pictures__to_a_model_and_back),
         cmocka_unit_test(keys__from_the_first__needed),
     };
 
