@@ -359,20 +359,16 @@ static enum ut_err one_batch(struct session *s, int which, float weight,
     return rc;
 }
 
+/* The usual one, or the peak until a straight line to 0 at the end. */
 static double rate_at(const struct mdl_session_config *c, long step)
 {
-    long rest = c->steps > c->warm_up ? c->steps - c->warm_up : 1;
     long left = c->steps - step;
 
-    if (step < c->warm_up)
-        return c->rate * (double)(step + 1) / (double)c->warm_up;
-    if (c->schedule == MDL_STABLE)
+    if (c->schedule == MDL_STABLE && step >= c->warm_up)
         return left > c->decay_steps
                    ? c->rate
                    : c->rate * (double)left / (double)(c->decay_steps + 1);
-    return c->rate * 0.5 *
-           (1 +
-            cos(3.14159265358979 * (double)(step - c->warm_up) / (double)rest));
+    return mdl_rate_at(c->rate, step, c->steps, c->warm_up);
 }
 
 /* One update: a turn of one queue, or both queues together. */
