@@ -4,48 +4,21 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/wait.h>
 
 #include "model/model.h"
 #include "model/onnx/onnx.h"
 #include "tests/support/server.h"
+#include "tests/support/shell.h"
 #include "tests/support/unit.h"
 
 #define DIM 40 /* of the embedding: no 512 */
 
-static char dir[] = "/tmp/test_graft_XXXXXX";
+static const char *dir; /* the work folder */
 
 static const char *at(const char *name, char path[256])
 {
     snprintf(path, 256, "%s/%s", dir, name);
     return path;
-}
-
-/* Runs a shell line in the work folder with the programs on the PATH. */
-static int sh(const char *line, char *text, size_t size)
-{
-    char all[4096], programs[1024];
-    size_t n;
-    FILE *p;
-
-    assert_non_null(realpath(test_programs(), programs));
-    snprintf(all, sizeof(all), "cd %s && export PATH=%s:$PATH; ( %s ) 2>&1",
-             dir, programs, line);
-    p = popen(all, "r");
-    assert_non_null(p);
-    n = fread(text, 1, size - 1, p);
-    text[n] = '\0';
-    return WEXITSTATUS(pclose(p));
-}
-
-static void says(int code, const char *line, const char *what)
-{
-    char text[65536];
-    int got = sh(line, text, sizeof(text));
-
-    if (got != code || !strstr(text, what))
-        fail_msg("%s: exit %d, not %d, or no \"%s\" in:\n%s", line, got, code,
-                 what, text);
 }
 
 /* A recogniser that is not ours: only an ONNX file is left of it. */
@@ -91,31 +64,33 @@ static int set_up(void **state)
     char text[65536];
 
     (void)state;
-    assert_non_null(mkdtemp(dir));
+    dir = shell_init();
     write_recogniser();
     write_images();
-    if (sh("mkdir -p fatigue/0 fatigue/1 pairs; for i in 1 2 3 4 5 6; do "
-           "tscaf-model sample --identity $i --eyes 1 --mouth 0 --noise $i "
-           "fatigue/0/$i.png; tscaf-model sample --identity $i --eyes 0.1 "
-           "--mouth 1 --noise $i fatigue/1/$i.png; done; printf "
-           "'fold\\tsame\\ta\\tb\\n' > pairs.tsv; for i in 1 2 3 4; do for n "
-           "in 8 9; do tscaf-model sample --identity $i --noise $n "
-           "pairs/$i.$n.png; done; done; for i in 1 2 3 4; do o=$((i % 4 + 1));"
-           "printf \"$((i % 2))\\t1\\tpairs/$i.8.png\\tpairs/$i.9.png\\n$((i % "
-           "2))\\t0\\tpairs/$i.8.png\\tpairs/$o.9.png\\n\" >> pairs.tsv; done; "
-           "tscaf-model graft --name mine teacher.onnx tree.safetensors",
-           text, sizeof(text)))
+    if (shell(
+            "mkdir -p fatigue/0 fatigue/1 pairs; for i in 1 2 3 4 5 6; do "
+            "tscaf-model sample --identity $i --eyes 1 --mouth 0 --noise $i "
+            "fatigue/0/$i.png; tscaf-model sample --identity $i --eyes 0.1 "
+            "--mouth 1 --noise $i fatigue/1/$i.png; done; printf "
+            "'fold\\tsame\\ta\\tb\\n' > pairs.tsv; for i in 1 2 3 4; do for n "
+            "in 8 9; do tscaf-model sample --identity $i --noise $n "
+            "pairs/$i.$n.png; done; done; for i in 1 2 3 4; do o=$((i % 4 + "
+            "1));"
+            "printf \"$((i % 2))\\t1\\tpairs/$i.8.png\\tpairs/$i.9.png\\n$((i "
+            "% "
+            "2))\\t0\\tpairs/$i.8.png\\tpairs/$o.9.png\\n\" >> pairs.tsv; "
+            "done; "
+            "tscaf-model graft --name mine teacher.onnx tree.safetensors",
+            text, sizeof(text)))
         fail_msg("%s", text);
     return 0;
 }
 
 static int tear_down(void **state)
 {
-    char line[64];
-
     (void)state;
-    snprintf(line, sizeof(line), "rm -r %s", dir);
-    return system(line);
+    shell_fini();
+    return 0;
 }
 
 static const struct mdl_st_tensor *output(const char *file, const char *name,
@@ -134,12 +109,13 @@ static void graft__onnx__described_and_the_same_bits(void **state)
     static const char *const ways[] = {"--backend ref", "--backend cpu"};
 
     (void)state;
-    says(0, "tscaf-model graft teacher.onnx again.safetensors",
-         "[1280, 4, 4]: root of 151 operations, recognition of 2, embedding of "
-         "40");
-    says(0, "tscaf-model describe tree.safetensors", "mine, version");
-    says(0, "tscaf-model describe tree.safetensors", "untrained");
-    says(0, "tscaf-model describe tree.safetensors", "root.56x56");
+    shell_says(
+        0, "tscaf-model graft teacher.onnx again.safetensors",
+        "[1280, 4, 4]: root of 151 operations, recognition of 2, embedding of "
+        "40");
+    shell_says(0, "tscaf-model describe tree.safetensors", "mine, version");
+    shell_says(0, "tscaf-model describe tree.safetensors", "untrained");
+    shell_says(0, "tscaf-model describe tree.safetensors", "root.56x56");
     for (size_t i = 0; i < sizeof(ways) / sizeof(*ways); i++) {
         const struct mdl_st_tensor *a, *b;
         struct mdl_st *before, *after;
@@ -149,7 +125,7 @@ static void graft__onnx__described_and_the_same_bits(void **state)
                  "tscaf-model run %s teacher.onnx images.safetensors a && "
                  "tscaf-model run %s tree.safetensors images.safetensors b",
                  ways[i], ways[i]);
-        says(0, line, "");
+        shell_says(0, line, "");
         a = output("a", "id.embedding", &before);
         b = output("b", "recognition.embedding", &after);
         assert_int_equal(b->shape.dim[1], DIM);
@@ -177,10 +153,11 @@ static void init__of_a_grafted_spec__builds(void **state)
     fclose(f);
     free(json);
     mdl_model_close(&m);
-    says(0, "tscaf-model init spec.json fresh.safetensors", "");
-    says(0, "tscaf-model describe fresh.safetensors", "untrained");
-    says(0, "tscaf-model export tree.safetensors tree.onnx && ls tree.onnx",
-         "tree.onnx");
+    shell_says(0, "tscaf-model init spec.json fresh.safetensors", "");
+    shell_says(0, "tscaf-model describe fresh.safetensors", "untrained");
+    shell_says(0,
+               "tscaf-model export tree.safetensors tree.onnx && ls tree.onnx",
+               "tree.onnx");
 }
 
 static void train__frozen_root__recognition_as_it_was(void **state)
@@ -191,16 +168,18 @@ static void train__frozen_root__recognition_as_it_was(void **state)
     char path[256];
 
     (void)state;
-    says(0,
-         "tscaf-model train --model tree.safetensors --out trained.safetensors "
-         "--fatigue fatigue --frozen-root --steps 6 --batch 4 --held-out 0 && "
-         "tscaf-model eval --fatigue fatigue trained.safetensors",
-         "\"task\":\"fatigue\"");
-    says(0,
-         "tscaf-model eval --pairs pairs.tsv tree.safetensors > a && "
-         "tscaf-model eval --pairs pairs.tsv trained.safetensors > b && cmp a "
-         "b && cat b",
-         "\"pairs\":8");
+    shell_says(
+        0,
+        "tscaf-model train --model tree.safetensors --out trained.safetensors "
+        "--fatigue fatigue --frozen-root --steps 6 --batch 4 --held-out 0 && "
+        "tscaf-model eval --fatigue fatigue trained.safetensors",
+        "\"task\":\"fatigue\"");
+    shell_says(
+        0,
+        "tscaf-model eval --pairs pairs.tsv tree.safetensors > a && "
+        "tscaf-model eval --pairs pairs.tsv trained.safetensors > b && cmp a "
+        "b && cat b",
+        "\"pairs\":8");
     if (mdl_model_open(at("tree.safetensors", path), &before, &e) ||
         mdl_model_open(at("trained.safetensors", path), &after, &e))
         fail_msg("%s", e.msg);
@@ -274,18 +253,20 @@ static void serve__a_grafted_file__enrols_and_matches(void **state)
 static void graft__mistakes__named(void **state)
 {
     (void)state;
-    says(2, "tscaf-model graft", "usage:");
-    says(0, "tscaf-model graft --help", "--cut NAME");
-    says(2, "tscaf-model graft --input grey a b", "--input cannot be \"grey\"");
-    says(2, "tscaf-model graft --seed x a b", "--seed cannot be \"x\"");
-    says(1, "tscaf-model graft nowhere.onnx x", "nowhere.onnx");
-    says(1, "tscaf-model graft nowhere.safetensors x", "nowhere.safetensors");
-    says(1, "tscaf-model graft images.safetensors x",
-         "no tensor \"layer1.0.conv1.weight\" of InsightFace's IResNet");
-    says(1, "tscaf-model graft --cut images teacher.onnx x",
-         "\"images\" is no feature map that all else comes from");
-    says(1, "tscaf-model graft --cut x images.safetensors x", "for ONNX");
-    says(1, "tscaf-model graft teacher.onnx /nowhere/x", "/nowhere/x");
+    shell_says(2, "tscaf-model graft", "usage:");
+    shell_says(0, "tscaf-model graft --help", "--cut NAME");
+    shell_says(2, "tscaf-model graft --input grey a b",
+               "--input cannot be \"grey\"");
+    shell_says(2, "tscaf-model graft --seed x a b", "--seed cannot be \"x\"");
+    shell_says(1, "tscaf-model graft nowhere.onnx x", "nowhere.onnx");
+    shell_says(1, "tscaf-model graft nowhere.safetensors x",
+               "nowhere.safetensors");
+    shell_says(1, "tscaf-model graft images.safetensors x",
+               "no tensor \"layer1.0.conv1.weight\" of InsightFace's IResNet");
+    shell_says(1, "tscaf-model graft --cut images teacher.onnx x",
+               "\"images\" is no feature map that all else comes from");
+    shell_says(1, "tscaf-model graft --cut x images.safetensors x", "for ONNX");
+    shell_says(1, "tscaf-model graft teacher.onnx /nowhere/x", "/nowhere/x");
 }
 
 int main(void)

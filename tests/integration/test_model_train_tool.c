@@ -2,54 +2,12 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/wait.h>
 
 #include "tests/support/server.h"
+#include "tests/support/shell.h"
 #include "tests/support/unit.h"
 
-static char dir[] = "/tmp/test_train_XXXXXX";
-
-/* Runs a shell line in the work folder with the programs on the PATH. */
-static int sh(const char *line, char *text, size_t size)
-{
-    char all[4096], programs[1024];
-    size_t n;
-    FILE *p;
-
-    assert_non_null(realpath(test_programs(), programs));
-    snprintf(all, sizeof(all), "cd %s && export PATH=%s:$PATH; ( %s ) 2>&1",
-             dir, programs, line);
-    p = popen(all, "r");
-    assert_non_null(p);
-    n = fread(text, 1, size - 1, p);
-    text[n] = '\0';
-    return WEXITSTATUS(pclose(p));
-}
-
-static void says(int code, const char *line, const char *what)
-{
-    char text[65536];
-    int got = sh(line, text, sizeof(text));
-
-    if (got != code || !strstr(text, what))
-        fail_msg("%s: exit %d, not %d, or no \"%s\" in:\n%s", line, got, code,
-                 what, text);
-}
-
-/* A number of the last line that has it. */
-static double number(const char *line, const char *name)
-{
-    char text[65536], key[64], *at = NULL, *next = text;
-
-    if (sh(line, text, sizeof(text)))
-        fail_msg("%s:\n%s", line, text);
-    snprintf(key, sizeof(key), "\"%s\":", name);
-    while ((next = strstr(next, key)))
-        at = next++;
-    if (!at)
-        fail_msg("no %s in:\n%s", name, text);
-    return strtod(at + strlen(key), NULL);
-}
+static const char *dir; /* the work folder */
 
 /* Alert and yawning faces, and six identities; other pictures for testing. */
 static int set_up(void **state)
@@ -57,25 +15,27 @@ static int set_up(void **state)
     char text[65536];
 
     (void)state;
-    assert_non_null(mkdtemp(dir));
-    if (sh("mkdir -p fatigue/0 fatigue/1 held/0 held/1 people pairs; "
-           "for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14; do "
-           "d=fatigue; [ $i -gt 10 ] && d=held; "
-           "tscaf-model sample --identity $i --eyes 1 --mouth 0 --noise $i "
-           "$d/0/$i.png; tscaf-model sample --identity $i --eyes 0.1 --mouth 1 "
-           "--noise $i $d/1/$i.png; done; "
-           "printf 'fold\\tsame\\ta\\tb\\n' > pairs.tsv; "
-           "for i in 1 2 3 4 5 6; do mkdir people/$i; for n in 1 2 3 4 5; do "
-           "tscaf-model sample --identity $i --noise $n --light 0.$((n + 4)) "
-           "people/$i/$n.png; done; "
-           "for n in 8 9; do tscaf-model sample --identity $i --noise $n "
-           "pairs/$i.$n.png; done; done; "
-           "for i in 1 2 3 4 5 6; do o=$((i % 6 + 1)); "
-           "printf \"$((i % 2))\\t1\\tpairs/$i.8.png\\tpairs/$i.9.png\\n\" "
-           ">> pairs.tsv; "
-           "printf \"$((i % 2))\\t0\\tpairs/$i.8.png\\tpairs/$o.9.png\\n\" "
-           ">> pairs.tsv; done",
-           text, sizeof(text)))
+    dir = shell_init();
+    if (shell(
+            "mkdir -p fatigue/0 fatigue/1 held/0 held/1 people pairs; "
+            "for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14; do "
+            "d=fatigue; [ $i -gt 10 ] && d=held; "
+            "tscaf-model sample --identity $i --eyes 1 --mouth 0 --noise $i "
+            "$d/0/$i.png; tscaf-model sample --identity $i --eyes 0.1 --mouth "
+            "1 "
+            "--noise $i $d/1/$i.png; done; "
+            "printf 'fold\\tsame\\ta\\tb\\n' > pairs.tsv; "
+            "for i in 1 2 3 4 5 6; do mkdir people/$i; for n in 1 2 3 4 5; do "
+            "tscaf-model sample --identity $i --noise $n --light 0.$((n + 4)) "
+            "people/$i/$n.png; done; "
+            "for n in 8 9; do tscaf-model sample --identity $i --noise $n "
+            "pairs/$i.$n.png; done; done; "
+            "for i in 1 2 3 4 5 6; do o=$((i % 6 + 1)); "
+            "printf \"$((i % 2))\\t1\\tpairs/$i.8.png\\tpairs/$i.9.png\\n\" "
+            ">> pairs.tsv; "
+            "printf \"$((i % 2))\\t0\\tpairs/$i.8.png\\tpairs/$o.9.png\\n\" "
+            ">> pairs.tsv; done",
+            text, sizeof(text)))
         fail_msg("%s", text);
     snprintf(text, sizeof(text), "cp %s %s/base.safetensors", test_model(),
              dir);
@@ -84,11 +44,9 @@ static int set_up(void **state)
 
 static int tear_down(void **state)
 {
-    char line[64];
-
     (void)state;
-    snprintf(line, sizeof(line), "rm -r %s", dir);
-    return system(line);
+    shell_fini();
+    return 0;
 }
 
 #define EVAL "tscaf-model eval --fatigue held "
@@ -98,44 +56,47 @@ static void train__two_queues__beats_the_untrained(void **state)
     double before, after;
 
     (void)state;
-    before = number(EVAL "base.safetensors", "auc");
-    says(0,
-         "tscaf-model train --model base.safetensors --out a.safetensors "
-         "--steps 80 --batch 16 --fatigue fatigue --recognition people "
-         "--warm-up 10 --rate 1e-2 --sub-centres 1 --margin 0.2 --seed 3 "
-         "--no-augment --name drawn --json > log; cat log",
-         "\"step\":80,");
-    after = number(EVAL "a.safetensors", "auc");
+    before = shell_number(EVAL "base.safetensors", "auc");
+    shell_says(0,
+               "tscaf-model train --model base.safetensors --out a.safetensors "
+               "--steps 80 --batch 16 --fatigue fatigue --recognition people "
+               "--warm-up 10 --rate 1e-2 --sub-centres 1 --margin 0.2 --seed 3 "
+               "--no-augment --name drawn --json > log; cat log",
+               "\"step\":80,");
+    after = shell_number(EVAL "a.safetensors", "auc");
     if (!(after > before && after >= 0.9))
         fail_msg("fatigue: AUC %g, untrained %g", after, before);
     /* Drawn people are too easy to tell apart even untrained: the loss. */
-    before = number("head -n 1 log", "recognition_loss");
-    after = number("tail -n 1 log", "recognition_loss");
+    before = shell_number("head -n 1 log", "recognition_loss");
+    after = shell_number("tail -n 1 log", "recognition_loss");
     if (!(after < 0.5 * before))
         fail_msg("recognition: loss %g after %g", after, before);
-    number("tscaf-model eval --pairs pairs.tsv a.safetensors", "accuracy");
+    shell_number("tscaf-model eval --pairs pairs.tsv a.safetensors",
+                 "accuracy");
     /* What comes out is a model like any other, and in half precision too. */
-    says(0, "tscaf-model describe a.safetensors", "recognition");
-    says(0,
-         "tscaf-model convert a.safetensors c.safetensors && [ $(stat -c %s "
-         "c.safetensors) -lt $(($(stat -c %s a.safetensors) * 6 / 10)) ] && "
-         "! grep -q arcface.weight c.safetensors && tscaf-model describe "
-         "c.safetensors && tscaf-model convert --dtype float32 c.safetensors "
-         "d.safetensors && ls",
-         "d.safetensors");
-    before = number(EVAL "c.safetensors", "auc");
-    after = number(EVAL "d.safetensors", "auc");
+    shell_says(0, "tscaf-model describe a.safetensors", "recognition");
+    shell_says(
+        0,
+        "tscaf-model convert a.safetensors c.safetensors && [ $(stat -c %s "
+        "c.safetensors) -lt $(($(stat -c %s a.safetensors) * 6 / 10)) ] && "
+        "! grep -q arcface.weight c.safetensors && tscaf-model describe "
+        "c.safetensors && tscaf-model convert --dtype float32 c.safetensors "
+        "d.safetensors && ls",
+        "d.safetensors");
+    before = shell_number(EVAL "c.safetensors", "auc");
+    after = shell_number(EVAL "d.safetensors", "auc");
     if (!(before == after && after >= 0.85))
         fail_msg("fatigue in bfloat16: AUC %g, back in float32 %g", before,
                  after);
-    says(2, "tscaf-model convert --dtype int3 a b", "usage:");
-    says(1, "tscaf-model convert nowhere b", "nowhere");
-    says(0,
-         "tscaf-model train --model a.safetensors --out b.safetensors --steps "
-         "2 --mode accumulate --weight 0.3 --batch 4 --fatigue fatigue "
-         "--recognition people --no-augment --frozen-root --optimizer sgd "
-         "--save 1; ls b.safetensors",
-         "b.safetensors");
+    shell_says(2, "tscaf-model convert --dtype int3 a b", "usage:");
+    shell_says(1, "tscaf-model convert nowhere b", "nowhere");
+    shell_says(
+        0,
+        "tscaf-model train --model a.safetensors --out b.safetensors --steps "
+        "2 --mode accumulate --weight 0.3 --batch 4 --fatigue fatigue "
+        "--recognition people --no-augment --frozen-root --optimizer sgd "
+        "--save 1; ls b.safetensors",
+        "b.safetensors");
 }
 
 /* What one run gives, a killed and resumed one gives too. */
@@ -154,7 +115,7 @@ static void goes_on(const char *settings)
         "--out again --resume 2>/dev/null && ! [ -e again.checkpoint ] && "
         "cmp once again && echo the same",
         settings);
-    says(0, line, "the same");
+    shell_says(0, line, "the same");
 }
 
 static void train__killed_and_resumed__same_weights(void **state)
@@ -168,23 +129,25 @@ static void train__killed_and_resumed__same_weights(void **state)
 static void train__told_to_stop__checkpoint(void **state)
 {
     (void)state;
-    says(
+    shell_says(
         0,
         "rm -f s s.*; T='tscaf-model train --model base.safetensors --out s "
         "--fatigue fatigue --batch 4 --steps 100000'; $T 2>err & p=$!; sleep "
         "1; kill -TERM $p; wait $p; echo \"exit $?\"; cat err; ls s.checkpoint",
         "exit 3");
-    says(1,
-         "tscaf-model train --model base.safetensors --out s --fatigue fatigue "
-         "--batch 4 --steps 100001 --resume",
-         "s.checkpoint: was made with \" cosine over 100000 steps;");
+    shell_says(
+        1,
+        "tscaf-model train --model base.safetensors --out s --fatigue fatigue "
+        "--batch 4 --steps 100001 --resume",
+        "s.checkpoint: was made with \" cosine over 100000 steps;");
     /* A disk that is full: the checkpoint that is there stays. */
-    says(0,
-         "cp s.checkpoint before; (trap '' XFSZ; ulimit -f 100; tscaf-model "
-         "train --model base.safetensors --out s --fatigue fatigue --batch 4 "
-         "--steps 100000 --save 1 --resume); echo \"exit $?\"; cmp before "
-         "s.checkpoint && echo whole",
-         "exit 1\nwhole");
+    shell_says(
+        0,
+        "cp s.checkpoint before; (trap '' XFSZ; ulimit -f 100; tscaf-model "
+        "train --model base.safetensors --out s --fatigue fatigue --batch 4 "
+        "--steps 100000 --save 1 --resume); echo \"exit $?\"; cmp before "
+        "s.checkpoint && echo whole",
+        "exit 1\nwhole");
 }
 
 /* A stable run's end is set when it is resumed, and is then as if it had been
@@ -192,71 +155,79 @@ static void train__told_to_stop__checkpoint(void **state)
 static void train__stable_schedule__ended_later(void **state)
 {
     (void)state;
-    says(0,
-         "rm -f e1* e2*; T='tscaf-model train --model base.safetensors "
-         "--fatigue fatigue --batch 4 --seed 5 --save 1 --warm-up 2 --rate "
-         "1e-3 --schedule stable --lanes 2'; $T --out e1 --steps 100000 & "
-         "p=$!; n=0; while ! [ -s e1.checkpoint ] && [ $n -lt 1200 ]; do sleep "
-         "0.05; n=$((n + 1)); done; kill $p; wait $p; s=$(grep -ao "
-         "'\"training.step\":\"[0-9]*' e1.checkpoint | tr -dc 0-9); $T --out "
-         "e1 --steps "
-         "$((s + 6)) --decay-steps 4 --resume && $T --out e2 --steps "
-         "$((s + 6)) --decay-steps 4 && cmp e1 e2 && echo the same",
-         "the same");
-    says(1,
-         "rm -f e3*; T='tscaf-model train --model base.safetensors --fatigue "
-         "fatigue --batch 4 --out e3 --schedule stable --save 2'; $T --steps "
-         "100000 --decay-steps 99999 & p=$!; n=0; while ! [ -s e3.checkpoint ] "
-         "&& [ $n -lt 1200 ]; do sleep 0.05; n=$((n + 1)); done; kill $p; wait "
-         "$p; $T --steps 100001 --decay-steps 99999 --resume",
-         "was made with \" stable, decay over 99999 of 100000 steps;");
+    shell_says(
+        0,
+        "rm -f e1* e2*; T='tscaf-model train --model base.safetensors "
+        "--fatigue fatigue --batch 4 --seed 5 --save 1 --warm-up 2 --rate "
+        "1e-3 --schedule stable --lanes 2'; $T --out e1 --steps 100000 & "
+        "p=$!; n=0; while ! [ -s e1.checkpoint ] && [ $n -lt 1200 ]; do sleep "
+        "0.05; n=$((n + 1)); done; kill $p; wait $p; s=$(grep -ao "
+        "'\"training.step\":\"[0-9]*' e1.checkpoint | tr -dc 0-9); $T --out "
+        "e1 --steps "
+        "$((s + 6)) --decay-steps 4 --resume && $T --out e2 --steps "
+        "$((s + 6)) --decay-steps 4 && cmp e1 e2 && echo the same",
+        "the same");
+    shell_says(
+        1,
+        "rm -f e3*; T='tscaf-model train --model base.safetensors --fatigue "
+        "fatigue --batch 4 --out e3 --schedule stable --save 2'; $T --steps "
+        "100000 --decay-steps 99999 & p=$!; n=0; while ! [ -s e3.checkpoint ] "
+        "&& [ $n -lt 1200 ]; do sleep 0.05; n=$((n + 1)); done; kill $p; wait "
+        "$p; $T --steps 100001 --decay-steps 99999 --resume",
+        "was made with \" stable, decay over 99999 of 100000 steps;");
 }
 
 /* One picture and one that is none, beside thirty: both are told of. */
 static void train__short_and_broken_data__told(void **state)
 {
     (void)state;
-    says(0,
-         "rm -rf short; mkdir -p short/0 short/1; cp fatigue/0/1.png short/0; "
-         "echo junk > short/1/broken.jpg; tscaf-model train --model "
-         "base.safetensors --out x.safetensors --steps 20 --batch 8 "
-         "--sub-centres 1 --held-out 0 --fatigue short --recognition people "
-         "2>err; grep -q 'pictures of fatigue could not be read, the last: "
-         "short/1/broken.jpg' err && grep 'the fatigue data' err",
-         "it is much shorter");
+    shell_says(
+        0,
+        "rm -rf short; mkdir -p short/0 short/1; cp fatigue/0/1.png short/0; "
+        "echo junk > short/1/broken.jpg; tscaf-model train --model "
+        "base.safetensors --out x.safetensors --steps 20 --batch 8 "
+        "--sub-centres 1 --held-out 0 --fatigue short --recognition people "
+        "2>err; grep -q 'pictures of fatigue could not be read, the last: "
+        "short/1/broken.jpg' err && grep 'the fatigue data' err",
+        "it is much shorter");
 }
 
 static void train__not_finite__step_named(void **state)
 {
     (void)state;
-    says(1,
-         "tscaf-model train --model base.safetensors --out n --fatigue fatigue "
-         "--batch 4 --steps 50 --rate 1e30 --warm-up 0 --clip 0",
-         "not finite");
-    says(2, "ls n", "ls");
+    shell_says(
+        1,
+        "tscaf-model train --model base.safetensors --out n --fatigue fatigue "
+        "--batch 4 --steps 50 --rate 1e30 --warm-up 0 --clip 0",
+        "not finite");
+    shell_says(2, "ls n", "ls");
 }
 
 static void train__mistakes__named(void **state)
 {
     (void)state;
-    says(2, "tscaf-model train", "usage:");
-    says(0, "tscaf-model train --help", "--turn");
-    says(2, "tscaf-model train --batch 1 --model x", "--batch cannot be \"1\"");
-    says(2, "tscaf-model train --optimizer lion", "\"lion\"");
-    says(1,
-         "tscaf-model train --model base.safetensors --out x --steps 1 "
-         "--fatigue nowhere --recognition people",
-         "nowhere");
-    says(1,
-         "tscaf-model train --model base.safetensors --out x --steps 1 "
-         "--fatigue fatigue --recognition people --teacher base.safetensors",
-         "has no \"embedding\"");
-    says(1,
-         "tscaf-model train --model base.safetensors --out /nowhere/x --steps "
-         "1 --batch 4 --fatigue fatigue --recognition people",
-         "/nowhere/x");
-    says(2, "tscaf-model eval base.safetensors", "usage:");
-    says(1, "tscaf-model eval --pairs nowhere base.safetensors", "nowhere");
+    shell_says(2, "tscaf-model train", "usage:");
+    shell_says(0, "tscaf-model train --help", "--turn");
+    shell_says(2, "tscaf-model train --batch 1 --model x",
+               "--batch cannot be \"1\"");
+    shell_says(2, "tscaf-model train --optimizer lion", "\"lion\"");
+    shell_says(1,
+               "tscaf-model train --model base.safetensors --out x --steps 1 "
+               "--fatigue nowhere --recognition people",
+               "nowhere");
+    shell_says(
+        1,
+        "tscaf-model train --model base.safetensors --out x --steps 1 "
+        "--fatigue fatigue --recognition people --teacher base.safetensors",
+        "has no \"embedding\"");
+    shell_says(
+        1,
+        "tscaf-model train --model base.safetensors --out /nowhere/x --steps "
+        "1 --batch 4 --fatigue fatigue --recognition people",
+        "/nowhere/x");
+    shell_says(2, "tscaf-model eval base.safetensors", "usage:");
+    shell_says(1, "tscaf-model eval --pairs nowhere base.safetensors",
+               "nowhere");
 }
 
 int main(void)
