@@ -16,8 +16,8 @@
 
 #define SRV_HTTP_MAX_HEADER_BYTES (16 * 1024) /* request line and fields */
 #define SRV_HTTP_DRAIN_BYTES                                                   \
-    (64 * 1024)                         /* of a refused request's body, read   \
-                                           so that the connection lives on */
+    (64 * 1024)                         /* of a refused body past its limit,   \
+                                           read so that the answer is too */
 #define SRV_HTTP_SPARE_CONNECTIONS 64   /* past the limit, to say 503 on */
 #define SRV_HTTP_MAX_FIELDS 8           /* of an answer, beyond the usual */
 #define SRV_HTTP_MAX_UNSENT (64 * 1024) /* bytes of a stream that wait */

@@ -95,6 +95,13 @@ static void pick_request_id(struct exchange *x)
                    sizeof(random));
 }
 
+/* So much of a refused body is read for nothing: a client that still sends
+ * when its connection is closed never sees why. */
+static int64_t drain_limit(const struct srv_http *h)
+{
+    return h->c.max_body_bytes + SRV_HTTP_DRAIN_BYTES;
+}
+
 /* Refuses what two readers could understand differently, and what is over a
  * limit. */
 static void check_header(struct exchange *x)
@@ -102,7 +109,7 @@ static void check_header(struct exchange *x)
     struct srv_http *h = x->conn->h;
     const union MHD_ConnectionInfo *info;
     struct framing f = {0};
-    int64_t len = 0;
+    int64_t len = 0, drained = drain_limit(h);
 
     MHD_get_connection_values(x->mhd, MHD_HEADER_KIND, on_field, &f);
     x->chunked = f.encodings > 0;
@@ -135,19 +142,19 @@ static void check_header(struct exchange *x)
         http_refuse(x, SRV_REJECT_HEADERS, API_INVALID_ARGUMENT, 400, false,
                     "a request has one Host field, this one has %d", f.hosts);
     else if (len > h->c.max_body_bytes)
-        http_refuse(x, SRV_REJECT_BODY, API_RESOURCE_EXHAUSTED, 413, false,
+        http_refuse(x, SRV_REJECT_BODY, API_RESOURCE_EXHAUSTED, 413,
+                    len <= drained,
                     "the body has %lld bytes, the limit is %lld",
                     (long long)len, (long long)h->c.max_body_bytes);
     else if (h->body_bytes + len > h->c.max_total_bytes)
         http_refuse(
-            x, SRV_REJECT_BYTES, API_UNAVAILABLE, 0,
-            len <= SRV_HTTP_DRAIN_BYTES,
+            x, SRV_REJECT_BYTES, API_UNAVAILABLE, 0, true,
             "requests of %lld bytes are being worked on, the limit is %lld",
             (long long)h->body_bytes, (long long)h->c.max_total_bytes);
     if (!x->x.status)
         h->c.hooks.begin(h->c.hooks.arg, &x->x);
     if (x->x.status && !x->close && x->x.has_body &&
-        (srv_http_field(&x->x, "Expect") || len > SRV_HTTP_DRAIN_BYTES)) {
+        (srv_http_field(&x->x, "Expect") || len > drained)) {
         x->close = true; /* quicker than to take the body */
         if (x->response)
             MHD_add_response_header(x->response, "Connection", "close");
@@ -246,7 +253,7 @@ static enum MHD_Result on_data(struct exchange *x, const char *data, size_t n)
     x->received += n;
     if (x->discard)
         /* A chunked body may be of any length: enough is enough. */
-        return x->received <= limit + SRV_HTTP_DRAIN_BYTES ? MHD_YES : MHD_NO;
+        return (int64_t)x->received <= drain_limit(h) ? MHD_YES : MHD_NO;
     if (x->received > limit)
         http_refuse(x, SRV_REJECT_BODY, API_RESOURCE_EXHAUSTED, 413, true,
                     "the body has over %zu bytes, the limit", limit);

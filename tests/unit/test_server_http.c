@@ -122,20 +122,31 @@ static void body__at_the_limit_and_one_past__200_and_413(void **state)
     is_status(answer, 200);
     snprintf(want, sizeof(want), "\"width\":%d,\"height\":120", BODY_LIMIT);
     has(answer, want);
-    close(fd);
-    /* Only the header: the answer does not wait for the body. */
-    snprintf(want, sizeof(want), "%d", BODY_LIMIT + 1);
-    fd = dial();
-    assert_true(put(fd, "POST /pictures HTTP/1.1\r\n" HOST
-                        "Content-Type: image/jpeg\r\nContent-Length: "));
-    assert_true(put(fd, want) && put(fd, "\r\n\r\n"));
+    /* One past: taken for nothing, so that its sender reads why. */
+    post_picture(fd, BODY_LIMIT + 1);
     answer = take(fd, false);
     is_status(answer, 413);
     has(answer, "resource_exhausted");
+    snprintf(want, sizeof(want), "%d bytes, the limit is %d", BODY_LIMIT + 1,
+             BODY_LIMIT);
     has(answer, want);
+    assert_true(counted("reason=\"body_too_large\"} 1"));
+    post_picture(fd, BODY_LIMIT + SRV_HTTP_DRAIN_BYTES);
+    is_status(take(fd, false), 413);
+    post_picture(fd, 1);
+    is_status(take(fd, false), 200);
+    close(fd);
+    /* Far past: the answer does not wait for the body. */
+    fd = dial();
+    snprintf(want, sizeof(want), "Content-Length: %d\r\n\r\n",
+             BODY_LIMIT + SRV_HTTP_DRAIN_BYTES + 1);
+    assert_true(put(fd, "POST /pictures HTTP/1.1\r\n" HOST
+                        "Content-Type: image/jpeg\r\n"));
+    assert_true(put(fd, want));
+    is_status(take(fd, false), 413);
     assert_true(ended(fd));
     close(fd);
-    assert_true(counted("reason=\"body_too_large\"} 1"));
+    assert_true(counted("reason=\"body_too_large\"} 3"));
 }
 
 /* A chunked picture of n chunks of 16 KiB. */
