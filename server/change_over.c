@@ -234,6 +234,7 @@ static enum ut_err store_change(struct change *c, struct srv_generation *old,
     Tscaf__V1__ModelRef ref;
     ProtobufCMessage **list;
     struct srv_record *put;
+    char created[SRV_LOG_TIME_LEN];
     bool known = false;
     size_t n;
     enum ut_err rc =
@@ -252,8 +253,6 @@ static enum ut_err store_change(struct change *c, struct srv_generation *old,
         known = known || !strcmp(put[i].id, current);
     info.spec = NULL;
     if (!known) {
-        char created[SRV_LOG_TIME_LEN];
-
         rc = keep_current(c, old, &info, &ref, e);
         srv_log_time(ut_clock_unix_ms(), created);
         info.created_at = created;
