@@ -16,7 +16,7 @@ FLAGS_fuzz    := -O1 -g -fsanitize=fuzzer-no-link,address,undefined -fno-sanitiz
 $(if $(FLAGS_$(VARIANT)),,$(error VARIANT is release, debug, asan, tsan or fuzz, not "$(VARIANT)"))
 ifeq ($(VARIANT),fuzz)
 CC := clang
-CFLAGS += -Wno-unknown-warning-option
+CFLAGS += -Wno-unknown-warning-option -Wno-pass-failed
 endif
 
 # What each folder needs from outside; see ARCHITECTURE.md for who may use whom.
