@@ -91,6 +91,7 @@ test('drivers: enrolled by the camera, a face and a driver deleted', async () =>
   await page.getByRole('button', { name: 'Take a picture' }).click();
   await page.locator('.outcomes .bad').filter({ hasText: 'camera' }).getByRole('button').click();
   await page.locator('.outcomes .good').filter({ hasText: 'camera' }).waitFor();
+  await page.locator('.face').nth(1).waitFor(); // the list follows the outcome
   assert.equal(await page.locator('.face').count(), 2);
   await page.locator('.face').first().getByRole('button').click();
   await page.getByRole('dialog').getByRole('button', { name: 'Delete' }).click();
