@@ -40,7 +40,7 @@ obj   = $(patsubst %.c,$B/%.o,$(1))
 libs  = $(foreach f,$(1),$(if $(PKGS_$f),$(shell $(PKG) --libs $(PKGS_$f))) $(LIBS_$f))
 ar    = $(patsubst %,$B/lib%.a,$(1))
 
-PROTOS   := api/tscaf model/onnx/onnx
+PROTOS   := api/tscaf api/oip/inference model/onnx/onnx
 WEIGHTS  := $(wildcard model/weights/*.safetensors)
 PROGRAMS := $B/tscafd $B/tscaf $B/tscaf-model
 TESTS    := $(patsubst tests/%.c,$B/tests/%,$(wildcard tests/unit/test_*.c tests/golden/test_*.c tests/integration/test_*.c))
@@ -135,7 +135,7 @@ format: ## let clang-format rewrite the sources
 
 # The client library for others: position-independent, and showing only its API.
 LIBTSCAF := $B/libtscaf.so.0
-PIC      := $(patsubst %.c,$B/pic/%.o,$(call src,client api base) $(GEN)/api/tscaf.pb-c.c)
+PIC      := $(patsubst %.c,$B/pic/%.o,$(call src,client api base) $(GEN)/api/tscaf.pb-c.c $(GEN)/api/oip/inference.pb-c.c)
 HEADERS  := client/client.h api/error.h base/buf.h base/error.h
 $(LIBTSCAF): $(PIC) client/libtscaf.map
 	$(CC) $(LDFLAGS) -shared -Wl,-soname,$(@F),--version-script=client/libtscaf.map,--no-undefined \

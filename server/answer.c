@@ -41,6 +41,12 @@ float srv_answer_identity_threshold(const struct srv_engine *en, float asked)
                                             IDENTITY_THRESHOLD);
 }
 
+enum srv_input srv_answer_input(Tscaf__V1__InputKind asked)
+{
+    return asked == TSCAF__V1__INPUT_KIND__INPUT_KIND_CROP ? SRV_INPUT_CROP
+                                                           : SRV_INPUT_FRAME;
+}
+
 void srv_answer_model(const struct srv_engine *en, Tscaf__V1__ModelRef *out)
 {
     const struct mdl_model *m = srv_engine_model(en);

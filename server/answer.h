@@ -40,6 +40,8 @@ UT_MUSTUSE enum ut_err srv_answer_face(const struct srv_engine *en,
                                        struct ut_error *e);
 void srv_answer_face_fini(struct srv_answer_face *a);
 
+enum srv_input srv_answer_input(Tscaf__V1__InputKind asked);
+
 void srv_answer_model(const struct srv_engine *en, Tscaf__V1__ModelRef *out);
 
 /* Names of a quality bit set into list [8]; how many. */

@@ -10,6 +10,8 @@
 #include "model/backend.h"
 #include "server/log.h"
 
+#define SRV_VERSION "0.1.0"
+
 /* How the server is set. One table (config.c) names every option once:
  * --max-batch on the command line, TSCAF_MAX_BATCH in the environment,
  * "max_batch = 8" in a file. The command line goes before the environment,

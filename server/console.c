@@ -183,6 +183,14 @@ static void on_done(void *arg, struct srv_http_exchange *x)
     srv_log_request(c->log, &line);
 }
 
+static void on_refuse(void *arg, struct srv_http_exchange *x,
+                      const struct api_error *err)
+{
+    struct srv_console *c = arg;
+
+    c->behind.refuse(c->behind.arg, x, err);
+}
+
 enum ut_err srv_console_new(const struct srv_http_hooks *behind,
                             struct srv_log *log, struct srv_metrics *metrics,
                             struct srv_console **out, struct ut_error *e)
@@ -217,6 +225,7 @@ struct srv_http_hooks srv_console_hooks(struct srv_console *c)
 {
     return (struct srv_http_hooks){.begin = on_begin,
                                    .handle = on_handle,
+                                   .refuse = on_refuse,
                                    .left = on_left,
                                    .done = on_done,
                                    .arg = c};

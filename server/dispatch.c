@@ -202,6 +202,15 @@ static bool is_rpc(const char *path)
            !strchr(path + 2 + len, '/');
 }
 
+static const struct srv_protocol *protocol_of(const char *path)
+{
+    if (is_rpc(path))
+        return &srv_rpc;
+    return strncmp(path, "/v2", 3) == 0 && (path[3] == '/' || !path[3])
+               ? &srv_oip
+               : &srv_rest;
+}
+
 /* Whether a route has the exchange's path, and its method; allow gets the
  * methods that it would have. */
 static bool path_fits(struct srv_request *r, const struct srv_route *route,
@@ -230,7 +239,7 @@ static bool find_route(struct srv_request *r)
     struct api_error err;
     size_t len = 0;
 
-    r->protocol = is_rpc(r->x->path) ? &srv_rpc : &srv_rest;
+    r->protocol = protocol_of(r->x->path);
     api_fail(&err, API_UNIMPLEMENTED, "%.20s is not a method of %.100s",
              r->x->method, r->x->path);
     for (int i = 0; i < d->n_routes; i++) {
@@ -363,6 +372,17 @@ static void on_begin(void *arg, struct srv_http_exchange *x)
     }
 }
 
+static void on_refuse(void *arg, struct srv_http_exchange *x,
+                      const struct api_error *err)
+{
+    struct srv_request r = {.dispatch = arg, .x = x, .protocol = &srv_oip};
+
+    if (protocol_of(x->path) == &srv_oip)
+        r.protocol->fail(&r, err);
+    else
+        srv_http_fail(x, err);
+}
+
 /* ---- The body, and the end ---- */
 
 /* Unpacks a body that came as gzip. */
@@ -480,6 +500,7 @@ struct srv_http_hooks srv_dispatch_hooks(struct srv_dispatch *d)
 {
     return (struct srv_http_hooks){.begin = on_begin,
                                    .handle = on_handle,
+                                   .refuse = on_refuse,
                                    .left = on_left,
                                    .done = on_done,
                                    .arg = d};

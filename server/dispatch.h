@@ -54,6 +54,7 @@ struct srv_request {
     const struct srv_route *route; /* NULL: none fits */
     struct srv_params params;      /* REST's */
     ProtobufCMessage *message;     /* owned: call.request */
+    char field_value[24];          /* the protocol's: of a field it answers */
 };
 
 struct srv_protocol {
@@ -81,6 +82,7 @@ struct srv_protocol {
 
 extern const struct srv_protocol srv_rest; /* rest.c: JSON, pictures, forms */
 extern const struct srv_protocol srv_rpc;  /* rpc.c: Connect, gRPC-Web */
+extern const struct srv_protocol srv_oip;  /* oip.c: Open Inference, /v2 */
 
 struct srv_dispatch;
 

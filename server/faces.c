@@ -8,6 +8,7 @@
  */
 #include "server/faces.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -91,6 +92,13 @@ static void set_error(struct srv_faces_job *job, const struct api_error *err)
         job->err = *err;
 }
 
+size_t srv_input_len(enum srv_input input)
+{
+    return input == SRV_INPUT_U8    ? CROP_LEN
+           : input == SRV_INPUT_F32 ? CROP_LEN * sizeof(float)
+                                    : 0;
+}
+
 static void fail_frame(struct srv_faces_job *job, int idx,
                        const struct ut_error *e)
 {
@@ -98,7 +106,9 @@ static void fail_frame(struct srv_faces_job *job, int idx,
 
     api_fail_from(&err, e);
     if (err.code == API_INVALID_ARGUMENT) {
-        if (job->n_frames == 1 && !strcmp(job->field, "image"))
+        if (srv_input_len(job->input))
+            snprintf(err.field, sizeof(err.field), "%s[%d]", job->field, idx);
+        else if (job->n_frames == 1 && !strcmp(job->field, "image"))
             snprintf(err.field, sizeof(err.field), "image.data");
         else
             snprintf(err.field, sizeof(err.field), "%s[%d].data", job->field,
@@ -231,18 +241,24 @@ static int by_area(const void *a, const void *b)
     return p > q ? -1 : p < q;
 }
 
+/* The one face of a frame that is a face already. */
+static enum ut_err new_crop(struct srv_faces_job *job,
+                            struct srv_faces_frame *frame, struct ut_error *e)
+{
+    frame->faces = calloc(1, sizeof(*frame->faces));
+    if (!frame->faces)
+        return ut_fail(e, UT_ENOMEM, "no memory for a face");
+    frame->n_faces = 1;
+    return prepare(job, frame->faces, e);
+}
+
 static enum ut_err take_crop(struct srv_faces_job *job,
                              struct srv_faces_frame *frame,
                              const struct mdl_image *im, struct ut_error *e)
 {
-    struct srv_faces_face *x = calloc(1, sizeof(*x));
-    enum ut_err rc;
+    enum ut_err rc = new_crop(job, frame, e);
+    struct srv_faces_face *x = frame->faces;
 
-    if (!x)
-        return ut_fail(e, UT_ENOMEM, "no memory for a face");
-    frame->faces = x;
-    frame->n_faces = 1;
-    rc = prepare(job, x, e);
     if (!rc)
         rc = mdl_face_crop(im, x->crop, e);
     if (rc)
@@ -250,6 +266,45 @@ static enum ut_err take_crop(struct srv_faces_job *job,
     x->face.w = (float)im->full_width;
     x->face.h = (float)im->full_height;
     x->quality = mdl_face_quality(x->crop, NULL);
+    return UT_OK;
+}
+
+/* [3,112,112] to [112,112,3]. */
+static enum ut_err pixels_of(const uint8_t *planes, uint8_t *crop,
+                             struct ut_error *e)
+{
+    const size_t n = CROP_LEN / 3;
+
+    for (size_t i = 0; i < CROP_LEN; i++) {
+        float v;
+
+        memcpy(&v, planes + i * sizeof(v), sizeof(v));
+        if (!(v >= -1 && v <= 1))
+            return ut_fail(e, UT_EINVAL,
+                           "element %zu is %g, not from -1 to 1: pixels go in "
+                           "as (value - 127.5) / 127.5",
+                           i, (double)v);
+        crop[i % n * 3 + i / n] = (uint8_t)lrintf(v * 127.5f + 127.5f);
+    }
+    return UT_OK;
+}
+
+static enum ut_err take_tensor(struct srv_faces_job *job,
+                               struct srv_faces_frame *frame,
+                               struct ut_error *e)
+{
+    size_t len = srv_input_len(job->input);
+    enum ut_err rc;
+
+    if (frame->len != len)
+        return ut_fail(e, UT_EINVAL, "%zu bytes are not a face of %zu",
+                       frame->len, len);
+    rc = new_crop(job, frame, e);
+    if (rc)
+        return rc;
+    if (job->input == SRV_INPUT_F32)
+        return pixels_of(frame->bytes, frame->faces->crop, e);
+    memcpy(frame->faces->crop, frame->bytes, CROP_LEN);
     return UT_OK;
 }
 
@@ -287,44 +342,57 @@ static enum ut_err find_faces(struct srv_faces_job *job,
     return rc;
 }
 
+/* Decodes a picture and finds its faces. */
+static enum ut_err take_picture(struct srv_faces_job *job,
+                                struct srv_faces_frame *frame, int worker,
+                                struct ut_error *e)
+{
+    struct srv_metrics *metrics = job->app->metrics;
+    int64_t start = ut_clock_us(), decoded, end;
+    struct mdl_image im = {0};
+    enum ut_err rc = mdl_image_decode(
+        frame->bytes, frame->len,
+        job->input == SRV_INPUT_CROP ? 0 : DECODE_SIDE_PX, &im, e);
+
+    decoded = ut_clock_us();
+    if (!rc) {
+        frame->width = im.full_width;
+        frame->height = im.full_height;
+        rc = job->input == SRV_INPUT_CROP
+                 ? take_crop(job, frame, &im, e)
+                 : find_faces(job, frame, &im, worker, e);
+    }
+    mdl_image_fini(&im);
+    end = ut_clock_us();
+    __atomic_add_fetch(&job->decode_us, decoded - start, __ATOMIC_RELAXED);
+    __atomic_add_fetch(&job->detect_us, end - decoded, __ATOMIC_RELAXED);
+    srv_metrics_observe(metrics, SRV_METRIC_DECODE,
+                        (double)(decoded - start) / 1e6);
+    srv_metrics_observe(metrics, SRV_METRIC_DETECT,
+                        (double)(end - decoded) / 1e6);
+    return rc;
+}
+
 static void on_frame(void *arg, int worker)
 {
     struct frame_task *t = arg;
     struct srv_faces_job *job = t->job;
     struct srv_faces_frame *frame = &job->frames[t->idx];
-    struct srv_metrics *metrics = job->app->metrics;
-    int64_t start = ut_clock_us(), decoded = start, end;
-    struct mdl_image im = {0};
     struct ut_error e;
-    enum ut_err rc = UT_OK;
+    enum ut_err rc;
 
     /* A client that left, a job that failed already or is too late costs no
      * decoding. */
-    if (start >= job->deadline_us) {
+    if (ut_clock_us() >= job->deadline_us) {
         fail_expired(job);
-        srv_metrics_count(metrics, SRV_REJECT_EXPIRED);
+        srv_metrics_count(job->app->metrics, SRV_REJECT_EXPIRED);
     } else if (!__atomic_load_n(&job->failed, __ATOMIC_RELAXED) &&
                !(job->cancelled &&
                  __atomic_load_n(job->cancelled, __ATOMIC_RELAXED))) {
-        rc = mdl_image_decode(frame->bytes, frame->len,
-                              job->crop_input ? 0 : DECODE_SIDE_PX, &im, &e);
-        decoded = ut_clock_us();
-        if (!rc) {
-            frame->width = im.full_width;
-            frame->height = im.full_height;
-            rc = job->crop_input ? take_crop(job, frame, &im, &e)
-                                 : find_faces(job, frame, &im, worker, &e);
-        }
-        mdl_image_fini(&im);
+        rc = srv_input_len(job->input) ? take_tensor(job, frame, &e)
+                                       : take_picture(job, frame, worker, &e);
         if (rc)
             fail_frame(job, t->idx, &e);
-        end = ut_clock_us();
-        __atomic_add_fetch(&job->decode_us, decoded - start, __ATOMIC_RELAXED);
-        __atomic_add_fetch(&job->detect_us, end - decoded, __ATOMIC_RELAXED);
-        srv_metrics_observe(metrics, SRV_METRIC_DECODE,
-                            (double)(decoded - start) / 1e6);
-        srv_metrics_observe(metrics, SRV_METRIC_DETECT,
-                            (double)(end - decoded) / 1e6);
     }
     free(t);
     if (last_of(job))
@@ -337,7 +405,7 @@ enum ut_err srv_faces_start(struct srv_faces_job *job, struct ut_error *e)
     int64_t bytes = 0;
     int started = 0;
 
-    if (!job->crop_input && !job->app->detector)
+    if (job->input == SRV_INPUT_FRAME && !job->app->detector)
         return ut_fail(e, UT_ESTATE,
                        "this server has no face detector: send aligned faces "
                        "with input=crop, or start it with the detector that "

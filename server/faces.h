@@ -6,11 +6,20 @@
 #include "server/batcher.h"
 #include "server/mailbox.h"
 
-/* From encoded pictures to scored faces: decode pool -> batcher -> loop.
- * analyze, verify, search and enrol all go this way. */
+/* From pictures to scored faces: decode pool -> batcher -> loop. analyze,
+ * verify, search, enrol and infer all go this way. */
 
 #define SRV_MAX_IMAGES 32
 #define SRV_MAX_FACES 64 /* per image */
+
+/* What the bytes of a frame are. */
+enum srv_input {
+    SRV_INPUT_FRAME, /* a JPEG or PNG in which faces are found */
+    SRV_INPUT_CROP,  /* a JPEG or PNG that is an aligned face  */
+    SRV_INPUT_U8,    /* an aligned face: u8 [112,112,3], RGB   */
+    SRV_INPUT_F32,   /* the same: f32 [3,112,112], (v - 127.5) / 127.5,
+                        rounded to what u8 can say */
+};
 
 struct srv_app;
 struct srv_faces;
@@ -37,15 +46,15 @@ struct srv_faces_job {
     struct srv_generation *generation; /* taken for it; dropped by fini */
     struct srv_faces_frame *frames;    /* the caller's array */
     int n_frames;
-    bool crop_input; /* frames are aligned faces already */
-    unsigned tasks;  /* SRV_TASK_ bits */
-    int max_faces;   /* per frame */
-    int top_k;       /* 0: do not search the gallery */
+    enum srv_input input;
+    unsigned tasks; /* SRV_TASK_ bits */
+    int max_faces;  /* per frame */
+    int top_k;      /* 0: do not search the gallery */
     float min_score;
     bool bulk;
     int64_t deadline_us;
     const bool *cancelled;
-    const char *field; /* "images" or "image": for error paths */
+    const char *field; /* "images", "image"...: for error paths */
     /* Called once, on the loop; err NULL on success. */
     void (*done)(struct srv_faces_job *job, const struct api_error *err);
     void *arg;
@@ -60,6 +69,9 @@ struct srv_faces_job {
     int pending; /* frames, then faces, still under way */
     int failed;  /* err is set */
 };
+
+/* Bytes of one frame; 0: as many as it takes. */
+size_t srv_input_len(enum srv_input input);
 
 /* Starts a job. Always ends in done(), unless it returns an error (overload:
  * UT_EBUSY), which the caller answers. Thread: the loop. */

@@ -214,7 +214,7 @@ void srv_handle_add_sample(struct srv_call *c)
         .generation = srv_generation_take(c->app),
         .frames = &s->frame,
         .n_frames = 1,
-        .crop_input = r->input == TSCAF__V1__INPUT_KIND__INPUT_KIND_CROP,
+        .input = srv_answer_input(r->input),
         .max_faces = 2,
         .min_score = 0.5f,
         .deadline_us = c->deadline_us,

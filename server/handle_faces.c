@@ -221,7 +221,7 @@ static void start_enrolment(struct srv_call *c)
         .generation = srv_generation_take(c->app),
         .frames = &w->frame,
         .n_frames = 1,
-        .crop_input = r->input == TSCAF__V1__INPUT_KIND__INPUT_KIND_CROP,
+        .input = srv_answer_input(r->input),
         .tasks = SRV_TASK_RECOGNITION,
         .max_faces = 2, /* enough to see that there are several */
         .min_score = 0.5f,

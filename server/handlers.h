@@ -51,6 +51,15 @@ void srv_handle_resume_job(struct srv_call *c);
 void srv_handle_delete_job(struct srv_call *c);
 void srv_handle_watch_job(struct srv_call *c); /* streams */
 
+/* handle_inference.c: the Open Inference Protocol, of api/oip/inference.proto
+ */
+void srv_handle_server_live(struct srv_call *c);
+void srv_handle_server_ready(struct srv_call *c);
+void srv_handle_server_metadata(struct srv_call *c);
+void srv_handle_model_ready(struct srv_call *c);
+void srv_handle_model_metadata(struct srv_call *c);
+void srv_handle_model_infer(struct srv_call *c);
+
 /* handle_admin.c */
 void srv_handle_create_key(struct srv_call *c);
 void srv_handle_list_keys(struct srv_call *c);

@@ -64,6 +64,10 @@ struct srv_http_hooks {
     void (*begin)(void *arg, struct srv_http_exchange *x);
     /* The body too. Must be answered exactly once, now or later. */
     void (*handle)(void *arg, struct srv_http_exchange *x);
+    /* Answers what broke a limit or HTTP's framing, begun or not, in the shape
+     * that its path has for errors. NULL: by srv_http_fail. */
+    void (*refuse)(void *arg, struct srv_http_exchange *x,
+                   const struct api_error *err);
     /* The client left while its answer was being made: answer all the same
      * (it goes nowhere). While it streams: that was the end of it. */
     void (*left)(void *arg, struct srv_http_exchange *x);

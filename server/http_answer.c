@@ -285,5 +285,8 @@ void http_refuse(struct exchange *x, enum srv_reject why, enum api_code code,
         err.retry_after_s = 1;
     x->close = x->close || !keep;
     srv_metrics_count(x->conn->h->c.metrics, why);
-    srv_http_fail(&x->x, &err);
+    if (x->conn->h->c.hooks.refuse)
+        x->conn->h->c.hooks.refuse(x->conn->h->c.hooks.arg, &x->x, &err);
+    else
+        srv_http_fail(&x->x, &err);
 }

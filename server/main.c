@@ -25,7 +25,6 @@
 #include "server/log.h"
 #include "server/metrics.h"
 
-#define VERSION "0.1.0"
 #define MAX_STORE_JOBS 4096
 #define MAX_MODEL_JOBS 64
 #define MAX_DATASET_JOBS 64
@@ -311,7 +310,7 @@ static int serve(struct server *s)
     }
     watch_signals(s);
     srv_log_line(app->log, SRV_LOG_INFO, NULL,
-                 "tscafd " VERSION " listens on %s port %d", s->config.host,
+                 "tscafd " SRV_VERSION " listens on %s port %d", s->config.host,
                  srv_http_port(app->http));
     s->started.fn = on_started;
     rc = srv_pool_push(app->store_pool, start_job, s, &e);
@@ -399,7 +398,7 @@ int main(int argc, char **argv)
         if (c->help)
             srv_config_help(stdout);
         else
-            printf("tscafd " VERSION "\n");
+            printf("tscafd " SRV_VERSION "\n");
         srv_config_fini(c);
         return 0;
     }

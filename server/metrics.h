@@ -9,7 +9,7 @@
  * atomic additions: no lock, no memory, any thread. A NULL m is ignored
  * everywhere, so that parts can be tested without. */
 
-#define SRV_METRICS_MAX_ROUTES 64
+#define SRV_METRICS_MAX_ROUTES 96
 
 /* Stages of a call; histograms in seconds. */
 enum srv_metric {

@@ -27,6 +27,12 @@ void srv_ops_health(struct srv_app *app, struct srv_http_exchange *x)
     say(x, "{\"status\":\"ok\"}");
 }
 
+void srv_ops_live(struct srv_app *app, struct srv_http_exchange *x)
+{
+    (void)app;
+    say(x, "{\"live\":true}");
+}
+
 void srv_ops_ready(struct srv_app *app, struct srv_http_exchange *x)
 {
     struct api_error err;

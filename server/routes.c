@@ -1,4 +1,5 @@
 /* Every method of the server: its path over REST, its name over RPC. */
+#include "api/oip/inference.pb-c.h"
 #include "api/tscaf.pb-c.h"
 #include "server/dispatch.h"
 #include "server/handlers.h"
@@ -18,6 +19,12 @@
         .handler = srv_handle_##fn, .status = code,                            \
         .rpc = "tscaf.v1." #service "/" #name, .streams = true                 \
     }
+#define OIP(m, p, who, fn, name)                                               \
+    {                                                                          \
+        .method = m, .path = p, .role = SRV_ROLE_##who,                        \
+        .request = &inference__##fn##_request__descriptor,                     \
+        .handler = srv_handle_##fn, .status = 200, .rpc = name                 \
+    }
 #define PLAIN(p, who, fn)                                                      \
     {                                                                          \
         .method = "GET", .path = p, .role = SRV_ROLE_##who,                    \
@@ -29,6 +36,10 @@
 #define MODELS "/v1/models"
 #define DATASETS "/v1/datasets"
 #define JOBS "/v1/jobs"
+#define OIP_MODEL "/v2/models/{name}"
+#define OIP_VERSION OIP_MODEL "/versions/{version}"
+#define OIP_INFER "/v2/models/{model_name}"
+#define RPC(name) "inference.GRPCInferenceService/" #name
 
 /* clang-format off */
 const struct srv_route srv_routes[] = {
@@ -79,6 +90,17 @@ const struct srv_route srv_routes[] = {
     CALL("GET", "/v1/keys", ADMIN, list_keys_request, list_keys, 200, Admin, ListKeys),
     CALL("DELETE", "/v1/keys/{id}", ADMIN, key_ref, delete_key, 204, Admin, DeleteKey),
     CALL("GET", "/v1/audit", ADMIN, list_audit_request, list_audit, 200, Admin, ListAudit),
+
+    PLAIN("/v2/health/live", NONE, live),
+    OIP("GET", NULL, NONE, server_live, RPC(ServerLive)),
+    OIP("GET", "/v2/health/ready", NONE, server_ready, RPC(ServerReady)),
+    OIP("GET", "/v2", ANALYZE, server_metadata, RPC(ServerMetadata)),
+    OIP("GET", OIP_MODEL, ANALYZE, model_metadata, RPC(ModelMetadata)),
+    OIP("GET", OIP_VERSION, ANALYZE, model_metadata, NULL),
+    OIP("GET", OIP_MODEL "/ready", ANALYZE, model_ready, RPC(ModelReady)),
+    OIP("GET", OIP_VERSION "/ready", ANALYZE, model_ready, NULL),
+    OIP("POST", OIP_INFER "/infer", ANALYZE, model_infer, RPC(ModelInfer)),
+    OIP("POST", OIP_INFER "/versions/{model_version}/infer", ANALYZE, model_infer, NULL),
 };
 /* clang-format on */
 const int srv_n_routes = sizeof(srv_routes) / sizeof(srv_routes[0]);

@@ -143,7 +143,7 @@ static void errors__each_status__in_the_one_shape(void **state)
         long status;
         const char *code, *says;
     } rows[] = {
-        {{.path = "/v2"}, 404, "not_found", "/v2"},
+        {{.path = "/v3"}, 404, "not_found", "/v3"},
         {{.path = "/v1/identities/id_0"}, 404, "not_found", "id_0"},
         {{.path = "/v1/analyze"}, 405, "unimplemented", "POST"},
         {{.path = "/v1/identities?sort=x"},
