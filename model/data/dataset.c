@@ -330,6 +330,20 @@ static int by_number(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
+/* Groups keep their numbers and names on both sides. */
+static bool copy_groups(const struct mdl_dataset *d, struct mdl_dataset *held)
+{
+    held->group = calloc((size_t)d->groups + 1, sizeof(*held->group));
+    if (!held->group)
+        return false;
+    for (; held->groups < d->groups; held->groups++) {
+        held->group[held->groups] = strdup(d->group[held->groups]);
+        if (!held->group[held->groups])
+            return false;
+    }
+    return true;
+}
+
 enum ut_err mdl_dataset_split(struct mdl_dataset *d, enum mdl_split by,
                               double share, uint64_t seed,
                               struct mdl_dataset *held, struct ut_error *e)
@@ -339,7 +353,7 @@ enum ut_err mdl_dataset_split(struct mdl_dataset *d, enum mdl_split by,
 
     memset(held, 0, sizeof(*held));
     held->examples = malloc((size_t)d->n * sizeof(*held->examples));
-    if (!lots || !held->examples) {
+    if (!lots || !held->examples || !copy_groups(d, held)) {
         free(lots);
         mdl_dataset_fini(held);
         return ut_fail(e, UT_ENOMEM, "no memory for a split");
