@@ -35,7 +35,7 @@ CFLAGS   += -std=c11 $(FLAGS_$(VARIANT)) -Wall -Wextra -Wshadow -Wvla -Wformat=2
 LDFLAGS  += $(FLAGS_$(VARIANT))
 
 MAINS := server/main.c client/example.c $(wildcard client/tool/*.c model/tool/*.c)
-src   = $(filter-out $(MAINS),$(shell find $(1) -name '*.c' | sort))
+src   = $(filter-out $(MAINS) model/backends/cuda/%,$(shell find $(1) -name '*.c' | sort))
 obj   = $(patsubst %.c,$B/%.o,$(1))
 libs  = $(foreach f,$(1),$(if $(PKGS_$f),$(shell $(PKG) --libs $(PKGS_$f))) $(LIBS_$f))
 ar    = $(patsubst %,$B/lib%.a,$(1))
@@ -71,6 +71,7 @@ endef
 $(foreach f,$(FOLDERS),$(eval $(call FOLDER,$f)))
 $(call obj,$(call src,model)): CFLAGS += -fopenmp
 $(call obj,model/shipped.c): CPPFLAGS += -DMDL_WEIGHTS_DIR='"$(CURDIR)/model/weights"'
+$(call obj,tests/unit/test_model_plugin.c): CPPFLAGS += -DPLUGINS='"$B/tests/plugins/"' -DCUDA_PLUGIN='"build/release/libtscaf-cuda.so"'
 
 $(GEN)/%.pb-c.c $(GEN)/%.pb-c.h: %.proto
 	@mkdir -p $(@D)
@@ -105,8 +106,15 @@ $B/tests/%: $B/tests/%.o $(SUPPORT) $$(call ar,$$(call test_deps,$$@))
 	$(CC) $(LDFLAGS) $(WRAP) -o $@ $^ $(call libs,$(call test_deps,$@)) -lcmocka -lcurl -lsodium -lm -lpthread
 $(call obj,$(shell find tests -name '*.c' 2>/dev/null)): CPPFLAGS += $(shell $(PKG) --cflags libprotobuf-c jansson)
 
+# Plug-ins for the tests of the CUDA backend's boundary.
+PLUGINS := $(patsubst tests/%.c,$B/tests/%.so,$(wildcard tests/plugins/*.c))
+$B/tests/plugins/%.so: tests/plugins/%.c model/backends/plugin.h model/backend.h model/graph.h
+	@mkdir -p $(@D)
+	$(CC) $(CPPFLAGS) $(CFLAGS) -fPIC -shared -o $@ $<
+$B/tests/unit/test_model_plugin: | $(PLUGINS)
+
 .PHONY: tests threaded test-threaded fuzzers
-tests: $(TESTS)
+tests: $(TESTS) $(PLUGINS)
 test: all $(TESTS) ## every test, what was answered against openapi.yaml, RPC by real clients
 	@rm -f $B/exchanges
 	@TSCAF_EXCHANGES=$(CURDIR)/$B/exchanges scripts/run-tests $(TESTS)

@@ -1,10 +1,13 @@
-/* The only list of backends, and the wrappers by which they are called. */
+/* The only list of backends, and the wrappers by which they are called. CUDA's
+ * is a plug-in; the others are built in. */
 #include "model/backend.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "model/backends/cpu/cpu.h"
+#include "model/backends/plugin.h"
 #include "model/backends/ref/ref.h"
 
 static const struct mdl_backend_ops *const backends[] = {
@@ -13,10 +16,13 @@ static const struct mdl_backend_ops *const backends[] = {
 };
 
 #define N_BACKENDS (sizeof(backends) / sizeof(backends[0]))
+#define PLUGIN "cuda"
 
 struct mdl_backend {
     const struct mdl_backend_ops *ops;
-    void *ctx; /* owned; only ops look inside */
+    void *ctx;      /* owned; only ops look inside */
+    void *plugin;   /* owned; NULL: built in */
+    char note[256]; /* why a better one is not used, or "" */
 };
 
 struct mdl_lane {
@@ -33,14 +39,14 @@ struct mdl_plan {
 static const struct {
     const char *name, *alias;
 } precisions[] = {
-    [MDL_PREC_F32] = {"float32", "f32"},
-    [MDL_PREC_BF16] = {"bfloat16", "bf16"},
-    [MDL_PREC_INT8] = {"int8", "s8"},
+    [MDL_PREC_F32] = {"float32", "f32"}, [MDL_PREC_BF16] = {"bfloat16", "bf16"},
+    [MDL_PREC_INT8] = {"int8", "s8"},    [MDL_PREC_F16] = {"float16", "f16"},
+    [MDL_PREC_TF32] = {"tf32", "tf32"},
 };
 
 int mdl_precision_parse(const char *text)
 {
-    for (int i = MDL_PREC_F32; i <= MDL_PREC_INT8; i++)
+    for (int i = MDL_PREC_F32; i <= MDL_PREC_TF32; i++)
         if (!strcmp(text, precisions[i].name) ||
             !strcmp(text, precisions[i].alias))
             return i;
@@ -65,36 +71,35 @@ static const struct mdl_backend_ops *choose(const char *name)
     return best;
 }
 
-enum ut_err mdl_backend_open(const char *name, int device,
-                             struct mdl_backend **out, struct ut_error *e)
+static enum ut_err unknown(const char *name, struct ut_error *e)
 {
-    const struct mdl_backend_ops *ops = choose(name);
-    struct mdl_backend *b;
-    char known[64] = "";
-    enum ut_err rc;
+    char known[64] = "auto";
+
+    for (size_t i = 0; i < N_BACKENDS; i++)
+        snprintf(known + strlen(known), sizeof(known) - strlen(known), ", %s",
+                 backends[i]->name);
+    return ut_fail(e, UT_EINVAL,
+                   "there is no backend \"%s\"; known are %s, " PLUGIN, name,
+                   known);
+}
+
+/* ops, or those of the plug-in where ops is NULL. */
+static enum ut_err open_one(const struct mdl_backend_ops *ops, int device,
+                            struct mdl_backend **out, struct ut_error *e)
+{
+    struct mdl_backend *b = calloc(1, sizeof(*b));
+    enum ut_err rc = UT_OK;
 
     *out = NULL;
-    if (!ops) {
-        for (size_t i = 0; i < N_BACKENDS; i++) {
-            strncat(known, i ? ", " : "", sizeof(known) - strlen(known) - 1);
-            strncat(known, backends[i]->name,
-                    sizeof(known) - strlen(known) - 1);
-        }
-        return ut_fail(e, UT_EINVAL,
-                       "there is no backend \"%s\"; known are "
-                       "%s",
-                       name, known);
-    }
-    if (ops->score() <= 0)
-        return ut_fail(e, UT_EDEVICE,
-                       "backend \"%s\" cannot be used on this machine",
-                       ops->name);
-    b = calloc(1, sizeof(*b));
     if (!b)
-        return ut_fail(e, UT_ENOMEM, "no memory for backend \"%s\"", ops->name);
+        return ut_fail(e, UT_ENOMEM, "no memory for a backend");
     b->ops = ops;
-    rc = ops->open(device, &b->ctx, e);
+    if (!ops)
+        rc = mdl_plugin_open(&b->plugin, &b->ops, e);
+    if (!rc)
+        rc = b->ops->open(device, &b->ctx, e);
     if (rc) {
+        mdl_plugin_close(b->plugin);
         free(b);
         return rc;
     }
@@ -102,12 +107,57 @@ enum ut_err mdl_backend_open(const char *name, int device,
     return UT_OK;
 }
 
+enum ut_err mdl_backend_open(const char *name, int device,
+                             struct mdl_backend **out, struct ut_error *e)
+{
+    bool any = !name || !strcmp(name, "auto");
+    const struct mdl_backend_ops *ops = choose(any ? NULL : name);
+    struct ut_error why = {0};
+    enum ut_err rc;
+
+    *out = NULL;
+    if (any) {
+        if (!open_one(NULL, device, out, &why))
+            return UT_OK;
+        rc = open_one(ops, device, out, e);
+        if (!rc)
+            snprintf((*out)->note, sizeof((*out)->note), "%s", why.msg);
+        return rc;
+    }
+    if (!strcmp(name, PLUGIN)) {
+        rc = open_one(NULL, device, out, &why);
+        return rc ? ut_fail(e, rc, "backend \"" PLUGIN "\": %s", why.msg) : rc;
+    }
+    return ops ? open_one(ops, device, out, e) : unknown(name, e);
+}
+
+enum ut_err mdl_backend_open_trainer(const char *name, int device,
+                                     struct mdl_backend **out,
+                                     struct ut_error *e)
+{
+    bool any = !name || !strcmp(name, "auto");
+    enum ut_err rc = any ? open_one(choose(NULL), device, out, e)
+                         : mdl_backend_open(name, device, out, e);
+
+    if (rc || mdl_backend_trains(*out))
+        return rc;
+    mdl_backend_close(*out);
+    *out = NULL;
+    return ut_fail(e, UT_EINVAL, "backend \"%s\" cannot train", name);
+}
+
 void mdl_backend_close(struct mdl_backend *b)
 {
     if (!b)
         return;
     b->ops->close(b->ctx);
+    mdl_plugin_close(b->plugin);
     free(b);
+}
+
+const char *mdl_backend_note(const struct mdl_backend *b)
+{
+    return b->note;
 }
 
 const char *mdl_backend_name(const struct mdl_backend *b)

@@ -14,9 +14,16 @@
  *             allocates nothing
  */
 
-enum mdl_precision { MDL_PREC_F32, MDL_PREC_BF16, MDL_PREC_INT8 };
+enum mdl_precision {
+    MDL_PREC_F32,
+    MDL_PREC_BF16,
+    MDL_PREC_INT8,
+    MDL_PREC_F16,
+    MDL_PREC_TF32, /* float32, products of 10 bits: a GPU's tensor cores */
+};
 
-/* "float32", "bfloat16", "int8" (also "f32", "bf16"); -1 for others. */
+/* "float32", "bfloat16", "int8", "float16", "tf32" (also "f32", "bf16",
+ * "f16"); -1 for others. */
 int mdl_precision_parse(const char *text);
 const char *mdl_precision_name(enum mdl_precision p);
 
@@ -74,12 +81,20 @@ struct mdl_backend;
 struct mdl_lane;
 struct mdl_plan;
 
-/* name NULL: the backend with the highest score. Errors: UT_EINVAL for an
- * unknown name (the message lists the known ones), UT_EDEVICE for one that
- * cannot be used here. Thread: any. */
+/* name NULL or "auto": CUDA where it can be used, else the built-in backend
+ * with the highest score, and mdl_backend_note says why not CUDA. Errors:
+ * UT_EINVAL for an unknown name (the message lists the known ones), UT_EDEVICE
+ * for one that cannot be used here. Thread: any. */
 UT_MUSTUSE enum ut_err mdl_backend_open(const char *name, int device,
                                         struct mdl_backend **out,
                                         struct ut_error *e);
+/* As mdl_backend_open, for training: "auto" is the best of those that can.
+ * Errors: also UT_EINVAL for a named one that cannot. */
+UT_MUSTUSE enum ut_err mdl_backend_open_trainer(const char *name, int device,
+                                                struct mdl_backend **out,
+                                                struct ut_error *e);
+/* Why "auto" did not take CUDA: one line, or "". */
+const char *mdl_backend_note(const struct mdl_backend *b);
 /* After all its lanes and plans. Accepts NULL. */
 void mdl_backend_close(struct mdl_backend *b);
 const char *mdl_backend_name(const struct mdl_backend *b);

@@ -202,6 +202,9 @@ static void on_started(struct srv_mail *m)
                      "%zu stored faces have no embedding by this model: "
                      "activate it to embed them",
                      s->n_unusable);
+    if (*mdl_backend_note(app->device))
+        srv_log_line(app->log, SRV_LOG_INFO, NULL, "cuda is not used: %s",
+                     mdl_backend_note(app->device));
     app->ready = true;
     srv_log_line(app->log, SRV_LOG_INFO, NULL,
                  "ready: model %s %s, backend %s, %s, %d lanes, %zu faces in "

@@ -18,7 +18,7 @@ static const char help[] =
     "ONNX\n"
     "network (FILE.onnx).\n"
     "\n"
-    "  --backend NAME   ref or cpu (the best here)\n"
+    "  --backend NAME   auto, cpu, ref or cuda (auto)\n"
     "  --precision P    float32 or bfloat16 (float32)\n"
     "  --batch N        images at a time (all)\n"
     "  --input KIND     what an ONNX network's input is: imagenet, insightface "

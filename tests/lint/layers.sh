@@ -27,6 +27,7 @@ only 'turbojpeg' 'model/vision/'
 only 'spng' 'model/vision/'
 only 'libexif' 'model/vision/'
 only 'curl/' 'client/'
+only '(cuda|cudnn|cublas|nccl)' 'model/backends/cuda/'
 
 [ $bad = 0 ] || echo "layers: an include points the wrong way" >&2
 exit $bad

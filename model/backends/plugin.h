@@ -1,0 +1,34 @@
+#ifndef MODEL_BACKENDS_PLUGIN_H
+#define MODEL_BACKENDS_PLUGIN_H
+
+#include "model/backend.h"
+
+/* A backend in a shared library of its own (libtscaf-cuda.so), opened when it
+ * is wanted: programs neither link nor include what it stands on. */
+
+#define MDL_PLUGIN_SYMBOL "tscaf_plugin" /* const struct mdl_plugin */
+#define MDL_PLUGIN_ABI 1                 /* of struct mdl_plugin and its use */
+
+/* Changes with the structs that both sides look into. */
+#define MDL_PLUGIN_LAYOUT                                                      \
+    (uint32_t)(                                                                \
+        ((sizeof(struct mdl_graph) * 31 + sizeof(struct mdl_node)) * 31 +      \
+         sizeof(struct mdl_value)) *                                           \
+            31 +                                                               \
+        sizeof(struct mdl_backend_ops))
+
+struct mdl_plugin {
+    uint32_t abi, layout; /* of the sources it was built from */
+    const struct mdl_backend_ops *ops;
+};
+
+/* Opens the plug-in of a backend: the file that $TSCAF_CUDA_PLUGIN names, else
+ * libtscaf-cuda.so beside the program, else in ../lib/tscaf. *handle goes to
+ * mdl_plugin_close. Errors: UT_EDEVICE with the reason, in one line: no file,
+ * a library of its own is missing (cuDNN), another version. Thread: any. */
+UT_MUSTUSE enum ut_err mdl_plugin_open(void **handle,
+                                       const struct mdl_backend_ops **ops,
+                                       struct ut_error *e);
+void mdl_plugin_close(void *handle); /* accepts NULL */
+
+#endif
