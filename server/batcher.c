@@ -28,11 +28,12 @@ struct srv_batcher {
     struct srv_batcher_config config;
     pthread_mutex_t lock;
     pthread_cond_t work, deadline;
-    struct queue live, bulk; /* guarded by lock, as the next four */
+    struct queue live, bulk; /* guarded by lock, as the next five */
     size_t n_queued;
     int64_t next_deadline_us; /* the watch sleeps until it */
     int n_idle;
     bool stopping;
+    struct srv_batcher_stats stats;
     struct executor *executors;
     int n_executors;
     pthread_t watch;
@@ -54,6 +55,10 @@ static void drop(struct srv_batcher *b, struct srv_item *it, int64_t now)
         it->cancelled && __atomic_load_n(it->cancelled, __ATOMIC_RELAXED);
     it->expired = !it->dropped && now >= it->deadline_us;
     it->queue_us = now - it->queue_us;
+    pthread_mutex_lock(&b->lock);
+    b->stats.failed++;
+    b->stats.failed_us += (uint64_t)it->queue_us;
+    pthread_mutex_unlock(&b->lock);
     srv_metrics_count(b->metrics,
                       it->dropped ? SRV_REJECT_CANCELLED : SRV_REJECT_EXPIRED);
     it->done(it);
@@ -206,6 +211,34 @@ static void search(struct executor *x, struct srv_item **batch, int n)
     }
 }
 
+/* A batch came to its end. */
+static void count(struct srv_batcher *b, struct srv_item **batch, int n,
+                  int64_t took_us, enum ut_err rc)
+{
+    uint64_t queued = 0, took = (uint64_t)took_us;
+    struct srv_batcher_stats *s = &b->stats;
+    struct timespec now;
+
+    clock_gettime(CLOCK_REALTIME, &now);
+    for (int i = 0; i < n; i++)
+        queued += (uint64_t)batch[i]->queue_us;
+    pthread_mutex_lock(&b->lock);
+    if (rc) {
+        s->failed += (uint64_t)n;
+        s->failed_us += queued;
+    } else {
+        s->faces += (uint64_t)n;
+        s->batches++;
+        s->queue_us += queued;
+        s->compute_us += took * (uint64_t)n;
+        s->of_size[n].batches++;
+        s->of_size[n].compute_us += took;
+        s->last_ms =
+            (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
+    }
+    pthread_mutex_unlock(&b->lock);
+}
+
 static void run(struct executor *x, struct srv_item **batch, int n)
 {
     struct srv_batcher *b = x->batcher;
@@ -227,6 +260,7 @@ static void run(struct executor *x, struct srv_item **batch, int n)
     took = ut_clock_us() - start;
     srv_metrics_observe(b->metrics, SRV_METRIC_COMPUTE, (double)took / 1e6);
     srv_metrics_batch(b->metrics, n);
+    count(b, batch, n, took, rc);
     if (!rc)
         search(x, batch, n);
     for (int i = 0; i < n; i++) {
@@ -430,6 +464,13 @@ enum ut_err srv_batcher_push(struct srv_batcher *b, struct srv_item **items,
     if (rc)
         srv_metrics_count(b->metrics, SRV_REJECT_QUEUE_FULL);
     return rc;
+}
+
+void srv_batcher_stats(struct srv_batcher *b, struct srv_batcher_stats *out)
+{
+    pthread_mutex_lock(&b->lock);
+    *out = b->stats;
+    pthread_mutex_unlock(&b->lock);
 }
 
 size_t srv_batcher_queued(const struct srv_batcher *b)

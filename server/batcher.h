@@ -45,6 +45,18 @@ struct srv_batcher_config {
     int64_t delay_us; /* 0: start at once               */
 };
 
+/* What was computed since the batcher began. Times are sums. */
+struct srv_batcher_stats {
+    uint64_t faces, batches;
+    uint64_t queue_us, compute_us; /* of those faces */
+    uint64_t failed, failed_us;    /* faces: expired, their client gone, their
+                                      batch failed; in the queue */
+    uint64_t last_ms;              /* the last batch, since 1970; 0: none */
+    struct {
+        uint64_t batches, compute_us;
+    } of_size[SRV_MAX_BATCH + 1];
+};
+
 struct srv_batcher;
 struct srv_metrics;
 
@@ -62,6 +74,8 @@ UT_MUSTUSE enum ut_err srv_batcher_push(struct srv_batcher *b,
                                         struct srv_item **items, int n,
                                         struct ut_error *e);
 
+/* Thread: any. */
 size_t srv_batcher_queued(const struct srv_batcher *b);
+void srv_batcher_stats(struct srv_batcher *b, struct srv_batcher_stats *out);
 
 #endif

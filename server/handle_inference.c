@@ -80,7 +80,8 @@ void srv_handle_server_metadata(struct srv_call *c)
 {
     Inference__ServerMetadataResponse r =
         INFERENCE__SERVER_METADATA_RESPONSE__INIT;
-    char *extensions[] = {"binary_tensor_data"};
+    char *extensions[] = {"binary_tensor_data", "statistics",
+                          "model_repository"};
 
     r.name = "tscaf";
     r.version = SRV_VERSION;
@@ -143,6 +144,94 @@ void srv_handle_model_metadata(struct srv_call *c)
     if (is_model(c, g, q->name, q->version))
         c->reply(c, &r.base);
     srv_generation_drop(g);
+}
+
+/* ---- statistics ---- */
+
+static Inference__StatisticDuration duration(uint64_t n, uint64_t us)
+{
+    Inference__StatisticDuration d = INFERENCE__STATISTIC_DURATION__INIT;
+
+    d.count = n;
+    d.ns = us * 1000;
+    return d;
+}
+
+void srv_handle_model_statistics(struct srv_call *c)
+{
+    const Inference__ModelStatisticsRequest *q = (const void *)c->request;
+    Inference__ModelStatisticsResponse r =
+        INFERENCE__MODEL_STATISTICS_RESPONSE__INIT;
+    Inference__ModelStatistics s = INFERENCE__MODEL_STATISTICS__INIT;
+    Inference__ModelStatistics *list[] = {&s};
+    Inference__InferStatistics all = INFERENCE__INFER_STATISTICS__INIT;
+    Inference__InferBatchStatistics sizes[SRV_MAX_BATCH];
+    Inference__InferBatchStatistics *size_list[SRV_MAX_BATCH];
+    Inference__StatisticDuration success, fail, queue, compute, none,
+        by_size[SRV_MAX_BATCH];
+    struct srv_generation *g = srv_generation_take(c->app);
+    const struct mdl_model *m = srv_engine_model(g->engine);
+    struct srv_batcher_stats b;
+
+    srv_batcher_stats(g->batcher, &b);
+    none = duration(0, 0);
+    success = duration(b.faces, b.queue_us + b.compute_us);
+    fail = duration(b.failed, b.failed_us);
+    queue = duration(b.faces, b.queue_us);
+    compute = duration(b.faces, b.compute_us);
+    all.success = &success;
+    all.fail = &fail;
+    all.queue = &queue;
+    all.compute_infer = &compute;
+    all.compute_input = all.compute_output = &none;
+    for (int i = 1; i <= SRV_MAX_BATCH; i++) {
+        size_t at = s.n_batch_stats;
+
+        if (!b.of_size[i].batches)
+            continue;
+        by_size[at] = duration(b.of_size[i].batches, b.of_size[i].compute_us);
+        inference__infer_batch_statistics__init(&sizes[at]);
+        sizes[at].batch_size = (uint64_t)i;
+        sizes[at].compute_infer = &by_size[at];
+        sizes[at].compute_input = sizes[at].compute_output = &none;
+        size_list[at] = &sizes[at];
+        s.n_batch_stats++;
+    }
+    s.name = (char *)(uintptr_t)m->name;
+    s.version = (char *)(uintptr_t)m->version;
+    s.last_inference = b.last_ms;
+    s.inference_count = b.faces;
+    s.execution_count = b.batches;
+    s.inference_stats = &all;
+    s.batch_stats = size_list;
+    r.n_model_stats = 1;
+    r.model_stats = list;
+    if (is_model(c, g, *q->name ? q->name : m->name, q->version))
+        c->reply(c, &r.base);
+    srv_generation_drop(g);
+}
+
+/* ---- repository ---- */
+
+static void refuse_change(struct srv_call *c)
+{
+    struct api_error err;
+
+    api_fail(&err, API_UNIMPLEMENTED,
+             "models are not loaded and unloaded one by one: exactly one "
+             "answers, with its gallery; POST /v1/models/{version}/activate "
+             "changes which");
+    c->fail(c, &err);
+}
+
+void srv_handle_repository_model_load(struct srv_call *c)
+{
+    refuse_change(c);
+}
+
+void srv_handle_repository_model_unload(struct srv_call *c)
+{
+    refuse_change(c);
 }
 
 /* ---- infer ---- */

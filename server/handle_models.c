@@ -5,6 +5,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "api/oip/inference.pb-c.h"
 #include "server/answer.h"
 #include "server/app.h"
 #include "server/handlers.h"
@@ -118,6 +119,51 @@ static void reply_list(struct srv_store_call *w)
 void srv_handle_list_models(struct srv_call *c)
 {
     srv_store_call_start(c, list, reply_list);
+}
+
+/* The same for the Open Inference Protocol. */
+static void reply_index(struct srv_store_call *w)
+{
+    typedef Inference__RepositoryIndexResponse__ModelIndex model_index;
+    const Inference__RepositoryIndexRequest *q = (const void *)w->call->request;
+    Inference__RepositoryIndexResponse r =
+        INFERENCE__REPOSITORY_INDEX_RESPONSE__INIT;
+    const struct models *m = w->result;
+    model_index *entries = calloc(m->n, sizeof(*entries));
+    model_index **pointers = calloc(m->n, sizeof(model_index *));
+    struct ut_error e = {.code = UT_ENOMEM, .msg = "no memory for an index"};
+
+    r.models = pointers;
+    for (size_t i = 0; entries && pointers && i < m->n; i++) {
+        const Tscaf__V1__ModelInfo *x = m->list[i];
+        model_index *one = &entries[i];
+
+        if (i && q->ready)
+            break;
+        inference__repository_index_response__model_index__init(one);
+        one->name = x->model->name;
+        one->version = x->model->version;
+        one->state = !i                              ? "READY"
+                     : x->state == STATE(ACTIVATING) ? "LOADING"
+                                                     : "UNAVAILABLE";
+        if (i)
+            one->reason = *x->reason ? x->reason
+                          : x->state == STATE(PREVIOUS)
+                              ? "rollback returns to it"
+                              : "it is not active";
+        r.models[r.n_models++] = one;
+    }
+    if (entries && pointers)
+        w->call->reply(w->call, &r.base);
+    else
+        srv_answer_fail(w->call, &e);
+    free(entries);
+    free(pointers);
+}
+
+void srv_handle_repository_index(struct srv_call *c)
+{
+    srv_store_call_start(c, list, reply_index);
 }
 
 /* ---- one ---- */

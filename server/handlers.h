@@ -58,7 +58,11 @@ void srv_handle_server_ready(struct srv_call *c);
 void srv_handle_server_metadata(struct srv_call *c);
 void srv_handle_model_ready(struct srv_call *c);
 void srv_handle_model_metadata(struct srv_call *c);
+void srv_handle_model_statistics(struct srv_call *c);
 void srv_handle_model_infer(struct srv_call *c);
+void srv_handle_repository_index(struct srv_call *c); /* handle_models.c */
+void srv_handle_repository_model_load(struct srv_call *c);
+void srv_handle_repository_model_unload(struct srv_call *c);
 
 /* handle_admin.c */
 void srv_handle_create_key(struct srv_call *c);

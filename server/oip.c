@@ -81,6 +81,13 @@ static enum ut_err bind_path(struct srv_request *r, struct api_error *err)
     return rc;
 }
 
+/* Loading and unloading are refused, whatever their parameters say. */
+static bool reads_body(const struct srv_request *r)
+{
+    return r->route->request ==
+           &inference__repository_index_request__descriptor;
+}
+
 static enum ut_err oip_bind(struct srv_request *r, struct api_error *err)
 {
     enum ut_err rc;
@@ -91,7 +98,8 @@ static enum ut_err oip_bind(struct srv_request *r, struct api_error *err)
         return UT_EINVAL;
     rc = is_infer(r) ? bind_infer(r, err)
                      : api_json_read(r->route->request, r->x->body,
-                                     r->x->body_len, &r->message, err);
+                                     reads_body(r) ? r->x->body_len : 0,
+                                     &r->message, err);
     return rc ? rc : bind_path(r, err);
 }
 
@@ -129,6 +137,22 @@ static enum ut_err reply_ready(const struct srv_request *r, struct ut_buf *b,
     return rc ? rc : ut_buf_addf(b, e, ",\"ready\":true}");
 }
 
+/* The protocol's JSON is the list alone. */
+static enum ut_err reply_index(const ProtobufCMessage *m, struct ut_buf *b,
+                               struct ut_error *e)
+{
+    const Inference__RepositoryIndexResponse *r = (const void *)m;
+    enum ut_err rc = ut_buf_add(b, "[", 1, e);
+
+    for (size_t i = 0; i < r->n_models && !rc; i++) {
+        if (i)
+            rc = ut_buf_add(b, ",", 1, e);
+        if (!rc)
+            rc = api_json_add(&r->models[i]->base, API_JSON_REST, b, e);
+    }
+    return rc ? rc : ut_buf_add(b, "]", 1, e);
+}
+
 static enum ut_err oip_reply(struct srv_request *r, const ProtobufCMessage *m,
                              struct srv_http_answer *a, struct ut_error *e)
 {
@@ -141,6 +165,8 @@ static enum ut_err oip_reply(struct srv_request *r, const ProtobufCMessage *m,
         rc = reply_infer(r, m, a, &b, e);
     else if (m->descriptor == &inference__model_ready_response__descriptor)
         rc = reply_ready(r, &b, e);
+    else if (m->descriptor == &inference__repository_index_response__descriptor)
+        rc = reply_index(m, &b, e);
     else
         rc = api_json_add(m, API_JSON_REST, &b, e);
     if (!rc)

@@ -39,6 +39,7 @@
 #define OIP_MODEL "/v2/models/{name}"
 #define OIP_VERSION OIP_MODEL "/versions/{version}"
 #define OIP_INFER "/v2/models/{model_name}"
+#define OIP_REPOSITORY "/v2/repository/models/{model_name}"
 #define RPC(name) "inference.GRPCInferenceService/" #name
 
 /* clang-format off */
@@ -95,12 +96,18 @@ const struct srv_route srv_routes[] = {
     OIP("GET", NULL, NONE, server_live, RPC(ServerLive)),
     OIP("GET", "/v2/health/ready", NONE, server_ready, RPC(ServerReady)),
     OIP("GET", "/v2", ANALYZE, server_metadata, RPC(ServerMetadata)),
+    OIP("GET", "/v2/models/stats", ANALYZE, model_statistics, NULL),
     OIP("GET", OIP_MODEL, ANALYZE, model_metadata, RPC(ModelMetadata)),
     OIP("GET", OIP_VERSION, ANALYZE, model_metadata, NULL),
     OIP("GET", OIP_MODEL "/ready", ANALYZE, model_ready, RPC(ModelReady)),
     OIP("GET", OIP_VERSION "/ready", ANALYZE, model_ready, NULL),
+    OIP("GET", OIP_MODEL "/stats", ANALYZE, model_statistics, RPC(ModelStatistics)),
+    OIP("GET", OIP_VERSION "/stats", ANALYZE, model_statistics, NULL),
     OIP("POST", OIP_INFER "/infer", ANALYZE, model_infer, RPC(ModelInfer)),
     OIP("POST", OIP_INFER "/versions/{model_version}/infer", ANALYZE, model_infer, NULL),
+    OIP("POST", "/v2/repository/index", ANALYZE, repository_index, RPC(RepositoryIndex)),
+    OIP("POST", OIP_REPOSITORY "/load", ADMIN, repository_model_load, RPC(RepositoryModelLoad)),
+    OIP("POST", OIP_REPOSITORY "/unload", ADMIN, repository_model_unload, RPC(RepositoryModelUnload)),
 };
 /* clang-format on */
 const int srv_n_routes = sizeof(srv_routes) / sizeof(srv_routes[0]);

@@ -471,6 +471,82 @@ static void metadata__server_and_model__as_the_protocol_has_them(void **state)
     test_answer_fini(&a);
 }
 
+static void statistics__after_inferences__count_faces_and_batches(void **state)
+{
+    static const char *const paths[] = {"/v2/models/stats",
+                                        "/v2/models/%s/stats"};
+    json_int_t count[2], batches[2], at_size = 0;
+    struct test_answer a = {0};
+    char at[300], version[20];
+    json_t *j, *s, *size;
+    size_t i;
+
+    (void)state;
+    for (int k = 0; k < 2; k++) {
+        snprintf(at, sizeof(at), paths[k], model);
+        assert_int_equal(test_get(&server, at, &a), 200);
+        j = json_of(&a);
+        s = json_array_get(json_object_get(j, "model_stats"), 0);
+        assert_string_equal(json_string_value(json_object_get(s, "name")),
+                            model);
+        count[k] = json_integer_value(json_object_get(s, "inference_count"));
+        batches[k] = json_integer_value(json_object_get(s, "execution_count"));
+        snprintf(version, sizeof(version), "%s",
+                 json_string_value(json_object_get(s, "version")));
+        at_size = 0;
+        json_array_foreach(json_object_get(s, "batch_stats"), i, size)
+            at_size += json_integer_value(json_object_get(
+                json_object_get(size, "compute_infer"), "count"));
+        assert_int_equal(at_size, batches[k]);
+        s = json_object_get(json_object_get(s, "inference_stats"), "queue");
+        assert_int_equal(json_integer_value(json_object_get(s, "count")),
+                         count[k]);
+        json_decref(j);
+        if (!k)
+            assert_int_equal(infer(request(3, false, true, ""), NULL, &a), 200);
+    }
+    assert_int_equal(count[1], count[0] + 3);
+    assert_true(batches[1] > batches[0] && batches[1] <= batches[0] + 3);
+    snprintf(at, sizeof(at), "/v2/models/%s/versions/%s/stats", model, version);
+    assert_int_equal(test_get(&server, at, &a), 200);
+    test_get(&server, "/v2/models/x/stats", &a);
+    wants_error(&a, 404, "no model");
+    test_answer_fini(&a);
+}
+
+static void repository__index_load_unload__listed_and_refused(void **state)
+{
+    struct test_answer a = {0};
+    char at[300];
+    json_t *j;
+
+    (void)state;
+    for (int i = 0; i < 2; i++) {
+        assert_int_equal(test_json(&server, "POST", "/v2/repository/index",
+                                   i ? "{\"ready\":true}" : "{}", &a),
+                         200);
+        j = json_of(&a);
+        assert_int_equal(json_array_size(j), 1);
+        assert_string_equal(
+            json_string_value(json_object_get(json_array_get(j, 0), "name")),
+            model);
+        assert_string_equal(
+            json_string_value(json_object_get(json_array_get(j, 0), "state")),
+            "READY");
+        json_decref(j);
+    }
+    test_json(&server, "POST", "/v2/repository/index", "{\"raedy\":true}", &a);
+    wants_error(&a, 400, "raedy");
+    for (int i = 0; i < 2; i++) {
+        snprintf(at, sizeof(at), "/v2/repository/models/%s/%s", model,
+                 i ? "unload" : "load");
+        test_json(&server, "POST", at, "{\"parameters\":{\"config\":\"{}\"}}",
+                  &a);
+        wants_error(&a, 501, "/activate");
+    }
+    test_answer_fini(&a);
+}
+
 static void limits__body_type_and_key__in_its_shape(void **state)
 {
     const char *const flags[] = {"--max-body-bytes", "64KiB", NULL};
@@ -506,6 +582,8 @@ int main(void)
         cmocka_unit_test(infer__32_faces_and_33__answered_and_refused),
         cmocka_unit_test(infer__wrong_requests__named_in_its_shape),
         cmocka_unit_test(metadata__server_and_model__as_the_protocol_has_them),
+        cmocka_unit_test(statistics__after_inferences__count_faces_and_batches),
+        cmocka_unit_test(repository__index_load_unload__listed_and_refused),
         cmocka_unit_test(limits__body_type_and_key__in_its_shape),
     };
 

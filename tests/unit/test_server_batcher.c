@@ -130,6 +130,7 @@ static void push__expired_and_cancelled__never_computed(void **state)
 {
     struct srv_item *items = items_new(3, SRV_TASK_FATIGUE);
     struct srv_batcher *b = batcher(8, 0);
+    struct srv_batcher_stats stats;
     bool gone = true;
 
     (void)state;
@@ -142,6 +143,12 @@ static void push__expired_and_cancelled__never_computed(void **state)
     assert_int_equal(items[0].batch_size, 0);
     assert_int_equal(items[1].batch_size, 0);
     assert_int_equal(items[2].batch_size, 1);
+    srv_batcher_stats(b, &stats);
+    assert_int_equal(stats.failed, 2);
+    assert_int_equal(stats.faces, 1);
+    assert_int_equal(stats.batches, 1);
+    assert_int_equal(stats.of_size[1].batches, 1);
+    assert_int_equal(stats.of_size[1].compute_us, items[2].compute_us);
     srv_batcher_free(b);
     items_free(items, 3);
 }
