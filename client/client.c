@@ -6,22 +6,25 @@
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
+#include <sys/random.h>
 
 #include "base/clock.h"
+#include "client/retry.h"
 
 #define MAX_URL 2048
 #define GRACE_MS 2000 /* the server answers its own deadline first */
-#define MAX_RETRY_WAIT_S 60
 
 struct call {
     struct cl_client *client;
     CURL *easy;
-    struct curl_slist *headers;
+    struct curl_slist *headers; /* owned */
+    struct curl_slist timeout;  /* one more in front of them, of each try */
+    char timeout_text[48];
     struct ut_buf body;
     cl_done *done;
     void *ctx;
     int64_t started_us, retry_at_us; /* retry_at_us > 0: waits for its retry */
-    int tries, retry_after_s;
+    int tries, retry_after_s, timeout_ms;
     char error[CURL_ERROR_SIZE];
     struct call *next;
 };
@@ -29,7 +32,7 @@ struct call {
 struct cl_client {
     CURLM *multi;
     struct call *calls; /* all that are on their way */
-    int busy, timeout_ms, retries;
+    int busy, timeout_ms, deadline_ms, retries;
     char *url, *key, *cacert;
 };
 
@@ -86,6 +89,7 @@ enum ut_err cl_open(const struct cl_options *o, struct cl_client **out,
     c->key = o->key ? strdup(o->key) : NULL;
     c->cacert = o->cacert ? strdup(o->cacert) : NULL;
     c->timeout_ms = o->timeout_ms;
+    c->deadline_ms = o->deadline_ms;
     c->retries = o->retries;
     c->multi = curl_multi_init();
     if (!c->multi || !c->url || (o->key && !c->key) ||
@@ -131,16 +135,40 @@ static bool add_header(struct call *c, const char *name, const char *value)
     return more != NULL;
 }
 
+/* What is left of the deadline, or more than any try's timeout. */
+static int64_t left_ms(const struct call *c)
+{
+    int64_t spent = (ut_clock_us() - c->started_us) / 1000;
+
+    return c->client->deadline_ms ? c->client->deadline_ms - spent : INT64_MAX;
+}
+
+/* Begins a try. */
+static CURLMcode try_now(struct call *c)
+{
+    int64_t left = left_ms(c);
+
+    c->timeout_ms =
+        left < c->client->timeout_ms ? (int)left : c->client->timeout_ms;
+    if (c->timeout_ms < 1)
+        c->timeout_ms = 1;
+    snprintf(c->timeout_text, sizeof(c->timeout_text), "Connect-Timeout-Ms: %d",
+             c->timeout_ms);
+    c->timeout.data = c->timeout_text;
+    c->timeout.next = c->headers;
+    curl_easy_setopt(c->easy, CURLOPT_HTTPHEADER, &c->timeout);
+    curl_easy_setopt(c->easy, CURLOPT_TIMEOUT_MS,
+                     (long)c->timeout_ms + GRACE_MS);
+    return curl_multi_add_handle(c->client->multi, c->easy);
+}
+
 static bool set_up(struct call *c, const struct cl_request *r)
 {
     struct cl_client *client = c->client;
-    char url[MAX_URL], text[16], bearer[400];
+    char url[MAX_URL], bearer[400];
     CURL *h = c->easy;
 
     if (snprintf(url, sizeof(url), "%s%s", client->url, r->path) >= MAX_URL)
-        return false;
-    snprintf(text, sizeof(text), "%d", client->timeout_ms);
-    if (!add_header(c, "Connect-Timeout-Ms", text))
         return false;
     if (client->key) {
         if (snprintf(bearer, sizeof(bearer), "Bearer %s", client->key) >=
@@ -158,11 +186,8 @@ static bool set_up(struct call *c, const struct cl_request *r)
     }
     curl_easy_setopt(h, CURLOPT_CUSTOMREQUEST, r->method);
     curl_easy_setopt(h, CURLOPT_URL, url);
-    curl_easy_setopt(h, CURLOPT_HTTPHEADER, c->headers);
     curl_easy_setopt(h, CURLOPT_PROTOCOLS_STR, "http,https");
     curl_easy_setopt(h, CURLOPT_USERAGENT, "tscaf");
-    curl_easy_setopt(h, CURLOPT_TIMEOUT_MS,
-                     (long)client->timeout_ms + GRACE_MS);
     curl_easy_setopt(h, CURLOPT_NOSIGNAL, 1L);
     curl_easy_setopt(h, CURLOPT_ERRORBUFFER, c->error);
     curl_easy_setopt(h, CURLOPT_WRITEFUNCTION, on_body);
@@ -188,8 +213,7 @@ enum ut_err cl_start(struct cl_client *client, const struct cl_request *r,
     c->started_us = ut_clock_us();
     ut_buf_init(&c->body, CL_MAX_ANSWER_BYTES);
     c->easy = curl_easy_init();
-    if (!c->easy || !set_up(c, r) ||
-        curl_multi_add_handle(client->multi, c->easy)) {
+    if (!c->easy || !set_up(c, r) || try_now(c)) {
         call_free(c);
         return ut_fail(e, UT_ENOMEM, "%s %.100s: cannot be sent", r->method,
                        r->path);
@@ -213,7 +237,7 @@ static void explain(struct call *c, CURLcode code, struct cl_answer *a)
 
     if (code == CURLE_OPERATION_TIMEDOUT)
         api_fail(&a->err, API_DEADLINE_EXCEEDED, "%s: no answer in %d ms",
-                 c->client->url, c->client->timeout_ms);
+                 c->client->url, c->timeout_ms);
     else if (code == CURLE_WRITE_ERROR && c->body.len)
         api_fail(&a->err, API_RESOURCE_EXHAUSTED,
                  "%s: the answer is over %u bytes", c->client->url,
@@ -224,14 +248,18 @@ static void explain(struct call *c, CURLcode code, struct cl_answer *a)
 
 static bool waits_for_retry(struct call *c, long status)
 {
-    int64_t wait_s = c->retry_after_s > 0 ? c->retry_after_s : 1;
+    uint32_t random = 0;
+    int64_t wait_ms;
 
     if (status != 503 || c->tries >= c->client->retries)
         return false;
-    if (wait_s > MAX_RETRY_WAIT_S)
-        wait_s = MAX_RETRY_WAIT_S;
+    if (getrandom(&random, sizeof(random), GRND_NONBLOCK) < 0)
+        random = (uint32_t)ut_clock_us();
+    wait_ms = cl_retry_wait_ms(c->tries, c->retry_after_s, random);
+    if (wait_ms >= left_ms(c))
+        return false;
     c->tries++;
-    c->retry_at_us = ut_clock_us() + wait_s * 1000000;
+    c->retry_at_us = ut_clock_us() + wait_ms * 1000;
     c->retry_after_s = 0;
     ut_buf_fini(&c->body);
     return true;
@@ -278,15 +306,15 @@ static int send_retries(struct cl_client *client, int timeout_ms)
     int64_t now = ut_clock_us();
 
     for (struct call *c = client->calls; c; c = c->next) {
-        int64_t left_ms = (c->retry_at_us - now + 999) / 1000;
+        int64_t wait_ms = (c->retry_at_us - now + 999) / 1000;
 
         if (!c->retry_at_us)
             continue;
-        if (left_ms <= 0) {
+        if (wait_ms <= 0) {
             c->retry_at_us = 0;
-            curl_multi_add_handle(client->multi, c->easy);
-        } else if (left_ms < timeout_ms) {
-            timeout_ms = (int)left_ms;
+            try_now(c);
+        } else if (wait_ms < timeout_ms) {
+            timeout_ms = (int)wait_ms;
         }
     }
     return timeout_ms;

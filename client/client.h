@@ -20,8 +20,12 @@ struct cl_options {
     const char *key;    /* API key, or NULL */
     const char *cacert; /* PEM file for https, or NULL: the system's */
     int timeout_ms;     /* per try; also the server's deadline; > 0 */
-    int retries;        /* of a request answered "unavailable", waiting as long
-                           as Retry-After says; 0: none */
+    int deadline_ms;    /* for a request with its retries; 0: none. A retry that
+                           would begin after it is not waited for. */
+    int retries;        /* of a request answered 503, which nothing was done
+                           for, and of no other: after what Retry-After says
+                           and a random wait that doubles from 100 ms to a
+                           minute; 0: none */
 };
 
 /* Everything is borrowed until the request's callback has returned, except

@@ -1,14 +1,18 @@
 /* libtscaf without a server: URLs, paths, picture files. */
 #include "tests/support/unit.h"
 
+#include <netinet/in.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include "client/client.h"
 #include "client/pictures.h"
+#include "client/retry.h"
 
 static void open__urls__checked(void **state)
 {
@@ -75,6 +79,135 @@ static void call__nobody_listens__unavailable(void **state)
     assert_non_null(strstr(a.err.message, "http://127.0.0.1:1"));
     free(a.body);
     cl_close(c);
+}
+
+/* ---- Retries ---- */
+
+static void wait__each_try__doubles_keeps_half_to_chance_and_ends(void **state)
+{
+    int64_t most = CL_FIRST_WAIT_MS;
+
+    (void)state;
+    for (int tries = 0; tries < 40; tries++) {
+        assert_int_equal(cl_retry_wait_ms(tries, 0, 0), most / 2);
+        assert_int_equal(cl_retry_wait_ms(tries, 0, (uint32_t)(most / 2)),
+                         most / 2 + most / 2);
+        for (uint32_t random = 1; random; random <<= 1) {
+            assert_in_range(cl_retry_wait_ms(tries, 0, random), most / 2, most);
+            assert_in_range(cl_retry_wait_ms(tries, 3, random), 3000 + most / 2,
+                            3000 + most);
+        }
+        most = 2 * most < CL_MOST_WAIT_MS ? 2 * most : CL_MOST_WAIT_MS;
+    }
+    assert_int_equal(cl_retry_wait_ms(0, 60, 0), 60000 + CL_FIRST_WAIT_MS / 2);
+    assert_int_equal(cl_retry_wait_ms(0, 61, 0), 60000 + CL_FIRST_WAIT_MS / 2);
+    assert_int_equal(cl_retry_wait_ms(0, -1, 0), CL_FIRST_WAIT_MS / 2);
+}
+
+/* A server that gives each connection the next of its answers. */
+struct script {
+    const char *const *answers; /* the last one again and again */
+    int listener, port, asked;
+    int timeout_ms; /* Connect-Timeout-Ms of the last request */
+    pthread_t thread;
+};
+
+static void *play(void *arg)
+{
+    struct script *s = arg;
+    int fd;
+
+    while ((fd = accept(s->listener, NULL, NULL)) >= 0) {
+        const char *answer = s->answers[s->asked], *timeout;
+        char text[2000] = "";
+        size_t len = 0;
+        ssize_t n;
+
+        while (!strstr(text, "\r\n\r\n") &&
+               (n = read(fd, text + len, sizeof(text) - 1 - len)) > 0)
+            len += (size_t)n;
+        timeout = strstr(text, "Connect-Timeout-Ms: ");
+        s->timeout_ms = timeout ? atoi(strchr(timeout, ' ')) : 0;
+        s->asked += s->answers[s->asked + 1] != NULL;
+        (void)!send(fd, answer, strlen(answer), MSG_NOSIGNAL);
+        close(fd);
+    }
+    return NULL;
+}
+
+static void script_start(struct script *s, const char *const *answers)
+{
+    struct sockaddr_in a = {.sin_family = AF_INET,
+                            .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    socklen_t len = sizeof(a);
+
+    *s = (struct script){.answers = answers,
+                         .listener = socket(AF_INET, SOCK_STREAM, 0)};
+    assert_int_equal(bind(s->listener, (void *)&a, sizeof(a)), 0);
+    assert_int_equal(listen(s->listener, 8), 0);
+    assert_int_equal(getsockname(s->listener, (void *)&a, &len), 0);
+    s->port = ntohs(a.sin_port);
+    assert_int_equal(pthread_create(&s->thread, NULL, play, s), 0);
+}
+
+static void script_end(struct script *s)
+{
+    shutdown(s->listener, SHUT_RDWR);
+    pthread_join(s->thread, NULL);
+    close(s->listener);
+}
+
+#define ANSWER(status, more)                                                   \
+    "HTTP/1.1 " status " x\r\nConnection: close\r\n" more                      \
+    "Content-Length: 2\r\n\r\n{}"
+
+static void
+call__refused_for_overload__tried_again_and_nothing_else(void **state)
+{
+    static const char *const busy[] = {ANSWER("503", ""), ANSWER("503", ""),
+                                       ANSWER("200", ""), ANSWER("418", ""),
+                                       NULL};
+    static const char *const wrong[] = {ANSWER("500", ""), ANSWER("418", ""),
+                                        NULL};
+    static const char *const late[] = {ANSWER("503", "Retry-After: 50\r\n"),
+                                       ANSWER("418", ""), NULL};
+    static const struct {
+        const char *const *answers;
+        int retries, deadline_ms, status, asked;
+    } cases[] = {
+        {busy, 2, 0, 200, 3},
+        {busy, 1, 60000, 503, 2},
+        {busy, 0, 0, 503, 1},
+        {wrong, 5, 0, 500, 1},
+        /* A retry after fifty seconds would miss a deadline of ten. */
+        {late, 5, 10000, 503, 1},
+    };
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        struct cl_options o = {.timeout_ms = 30000,
+                               .deadline_ms = cases[i].deadline_ms,
+                               .retries = cases[i].retries};
+        struct cl_request r = {.method = "GET", .path = "/healthz"};
+        struct cl_client *c;
+        struct cl_answer a;
+        struct script s;
+        struct ut_error e;
+        char url[60];
+
+        script_start(&s, cases[i].answers);
+        snprintf(url, sizeof(url), "http://127.0.0.1:%d", s.port);
+        o.url = url;
+        assert_int_equal(cl_open(&o, &c, &e), UT_OK);
+        assert_int_equal(cl_call(c, &r, &a, &e), UT_OK);
+        cl_close(c);
+        script_end(&s);
+        assert_int_equal(a.status, cases[i].status);
+        assert_int_equal(s.asked, cases[i].asked);
+        assert_in_range(s.timeout_ms, 1,
+                        o.deadline_ms == 10000 ? 10000 : 30000);
+        free(a.body);
+    }
 }
 
 /* From a URL to an answer that does not come. */
@@ -214,6 +347,9 @@ int main(void)
         cmocka_unit_test(open__urls__checked),
         cmocka_unit_test(path__any_text__percent_encoded),
         cmocka_unit_test(call__nobody_listens__unavailable),
+        cmocka_unit_test(wait__each_try__doubles_keeps_half_to_chance_and_ends),
+        cmocka_unit_test(
+            call__refused_for_overload__tried_again_and_nothing_else),
         cmocka_unit_test(client__any_allocation_fails__clean_error),
         cmocka_unit_test(pictures__folders__sorted_and_filtered),
     };
