@@ -14,31 +14,24 @@
 #define FATIGUE_THRESHOLD 0.5
 #define IDENTITY_THRESHOLD 0.35
 
-static const char *leaf_of(const struct mdl_model *m, enum mdl_head head)
-{
-    for (int i = 0; i < m->spec.n_nodes; i++)
-        if (m->spec.nodes[i].head == head)
-            return m->spec.nodes[i].name;
-    return "";
-}
-
 float srv_answer_fatigue_threshold(const struct srv_engine *en, float asked)
 {
     const struct mdl_model *m = srv_engine_model(en);
 
-    return asked > 0 ? asked
-                     : (float)mdl_model_threshold(
-                           m, leaf_of(m, MDL_HEAD_BINARY), FATIGUE_THRESHOLD);
+    return asked > 0
+               ? asked
+               : (float)mdl_model_threshold(
+                     m, srv_engine_leaf(m, MDL_HEAD_BINARY), FATIGUE_THRESHOLD);
 }
 
 float srv_answer_identity_threshold(const struct srv_engine *en, float asked)
 {
     const struct mdl_model *m = srv_engine_model(en);
 
-    return asked > 0
-               ? asked
-               : (float)mdl_model_threshold(m, leaf_of(m, MDL_HEAD_EMBEDDING),
-                                            IDENTITY_THRESHOLD);
+    return asked > 0 ? asked
+                     : (float)mdl_model_threshold(
+                           m, srv_engine_leaf(m, MDL_HEAD_EMBEDDING),
+                           IDENTITY_THRESHOLD);
 }
 
 enum srv_input srv_answer_input(Tscaf__V1__InputKind asked)

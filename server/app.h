@@ -34,7 +34,8 @@ struct srv_app {
     struct mdl_backend *device;         /* the detector's */
     struct mdl_detector *detector;      /* NULL: crops only */
     struct srv_pool *decode_pool;
-    struct srv_datasets datasets; /* only on dataset_pool's thread */
+    struct srv_pool *explain_pool; /* one thread */
+    struct srv_datasets datasets;  /* only on dataset_pool's thread */
     struct srv_pool *dataset_pool;
     struct srv_jobs *jobs;
     struct srv_faces *faces; /* server/faces.h: images to scored faces */

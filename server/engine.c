@@ -34,19 +34,21 @@ struct srv_engine {
     struct lane *lanes;
 };
 
-/* The first leaf of that head. */
+const char *srv_engine_leaf(const struct mdl_model *m, enum mdl_head head)
+{
+    for (int i = 0; i < m->spec.n_nodes; i++)
+        if (m->spec.nodes[i].head == head)
+            return m->spec.nodes[i].name;
+    return "";
+}
+
 static int leaf_output(const struct mdl_model *m, enum mdl_head head,
                        const char *suffix)
 {
     char name[MDL_NAME_LEN];
 
-    for (int i = 0; i < m->spec.n_nodes; i++) {
-        if (m->spec.nodes[i].head != head)
-            continue;
-        snprintf(name, sizeof(name), "%s.%s", m->spec.nodes[i].name, suffix);
-        return mdl_graph_find_output(&m->graph, name);
-    }
-    return -1;
+    snprintf(name, sizeof(name), "%s.%s", srv_engine_leaf(m, head), suffix);
+    return mdl_graph_find_output(&m->graph, name);
 }
 
 enum ut_err srv_engine_fresh(struct mdl_model *out, struct ut_error *e)

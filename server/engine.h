@@ -44,6 +44,9 @@ UT_MUSTUSE enum ut_err srv_engine_fresh_version(char version[17],
 void srv_engine_sizes(const struct mdl_graph *g, uint64_t *parameters,
                       uint64_t *multiply_adds);
 
+/* The name of the first leaf with that head, or "". */
+const char *srv_engine_leaf(const struct mdl_model *m, enum mdl_head head);
+
 const struct mdl_model *srv_engine_model(const struct srv_engine *en);
 const char *srv_engine_backend(const struct srv_engine *en);
 enum mdl_precision srv_engine_precision(const struct srv_engine *en);

@@ -6,6 +6,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "model/eval/explain.h"
 #include "server/answer.h"
 #include "server/app.h"
 
@@ -25,6 +26,8 @@ static void destroy(struct srv_generation *g)
 {
     srv_batcher_free(g->batcher);
     srv_gallery_free(g->gallery);
+    for (int i = 0; i < 2; i++)
+        mdl_explainer_free(g->explainers[i]);
     srv_engine_free(g->engine);
     free(g);
 }

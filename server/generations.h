@@ -29,6 +29,9 @@ struct srv_generation {
     struct srv_engine *engine;
     struct srv_gallery *gallery;
     struct srv_batcher *batcher; /* NULL until it is in use */
+    /* Of fatigue and recognition, with plans of their own; made by the explain
+     * thread when they are first asked for. */
+    struct mdl_explainer *explainers[2];
     struct srv_app *app;
     int refs; /* atomic */
 };

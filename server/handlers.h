@@ -14,6 +14,9 @@ void srv_handle_embed(struct srv_call *c);
 void srv_handle_verify(struct srv_call *c);
 void srv_handle_search(struct srv_call *c);
 
+/* handle_explain.c */
+void srv_handle_explain(struct srv_call *c);
+
 /* handle_identities.c; faces in handle_faces.c */
 void srv_handle_create_identity(struct srv_call *c);
 void srv_handle_list_identities(struct srv_call *c);

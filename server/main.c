@@ -28,6 +28,7 @@
 #define MAX_STORE_JOBS 4096
 #define MAX_MODEL_JOBS 64
 #define MAX_DATASET_JOBS 64
+#define MAX_EXPLAIN_JOBS 16
 
 extern char **environ;
 
@@ -104,6 +105,7 @@ static void stop(void *arg)
     srv_pool_free(app->model_pool);
     app->model_pool = NULL;
     srv_pool_free(app->decode_pool);
+    srv_pool_free(app->explain_pool);
     srv_pool_free(app->dataset_pool);
     srv_pool_free(app->store_pool);
     srv_generations_free(app);
@@ -158,6 +160,9 @@ static enum ut_err start_work(struct server *s, struct ut_error *e)
     if (!rc)
         rc = srv_pool_new("decode", s->config.decode_threads,
                           (size_t)s->config.max_queue, &app->decode_pool, e);
+    if (!rc)
+        rc =
+            srv_pool_new("explain", 1, MAX_EXPLAIN_JOBS, &app->explain_pool, e);
     if (!rc)
         rc = srv_pool_new("models", 1, MAX_MODEL_JOBS, &app->model_pool, e);
     if (!rc)

@@ -377,26 +377,29 @@ static void rest_unbind(struct srv_request *r)
 
 /* ---- Answers ---- */
 
-/* A message whose only field is a picture goes as that picture. */
+/* A message whose only field is bytes (a PNG) goes as those. */
 static enum ut_err rest_reply(struct srv_request *r, const ProtobufCMessage *m,
                               struct srv_http_answer *a, struct ut_error *e)
 {
-    const Tscaf__V1__FaceCrop *crop = (const void *)m;
+    const ProtobufCMessageDescriptor *d = m->descriptor;
+    const ProtobufCBinaryData *png;
 
     (void)r;
-    if (!m->descriptor->n_fields)
+    if (!d->n_fields)
         return UT_OK;
-    if (m->descriptor != &tscaf__v1__face_crop__descriptor) {
+    if (d->n_fields > 1 || d->fields[0].type != PROTOBUF_C_TYPE_BYTES ||
+        d->fields[0].label == PROTOBUF_C_LABEL_REPEATED) {
         a->type = JSON;
         return api_json_write(m, API_JSON_REST, &a->body, &a->len, e);
     }
+    png = (const void *)((const char *)m + d->fields[0].offset);
     a->type = "image/png";
-    a->len = crop->png.len;
+    a->len = png->len;
     a->body = malloc(a->len + 1);
     if (!a->body)
-        return ut_fail(e, UT_ENOMEM, "no memory for a crop");
+        return ut_fail(e, UT_ENOMEM, "no memory for a picture");
     if (a->len)
-        memcpy(a->body, crop->png.data, a->len);
+        memcpy(a->body, png->data, a->len);
     return UT_OK;
 }
 

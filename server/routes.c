@@ -53,6 +53,7 @@ const struct srv_route srv_routes[] = {
     CALL("POST", "/v1/embed", ANALYZE, embed_request, embed, 200, DriverMonitor, Embed),
     CALL("POST", "/v1/verify", ANALYZE, verify_request, verify, 200, DriverMonitor, Verify),
     CALL("POST", "/v1/search", ANALYZE, search_request, search, 200, DriverMonitor, Search),
+    CALL("POST", "/v1/explain", ANALYZE, explain_request, explain, 200, DriverMonitor, Explain),
     CALL("GET", MODELS, ANALYZE, list_models_request, list_models, 200, Models, ListModels),
 
     CALL("POST", IDENTITIES, ENROLL, create_identity_request, create_identity, 201, Identities, CreateIdentity),

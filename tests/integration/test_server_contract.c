@@ -42,6 +42,7 @@ static const struct operation {
     {"DELETE", "/v1/keys/" KEY, ADMIN, NO_BODY, NULL},
     {"GET", "/v1/audit", ADMIN, NO_BODY, NULL},
     {"GET", "/livez", NONE, NO_BODY, NULL},
+    {"POST", "/v1/explain", ANALYZE, IMAGE, "{}"},
 };
 
 #define N (sizeof(operations) / sizeof(operations[0]))

@@ -88,6 +88,11 @@ async function everyMethod(transport) {
   const cosine = a.reduce((sum, v, i) => sum + v * b[i], 0);
   assert.ok(Math.abs(cosine - same.similarity) < 1e-4);
 
+  const { png } = await monitor.explain({ image: { data: ada }, input });
+  assert.deepEqual([...png.subarray(1, 4)], [...Buffer.from("PNG")]);
+  await refused(monitor.explain({ image: { data: ada }, input, face: 1 }), Code.InvalidArgument,
+    /1 face was found/);
+
   const models = await createClient(Models, transport).listModels({});
   assert.equal(models.models[0].model.name, "tiny");
   assert.ok(models.models[0].parameters > 0n);
