@@ -22,6 +22,7 @@ export class Server {
       "--listen", "127.0.0.1:0", "--data", join(this.dir, "data"),
       "--model", model, "--detector", "none",
       "--default-deadline-ms", "120000", // machines are busy
+      "--job-memory", "0", // a sanitizer's shadow memory would count
       ...flags,
     ], { stdio: ["ignore", "ignore", "pipe"] });
     let log = "";
