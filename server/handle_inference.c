@@ -243,11 +243,13 @@ struct work {
     struct srv_faces_frame frames[SRV_MAX_IMAGES];
     const struct output *wanted[MAX_OUTPUTS];
     size_t n_wanted;
+    uint8_t *bytes; /* owned: of an input that came as a list */
 };
 
 static void work_free(struct work *w)
 {
     srv_faces_job_fini(&w->job);
+    free(w->bytes);
     free(w);
 }
 
@@ -291,13 +293,53 @@ static bool shape_is(const Inference__ModelInferRequest__InferInputTensor *in,
            in->shape[3] == d;
 }
 
+/* The elements of the input as bytes, from whichever place has them; else
+ * fails the call. */
+static bool elements(struct work *w, const Inference__ModelInferRequest *q,
+                     ProtobufCBinaryData *out)
+{
+    const Inference__InferTensorContents *list = q->inputs[0]->contents;
+    struct ut_error e = {.code = UT_ENOMEM, .msg = "no memory for a tensor"};
+
+    *out = (ProtobufCBinaryData){0};
+    if (q->n_raw_input_contents > 1 || (q->n_raw_input_contents && list)) {
+        srv_answer_invalid(w->call, "raw_input_contents", "EXPECTED",
+                           "wants the elements of the one input, once");
+        return false;
+    }
+    if (q->n_raw_input_contents) {
+        *out = q->raw_input_contents[0];
+    } else if (list && w->job.input == SRV_INPUT_F32) {
+        out->data = (uint8_t *)list->fp32_contents;
+        out->len = list->n_fp32_contents * sizeof(float);
+    } else if (list) {
+        w->bytes = malloc(list->n_uint_contents + 1);
+        if (!w->bytes) {
+            srv_answer_fail(w->call, &e);
+            return false;
+        }
+        for (size_t i = 0; i < list->n_uint_contents; i++) {
+            if (list->uint_contents[i] > UINT8_MAX) {
+                srv_answer_invalid(w->call, "inputs[0].contents",
+                                   "OUT_OF_RANGE", "element %zu is %u", i,
+                                   list->uint_contents[i]);
+                return false;
+            }
+            w->bytes[i] = (uint8_t)list->uint_contents[i];
+        }
+        out->data = w->bytes;
+        out->len = list->n_uint_contents;
+    }
+    return true;
+}
+
 /* The faces of the request; else fails the call. */
 static bool take_input(struct work *w, const Inference__ModelInferRequest *q)
 {
     const Inference__ModelInferRequest__InferInputTensor *in;
     struct srv_call *c = w->call;
-    const ProtobufCBinaryData *raw = q->raw_input_contents;
-    size_t len;
+    ProtobufCBinaryData raw;
+    size_t len, n;
 
     if (q->n_inputs != 1 || strcmp(q->inputs[0]->name, "images")) {
         srv_answer_invalid(c, "inputs", "EXPECTED",
@@ -320,21 +362,21 @@ static bool take_input(struct work *w, const Inference__ModelInferRequest *q)
                            (long long)in->shape[0], SRV_MAX_IMAGES);
         return false;
     }
-    w->job.n_frames = (int)in->shape[0];
+    n = (size_t)in->shape[0];
     len = srv_input_len(w->job.input);
-    if (q->n_raw_input_contents != 1 ||
-        raw->len != (size_t)w->job.n_frames * len) {
+    if (!elements(w, q, &raw))
+        return false;
+    if (raw.len != n * len) {
         srv_answer_invalid(c, "inputs[0]", "EXPECTED",
-                           "its shape needs %zu bytes of raw contents, not %zu",
-                           (size_t)w->job.n_frames * len,
-                           q->n_raw_input_contents == 1 ? raw->len : (size_t)0);
-        w->job.n_frames = 0;
+                           "its shape needs %zu bytes, not %zu", n * len,
+                           raw.len);
         return false;
     }
-    for (int i = 0; i < w->job.n_frames; i++) {
-        w->frames[i].bytes = raw->data + (size_t)i * len;
+    for (size_t i = 0; i < n; i++) {
+        w->frames[i].bytes = raw.data + i * len;
         w->frames[i].len = len;
     }
+    w->job.n_frames = (int)n;
     return true;
 }
 

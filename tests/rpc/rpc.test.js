@@ -13,6 +13,7 @@ import {
   Admin, DatasetKind, Datasets, DriverMonitor, ErrorDetailSchema, Identities, InputKind, Jobs,
   JobState, Models, ReturnPart, Role, Verdict, file_tscaf,
 } from "./gen/es/tscaf_pb.js";
+import { GRPCInferenceService } from "./gen/es/oip/inference_pb.js";
 import { Server } from "./server.js";
 
 const { DriverMonitorClient } = createRequire(import.meta.url)("./gen/ts/tscaf.client.js");
@@ -299,6 +300,36 @@ test("REST JSON and Connect JSON answer alike", async () => {
     assert.deepEqual({ ...connect, details: details.map((d) => d.debug) }, rest);
   }
   await post(gallery + "DeleteIdentity", { id });
+});
+
+test("the inference service by every client, as /v2 answers", async () => {
+  const pixels = Uint8Array.from({ length: 112 * 112 * 3 }, (_, i) => (i * 7) % 256);
+  const shape = [1, 112, 112, 3];
+  const input = { name: "images", datatype: "UINT8", shape: shape.map(BigInt) };
+  const planes = Array.from({ length: pixels.length },
+    (_, i) => (pixels[(i % 12544) * 3 + Math.floor(i / 12544)] - 127.5) / 127.5);
+  const floats = { name: "images", datatype: "FP32", shape: [1n, 3n, 112n, 112n] };
+  const { outputs, model_version } = await post("/v2/models/tiny/infer", {
+    inputs: [{ name: "images", datatype: "UINT8", shape, data: [...pixels] }] });
+  const want = Math.fround(outputs[0].data[0]);
+  for (const transport of Object.values(transports())) {
+    const client = createClient(GRPCInferenceService, transport);
+    const about = await client.modelMetadata({ name: "tiny" });
+    assert.deepEqual(about.versions, [model_version]);
+    for (const request of [
+      { inputs: [input], rawInputContents: [pixels] },
+      { inputs: [{ ...input, contents: { uintContents: [...pixels] } }] },
+      { inputs: [{ ...floats, contents: { fp32Contents: planes } }] }]) {
+      const answer = await client.modelInfer({ modelName: "tiny", id: "1", ...request });
+      const [raw] = answer.rawOutputContents;
+      assert.equal(answer.id, "1");
+      assert.equal(answer.outputs[0].name, "fatigue_probability");
+      assert.equal(new DataView(raw.buffer, raw.byteOffset).getFloat32(0, true), want);
+    }
+    await refused(client.modelInfer({ modelName: "resnet" }), Code.NotFound, /resnet/);
+    await refused(client.modelInfer({ modelName: "tiny", inputs: [
+      { ...input, contents: { uintContents: [256] } }] }), Code.InvalidArgument, /is 256/);
+  }
 });
 
 test("large messages, at the limit and past it", async () => {
