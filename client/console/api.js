@@ -82,6 +82,11 @@ export const analyze = (picture, { input, topK = 3, signal }) =>
   read('POST', 'v1/analyze', { body: picture, signal,
     query: { input, top_k: topK, return: 'landmarks' } });
 
+/** Where in a face (by its place in an answer's) a branch's answer comes from: a
+ * PNG over the aligned face, as a Blob. */
+export const explain = async (picture, { input, task, face, signal }) =>
+  (await send('POST', 'v1/explain', { body: picture, signal, query: { input, task, face } })).blob();
+
 export const identities = {
   list: (query, cursor, signal) =>
     read('GET', 'v1/identities', { query: { query, cursor, limit: 50 }, signal }),

@@ -1,8 +1,8 @@
 // Live: a camera, clips and pictures through the network, as fast as it goes.
-import { analyze } from './api.js';
+import { analyze, explain } from './api.js';
 import { card, duration, h, number, announce } from './dom.js';
 import { curve, gauge } from './charts.js';
-import { drawGuide, grab, inputChoice, inputOf, isClip, load, openCamera, openClip } from './pictures.js';
+import { alignment, drawGuide, grab, inputChoice, inputOf, isClip, load, openCamera, openClip } from './pictures.js';
 
 export const title = 'Live';
 
@@ -76,12 +76,26 @@ function stage() {
     label(`${nameOf(face.identity)}${fatigue}`, x + (y < 30 ? 8 : 0), y, colour);
   }
 
+  /** A picture of an aligned face, back where the face is. */
+  function drawAligned(picture, face, shot) {
+    const { box } = face;
+    const [a, b, x, y] = face.landmarks.length ? alignment(face.landmarks) : [box.width, 0, box.x, box.y];
+    const k = shot.scale * fit.scale;
+    const [left, top] = place(x, y, shot);
+    g.save();
+    g.transform(a * k, b * k, -b * k, a * k, left, top);
+    g.drawImage(picture, 0, 0, 1, 1);
+    g.restore();
+  }
+
   return {
     node, canvas,
-    /** image: what to show, of width x height; shot: how the faces' pixels lie in it. */
-    draw(image, width, height, { faces = [], shot, chosen = 0, guide }) {
+    /** image: what to show, of width x height; shot: how the faces' pixels lie in
+     * it; map: an explanation of the chosen face. */
+    draw(image, width, height, { faces = [], shot, chosen = 0, guide, map }) {
       prepare(width, height);
       g.drawImage(image, fit.x, fit.y, width * fit.scale, height * fit.scale);
+      if (map) drawAligned(map, faces[chosen], shot);
       if (guide) drawGuide(g, fit.x, fit.y, width * fit.scale, height * fit.scale);
       if (shot) faces.forEach((f, i) => drawFace(f, shot, i === chosen));
       hint.hidden = true;
@@ -151,10 +165,9 @@ function readings() {
   }
 
   return {
-    node: h('div', { class: 'side' },
-      card('Fatigue', null, dial.node, trace.node),
+    cards: [card('Fatigue', null, dial.node, trace.node),
       card('Identity', null, who, list, poor),
-      card('Latency', null, split, legend)),
+      card('Latency', null, split, legend)],
     clear() {
       trace.clear();
       dial.set(null);
@@ -175,11 +188,56 @@ function readings() {
   };
 }
 
+// ---- Where an answer comes from ----
+
+/** ask(task) resolves to the picture of the chosen face and what to call it. */
+function explanation(ask) {
+  const task = h('select', { id: 'explain-task', 'aria-label': 'Branch to explain' },
+    h('option', { value: 'fatigue' }, 'fatigue'), h('option', { value: 'recognition' }, 'identity'));
+  const button = h('button', { type: 'button', id: 'explain', disabled: true, onclick: run }, 'Explain');
+  const picture = h('img', { width: 112, height: 112, hidden: true });
+  const words = h('p', { class: 'muted' }, 'Grad-CAM, on demand: what in the face speaks for the answer.');
+  let busy = false;
+  let able = false;
+
+  const show = () => { button.disabled = busy || !able; };
+
+  async function run() {
+    busy = true;
+    show();
+    const chosen = task.selectedOptions[0].textContent;
+    try {
+      const { blob, name } = await ask(task.value);
+      URL.revokeObjectURL(picture.src);
+      picture.src = URL.createObjectURL(blob);
+      picture.alt = `${name}: what speaks for the ${chosen} answer, from blue (nothing) to red (most)`;
+      picture.hidden = false;
+      words.textContent = `${name}, ${chosen}: red speaks most for the answer, blue not at all.`;
+      announce(`The ${chosen} answer of ${name} is explained`);
+    } catch (e) {
+      if (e.name !== 'AbortError') announce(words.textContent = `Not explained: ${e.message}`);
+    }
+    busy = false;
+    show();
+    if (document.activeElement === document.body) button.focus(); // it was disabled with the focus on it
+  }
+
+  return {
+    node: card('Explanation', null, h('div', { class: 'row' }, task, button), h('div', { class: 'explained' }, picture, words)),
+    enable(on) {
+      able = on;
+      show();
+    },
+    close: () => URL.revokeObjectURL(picture.src),
+  };
+}
+
 // ---- The page ----
 
 export function open(root, server) {
   const view = stage();
   const panel = readings();
+  const why = explanation(askWhy);
   const video = h('video', { muted: true, playsinline: true, class: 'unseen', 'aria-hidden': 'true', tabindex: '-1' });
   video.muted = true;
   const problem = h('p', { class: 'problem', role: 'alert' });
@@ -192,7 +250,7 @@ export function open(root, server) {
 
   let source = null; // stops what plays
   let aborter = new AbortController();
-  let last = { faces: [], shot: null };
+  let last = { faces: [], shot: null }; // and how it was sent; still: redraws a picture
   let chosen = 0;
   let running = false;
   let raf = 0;
@@ -212,6 +270,7 @@ export function open(root, server) {
     aborter = new AbortController();
     source?.();
     source = null;
+    why.enable(false);
     go.textContent = 'Start the camera';
     go.classList.add('primary');
   }
@@ -224,9 +283,18 @@ export function open(root, server) {
     raf = requestAnimationFrame(paint);
   }
 
+  async function askWhy(task) {
+    const asked = last;
+    const face = Math.min(chosen, asked.faces.length - 1);
+    const blob = await explain(asked.shot.blob, { input: asked.input, task, face, signal: aborter.signal });
+    if (asked.still && asked === last) asked.still({ map: await createImageBitmap(blob), chosen: face });
+    return { blob, name: nameOf(asked.faces[face].identity) };
+  }
+
   function take(answer, shot, trip, perSecond) {
     const faces = answer.frames[0]?.faces ?? [];
-    last = { faces, shot };
+    last = { faces, shot, input: input() };
+    why.enable(faces.length > 0);
     chosen = Math.min(chosen, Math.max(0, faces.length - 1));
     view.describe(faces);
     panel.show(answer, faces[chosen], trip, perSecond);
@@ -250,6 +318,7 @@ export function open(root, server) {
         if (!running) return;
         fail(e);
         last = { faces: [], shot: null };
+        why.enable(false);
         await new Promise((r) => setTimeout(r, e.status === 503 ? 250 : 1500));
       }
       const wait = Number(rate.value) ? 1000 / Number(rate.value) - (performance.now() - began) : 0;
@@ -278,17 +347,20 @@ export function open(root, server) {
   }
 
   async function picture(f, item) {
-    const shot = await load(f, input());
+    const sentAs = input();
+    const shot = await load(f, sentAs);
     const sent = performance.now();
-    const answer = await analyze(shot.blob, { input: input(), signal: aborter.signal });
+    const answer = await analyze(shot.blob, { input: sentAs, signal: aborter.signal });
     const trip = performance.now() - sent;
     const face = answer.frames[0]?.faces[0];
     const show = () => {
       chosen = 0;
       panel.show(answer, face, trip, 0);
-      last = { faces: answer.frames[0]?.faces ?? [], shot };
-      view.draw(shot.image, shot.image.width, shot.image.height, last);
+      last = { faces: answer.frames[0]?.faces ?? [], shot, input: sentAs };
+      last.still = (more) => view.draw(shot.image, shot.image.width, shot.image.height, { ...last, ...more });
+      last.still();
       view.describe(last.faces);
+      why.enable(last.faces.length > 0);
       for (const b of strip.querySelectorAll('button')) b.removeAttribute('aria-current');
       button.setAttribute('aria-current', 'true');
     };
@@ -367,9 +439,10 @@ export function open(root, server) {
         h('span', { class: 'grow' }), choice.node,
         h('label', { for: 'rate', class: 'muted' }, 'Send'), rate),
       view.node, problem, strip, video),
-    panel.node));
+    h('div', { class: 'side' }, ...panel.cards, why.node)));
   return () => {
     stop();
+    why.close();
     choice.close();
     server.removeEventListener('model', onModel);
   };

@@ -26,6 +26,25 @@ export function inputChoice(server, id) {
 const TEMPLATE = [[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366],
   [41.5493, 92.3655], [70.7299, 92.2041]].map(([x, y]) => [x / 112, y / 112]);
 
+/** The similarity from an aligned face of a side of 1 to its landmarks, as
+ * [a, b, x, y]: (u, v) lies at (a u - b v + x, b u + a v + y). By least squares. */
+export function alignment(landmarks) {
+  const n = landmarks.length;
+  const mean = (f) => landmarks.reduce((sum, _, i) => sum + f(i), 0) / n;
+  const [u, v] = [mean((i) => TEMPLATE[i][0]), mean((i) => TEMPLATE[i][1])];
+  const [x, y] = [mean((i) => landmarks[i].x), mean((i) => landmarks[i].y)];
+  let [a, b, size] = [0, 0, 0];
+  landmarks.forEach((p, i) => {
+    const [du, dv] = [TEMPLATE[i][0] - u, TEMPLATE[i][1] - v];
+    a += du * p.x + dv * p.y;
+    b += du * p.y - dv * p.x;
+    size += du * du + dv * dv;
+  });
+  a /= size;
+  b /= size;
+  return [a, b, x - a * u + b * v, y - b * u - a * v];
+}
+
 const MAX_SIDE = 960; // of what a camera sends; faces are found at half of it
 const CROP_SIDE = 224;
 

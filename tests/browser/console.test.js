@@ -45,6 +45,34 @@ test('live: pictures that are uploaded get an answer each', async () => {
   await leave(page);
 });
 
+test('live: an answer is explained on demand, by the keyboard', async () => {
+  const page = await browser.page();
+  const button = page.getByRole('button', { name: 'Explain' });
+  assert.ok(await button.isDisabled(), 'nothing to explain yet');
+  await page.setInputFiles('#files', drawn('why.png', { identity: 1 }));
+  await page.locator('.strip button').waitFor();
+  const middle = () => page.locator('.stage canvas').evaluate((c) =>
+    [...c.getContext('2d').getImageData(c.width / 2, c.height / 2, 1, 1).data].join());
+  const before = await middle();
+  await page.getByLabel('Branch to explain').focus();
+  await page.keyboard.press('Tab');
+  await page.keyboard.press('Enter');
+  const picture = page.getByRole('img', { name: /unknown: what speaks for the fatigue answer/ });
+  await picture.waitFor();
+  assert.equal(await picture.evaluate((i) => i.decode().then(() => i.naturalWidth)), 112);
+  assert.notEqual(await middle(), before, 'the stage does not show it');
+  await page.locator('#announcer').getByText('The fatigue answer of unknown is explained').waitFor({ state: 'attached' });
+  assert.equal(await page.evaluate(() => document.activeElement.id), 'explain');
+  const first = await picture.getAttribute('src');
+  await page.getByLabel('Branch to explain').selectOption('identity');
+  await button.click();
+  const other = page.getByRole('img', { name: /what speaks for the identity answer/ });
+  await other.waitFor();
+  assert.notEqual(await other.getAttribute('src'), first);
+  await shoot(page, 'explain');
+  await leave(page);
+});
+
 test('live: what is no picture is said to be none', async () => {
   const page = await browser.page();
   await page.setInputFiles('#files', { name: 'notes.png', mimeType: 'image/png', buffer: Buffer.from('no picture') });
