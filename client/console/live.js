@@ -161,7 +161,7 @@ function readings() {
       h('div', null, h('dt', null, 'server'), h('dd', null, duration(t.total / 1000))),
       h('div', null, h('dt', null, 'round trip'), h('dd', null, duration(trip / 1000))),
       h('div', null, h('dt', null, 'batch size'), h('dd', { id: 'batch' }, number(batch))),
-      rate && h('div', null, h('dt', null, 'answers a second'), h('dd', null, number(rate, 1))));
+      ...(rate ? [h('div', null, h('dt', null, 'answers a second'), h('dd', null, number(rate, 1)))] : []));
   }
 
   return {

@@ -41,6 +41,7 @@ test('live: pictures that are uploaded get an answer each', async () => {
   assert.match(await page.locator('.gauge').getAttribute('aria-valuetext'), /^\d+ percent, (alert|drowsy)$/);
   assert.equal(await page.locator('#batch').innerText(), '1');
   assert.match(await page.locator('.split').getAttribute('aria-label'), /decode .*compute .*match/);
+  assert.doesNotMatch(await page.locator('.facts').innerText(), /^0$/m); // no rate of single pictures
   await page.getByText('The gallery is empty').waitFor();
   await leave(page);
 });
