@@ -60,62 +60,75 @@ static const char *space(const char *at, const char *end)
     return at;
 }
 
-static size_t digits(const char *s)
+/* A number being read: mantissa x 10^exponent, while it fits. */
+struct decimal {
+    uint64_t mantissa;
+    int digits, exponent;
+};
+
+/* Digits from s on; NULL if there are none. scale: what each adds to the
+ * exponent. */
+static const char *digits(const char *s, const char *end, int scale,
+                          struct decimal *d)
 {
-    return strspn(s, "0123456789");
+    const char *from = s;
+
+    for (; s < end && *s >= '0' && *s <= '9'; s++) {
+        if (d->digits < 19)
+            d->mantissa = d->mantissa * 10 + (uint64_t)(*s - '0');
+        d->digits += d->mantissa != 0;
+        d->exponent += scale;
+    }
+    return s > from ? s : NULL;
 }
 
-/* Whether text is a number as JSON has it. */
-static bool is_number(const char *s)
+/* What follows an 'e'. */
+static const char *exponent(const char *s, const char *end, struct decimal *d)
 {
-    s += *s == '-';
-    if (!digits(s) || (*s == '0' && digits(s) > 1))
-        return false;
-    s += digits(s);
-    if (*s == '.') {
-        if (!digits(++s))
-            return false;
-        s += digits(s);
-    }
-    if (*s == 'e' || *s == 'E') {
-        s++;
-        s += *s == '-' || *s == '+';
-        if (!digits(s))
-            return false;
-        s += digits(s);
-    }
-    return !*s;
+    struct decimal e = {0};
+    bool minus = s < end && *s == '-';
+
+    s += s < end && (*s == '-' || *s == '+');
+    s = digits(s, end, 0, &e);
+    if (e.digits > 4)
+        e.mantissa = 9999;
+    d->exponent += minus ? -(int)e.mantissa : (int)e.mantissa;
+    return s;
 }
 
+/* A number as JSON has it, to its nearest float, or one beside it: no other
+ * way of reading is as fast, and these come by the million.
+ * Source: W. Clinger, How to Read Floating Point Numbers Accurately (1990),
+ * for what doubles hold exactly. */
 static bool read_number(struct reader *r, float *out)
 {
+    static const double tens[] = {
+        1e0,  1e1,  1e2,  1e3,  1e4,  1e5,  1e6,  1e7,  1e8,  1e9,  1e10, 1e11,
+        1e12, 1e13, 1e14, 1e15, 1e16, 1e17, 1e18, 1e19, 1e20, 1e21, 1e22};
+    const char *end = r->end - r->at > MAX_NUMBER ? r->at + MAX_NUMBER : r->end;
+    const char *s = r->at + (r->at < end && *r->at == '-');
+    struct decimal d = {0};
     char text[MAX_NUMBER + 1];
-    size_t n = 0;
+    double v;
 
-    /* Pixels are most of what comes. */
-    if (r->end - r->at > 3) {
-        unsigned v = 0;
-
-        while (n < 3 && r->at[n] >= '0' && r->at[n] <= '9')
-            v = v * 10 + (unsigned)(r->at[n++] - '0');
-        if (n && !(n > 1 && *r->at == '0') &&
-            (r->at[n] == ',' || r->at[n] == ']')) {
-            r->at += n;
-            *out = (float)v;
-            return true;
-        }
-        n = 0;
-    }
-    while (r->at + n < r->end && n < MAX_NUMBER && r->at[n] &&
-           strchr("+-.eE0123456789", r->at[n])) {
-        text[n] = r->at[n];
-        n++;
-    }
-    text[n] = '\0';
-    if (!is_number(text))
+    if (s + 1 < end && *s == '0' && s[1] >= '0' && s[1] <= '9')
         return false;
-    r->at += n;
-    *out = strtof(text, NULL);
+    s = digits(s, end, 0, &d);
+    if (s && s < end && *s == '.')
+        s = digits(s + 1, end, -1, &d);
+    if (s && s < end && (*s == 'e' || *s == 'E'))
+        s = exponent(s + 1, end, &d);
+    if (!s || (s == end && end < r->end && !strchr(",] \t\r\n", *end)))
+        return false;
+    if (d.digits <= 15 && d.exponent >= -22 && d.exponent <= 22) {
+        v = (double)d.mantissa;
+        v = d.exponent < 0 ? v / tens[-d.exponent] : v * tens[d.exponent];
+        *out = (float)(*r->at == '-' ? -v : v);
+    } else {
+        snprintf(text, sizeof(text), "%.*s", (int)(s - r->at), r->at);
+        *out = strtof(text, NULL);
+    }
+    r->at = s;
     return isfinite(*out);
 }
 

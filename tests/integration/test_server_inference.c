@@ -573,6 +573,25 @@ static void limits__body_type_and_key__in_its_shape(void **state)
     server = up;
 }
 
+static void starting__live_but_not_ready(void **state)
+{
+    const char *const flags[] = {"--model=", NULL};
+    struct test_server up = server;
+    struct test_answer a = {0};
+
+    (void)state;
+    /* Its own untrained network takes a while to start. */
+    memset(&server, 0, sizeof(server));
+    test_server_launch(&server, flags);
+    test_get(&server, "/v2/health/ready", &a);
+    wants_error(&a, 503, "starting");
+    assert_non_null(strcasestr(a.headers, "Retry-After: 1"));
+    assert_int_equal(test_get(&server, "/v2/health/live", &a), 200);
+    test_answer_fini(&a);
+    assert_int_equal(test_server_stop(&server), 0);
+    server = up;
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -584,6 +603,7 @@ int main(void)
         cmocka_unit_test(metadata__server_and_model__as_the_protocol_has_them),
         cmocka_unit_test(statistics__after_inferences__count_faces_and_batches),
         cmocka_unit_test(repository__index_load_unload__listed_and_refused),
+        cmocka_unit_test(starting__live_but_not_ready),
         cmocka_unit_test(limits__body_type_and_key__in_its_shape),
     };
 

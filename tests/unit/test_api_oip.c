@@ -52,6 +52,32 @@ static void read__lists__bytes_of_their_datatype(void **state)
     done();
 }
 
+/* Every float comes back from what is written of it, however that is. */
+static void read__floats_as_text__the_same_floats(void **state)
+{
+    static const char *const forms[] = {"%.9g", "%.9e", "%.12g", "%.17g"};
+    uint32_t bits = 1;
+
+    (void)state;
+    for (int i = 0; i < 20000; i++) {
+        char text[200], number[60];
+        float v, got;
+
+        bits = bits * 1664525u + 1013904223u;
+        memcpy(&v, &bits, sizeof(v));
+        if (!isfinite(v))
+            continue;
+        snprintf(number, sizeof(number), forms[i % 4], (double)v);
+        snprintf(text, sizeof(text), INPUT("FP32", "\"data\":[%s]"), number);
+        if (read_text(text, API_OIP_ALL_JSON))
+            fail_msg("%s: %s", number, err.message);
+        memcpy(&got, m->raw_input_contents[0].data, sizeof(got));
+        if (memcmp(&got, &v, sizeof(v)))
+            fail_msg("%s is read as %.9g", number, (double)got);
+        done();
+    }
+}
+
 static void read__binary__after_the_json_in_order(void **state)
 {
     const char *text =
@@ -81,6 +107,12 @@ static void read__wrong__named(void **state)
         {INPUT("FP32", "\"data\":[1e39]"), "wants numbers"},
         {INPUT("FP32", "\"data\":[01]"), "wants numbers"},
         {INPUT("FP32", "\"data\":[1.]"), "wants numbers"},
+        {INPUT("FP32", "\"data\":[-]"), "wants numbers"},
+        {INPUT("FP32", "\"data\":[-.5]"), "wants numbers"},
+        {INPUT("FP32", "\"data\":[1e]"), "wants numbers"},
+        {INPUT("FP32", "\"data\":[1e+]"), "wants numbers"},
+        {INPUT("FP32", "\"data\":[1e99999]"), "wants numbers"},
+        {INPUT("FP32", "\"data\":[0x1]"), "wants numbers"},
         {INPUT("FP32", "\"data\":[+1]"), "wants numbers"},
         {INPUT("FP32", "\"data\":[nan]"), "wants numbers"},
         {INPUT("FP32", "\"data\":[1,]"), "wants numbers"},
@@ -233,6 +265,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(read__lists__bytes_of_their_datatype),
+        cmocka_unit_test(read__floats_as_text__the_same_floats),
         cmocka_unit_test(read__binary__after_the_json_in_order),
         cmocka_unit_test(read__wrong__named),
         cmocka_unit_test(read__limits__at_and_past),
