@@ -124,6 +124,31 @@ static void fill_place(const struct srv_faces_face *x, bool landmarks,
     a->face.landmarks = a->point_list;
 }
 
+/* The maps that were asked for. */
+static void fill_attention(const struct srv_engine *en,
+                           const struct srv_faces_face *x,
+                           struct srv_answer_face *a)
+{
+    static const Tscaf__V1__Task task_of[SRV_LEAVES] = {
+        TSCAF__V1__TASK__TASK_FATIGUE, TSCAF__V1__TASK__TASK_RECOGNITION};
+
+    for (int i = 0; i < SRV_LEAVES; i++) {
+        Tscaf__V1__Attention *to = &a->attention[a->face.n_attention];
+        int width, height;
+
+        if (!x->item.scores.attention[i])
+            continue;
+        tscaf__v1__attention__init(to);
+        to->task = task_of[i];
+        to->n_values = srv_engine_attention(en, i, &width, &height);
+        to->values = x->item.scores.attention[i];
+        to->width = (uint32_t)width;
+        to->height = (uint32_t)height;
+        a->attention_list[a->face.n_attention++] = to;
+    }
+    a->face.attention = a->attention_list;
+}
+
 enum ut_err srv_answer_face(const struct srv_engine *en,
                             const struct srv_faces_face *x,
                             const struct srv_answer_options *o,
@@ -134,6 +159,7 @@ enum ut_err srv_answer_face(const struct srv_engine *en,
     memset(a, 0, sizeof(*a));
     tscaf__v1__face__init(&a->face);
     fill_place(x, o->landmarks, a);
+    fill_attention(en, x, a);
     a->face.n_quality_reasons = srv_answer_quality(x->quality, a->reasons);
     a->face.quality_reasons = a->reasons;
     if (o->tasks & SRV_TASK_FATIGUE) {

@@ -22,6 +22,8 @@ struct srv_answer_face {
     Tscaf__V1__Match *matches;     /* owned; [n_matches] */
     Tscaf__V1__Match **match_list; /* owned */
     uint8_t *crop;                 /* owned; PNG */
+    Tscaf__V1__Attention attention[SRV_LEAVES];
+    Tscaf__V1__Attention *attention_list[SRV_LEAVES];
 };
 
 struct srv_answer_options {

@@ -16,10 +16,11 @@ struct lane {
     struct srv_engine *engine;
     struct mdl_lane *lane;
     struct mdl_plan *plans[N_SIZES];
-    uint8_t *in;        /* [max_batch, crop]                    */
-    float *probability; /* [max_batch]                          */
-    float *embedding;   /* [max_batch, dim]                     */
-    enum ut_err rc;     /* of compiling                         */
+    uint8_t *in;                  /* [max_batch, crop]                    */
+    float *probability;           /* [max_batch]                          */
+    float *embedding;             /* [max_batch, dim]                     */
+    float *attention[SRV_LEAVES]; /* [max_batch, height, width] */
+    enum ut_err rc;               /* of compiling                         */
     struct ut_error error;
 };
 
@@ -30,6 +31,7 @@ struct srv_engine {
     enum mdl_precision precision;
     int max_batch, n_lanes, dim;
     int fatigue, recognition; /* output positions, -1: none */
+    int attention[SRV_LEAVES];
     size_t crop_len;
     struct lane *lanes;
 };
@@ -109,6 +111,12 @@ static enum ut_err choose_outputs(struct srv_engine *en, struct ut_error *e)
         keep |= 1ull << en->recognition;
         en->dim = (int)en->model.graph.values[v].shape.dim[0];
     }
+    en->attention[0] = leaf_output(&en->model, MDL_HEAD_BINARY, "attention.la");
+    en->attention[1] =
+        leaf_output(&en->model, MDL_HEAD_EMBEDDING, "attention.la");
+    for (int i = 0; i < SRV_LEAVES; i++)
+        if (en->attention[i] >= 0)
+            keep |= 1ull << en->attention[i];
     if (!keep)
         return ut_fail(e, UT_EINVAL, "model %s has neither leaf",
                        en->model.name);
@@ -121,11 +129,20 @@ static void *compile_lane(void *arg)
     struct lane *l = arg;
     struct srv_engine *en = l->engine;
     size_t n = (size_t)en->max_batch;
+    int width, height;
+    bool ok;
 
     l->in = malloc(n * en->crop_len);
     l->probability = malloc(n * sizeof(float));
     l->embedding = malloc((n * (size_t)en->dim + 1) * sizeof(float));
-    if (!l->in || !l->probability || !l->embedding) {
+    ok = l->in && l->probability && l->embedding;
+    for (int i = 0; i < SRV_LEAVES; i++) {
+        size_t size = srv_engine_attention(en, i, &width, &height);
+
+        l->attention[i] = malloc((n * size + 1) * sizeof(float));
+        ok &= l->attention[i] != NULL;
+    }
+    if (!ok) {
         l->rc = ut_fail(&l->error, UT_ENOMEM, "no memory for a lane");
         return NULL;
     }
@@ -214,6 +231,8 @@ void srv_engine_free(struct srv_engine *en)
         free(l->in);
         free(l->probability);
         free(l->embedding);
+        for (int k = 0; k < SRV_LEAVES; k++)
+            free(l->attention[k]);
     }
     free(en->lanes);
     mdl_backend_close(en->backend);
@@ -258,6 +277,21 @@ unsigned srv_engine_tasks(const struct srv_engine *en)
            (en->recognition >= 0 ? SRV_TASK_RECOGNITION : 0u);
 }
 
+size_t srv_engine_attention(const struct srv_engine *en, int leaf, int *width,
+                            int *height)
+{
+    const struct mdl_graph *g = &en->graph;
+    const struct mdl_shape *map;
+
+    *width = *height = 0;
+    if (en->attention[leaf] < 0)
+        return 0;
+    map = &g->values[g->outputs[en->attention[leaf]]].shape; /* [1, h, w] */
+    *height = (int)map->dim[1];
+    *width = (int)map->dim[2];
+    return (size_t)*height * (size_t)*width;
+}
+
 int srv_engine_batch(const struct srv_engine *en, int n)
 {
     int size = 1;
@@ -276,14 +310,22 @@ enum ut_err srv_engine_run(struct srv_engine *en, int lane,
     struct mdl_io io = {l->in, out};
     bool fatigue = tasks & SRV_TASK_FATIGUE && en->fatigue >= 0;
     bool recognition = tasks & SRV_TASK_RECOGNITION && en->recognition >= 0;
+    size_t maps[SRV_LEAVES] = {0}; /* numbers of those asked for */
+    int width, height;
     enum ut_err rc;
 
+    for (int k = 0; k < SRV_LEAVES && tasks & SRV_TASK_ATTENTION; k++)
+        if (tasks >> k & 1)
+            maps[k] = srv_engine_attention(en, k, &width, &height);
     for (int i = 0; i < n; i++)
         memcpy(l->in + (size_t)i * en->crop_len, crops[i], en->crop_len);
     if (fatigue)
         out[en->fatigue] = l->probability;
     if (recognition)
         out[en->recognition] = l->embedding;
+    for (int k = 0; k < SRV_LEAVES; k++)
+        if (maps[k])
+            out[en->attention[k]] = l->attention[k];
     rc = mdl_plan_run(l->plans[__builtin_ctz((unsigned)n)], &io, e);
     for (int i = 0; i < n && !rc; i++) {
         if (fatigue)
@@ -292,6 +334,11 @@ enum ut_err srv_engine_run(struct srv_engine *en, int lane,
             memcpy(scores[i]->embedding,
                    l->embedding + (size_t)i * (size_t)en->dim,
                    (size_t)en->dim * sizeof(float));
+        for (int k = 0; k < SRV_LEAVES; k++)
+            if (maps[k])
+                memcpy(scores[i]->attention[k],
+                       l->attention[k] + (size_t)i * maps[k],
+                       maps[k] * sizeof(float));
     }
     return rc;
 }

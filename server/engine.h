@@ -10,12 +10,17 @@
 #define SRV_MAX_BATCH 32
 #define SRV_EMBEDDING_MAX 2048
 
-enum { SRV_TASK_FATIGUE = 1, SRV_TASK_RECOGNITION = 2 }; /* bits */
+/* Bits. Attention: also the maps of the other two. */
+enum { SRV_TASK_FATIGUE = 1, SRV_TASK_RECOGNITION = 2, SRV_TASK_ATTENTION = 4 };
+
+#define SRV_LEAVES 2 /* leaf i does task 1 << i */
 
 /* What the network said of one crop. */
 struct srv_scores {
     float probability; /* fatigue */
     float *embedding;  /* [dim], L2-normalised; the caller's memory */
+    /* [srv_engine_attention()], 0..1; the caller's, where tasks ask for it */
+    float *attention[SRV_LEAVES];
 };
 
 struct srv_engine;
@@ -54,6 +59,10 @@ struct mdl_backend *srv_engine_device(const struct srv_engine *en);
 int srv_engine_lanes(const struct srv_engine *en);
 int srv_engine_dim(const struct srv_engine *en); /* 0: no recognition */
 unsigned srv_engine_tasks(const struct srv_engine *en);
+
+/* Numbers of a leaf's spatial attention, height x width; 0: it has none. */
+size_t srv_engine_attention(const struct srv_engine *en, int leaf, int *width,
+                            int *height);
 
 /* Largest plan not above n. */
 int srv_engine_batch(const struct srv_engine *en, int n);

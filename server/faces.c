@@ -74,6 +74,8 @@ void srv_faces_job_fini(struct srv_faces_job *job)
         for (int k = 0; k < frame->n_faces; k++) {
             free(frame->faces[k].crop);
             free(frame->faces[k].item.scores.embedding);
+            for (int l = 0; l < SRV_LEAVES; l++)
+                free(frame->faces[k].item.scores.attention[l]);
             free(frame->faces[k].item.matches);
         }
         free(frame->faces);
@@ -222,6 +224,17 @@ static enum ut_err prepare(struct srv_faces_job *job, struct srv_faces_face *x,
         x->item.scores.embedding = malloc((size_t)dim * sizeof(float));
         if (!x->item.scores.embedding)
             return ut_fail(e, UT_ENOMEM, "no memory for an embedding");
+    }
+    for (int k = 0; k < SRV_LEAVES && job->tasks & SRV_TASK_ATTENTION; k++) {
+        int width, height;
+        size_t n =
+            srv_engine_attention(job->generation->engine, k, &width, &height);
+
+        if (!n || !(job->tasks >> k & 1))
+            continue;
+        x->item.scores.attention[k] = malloc(n * sizeof(float));
+        if (!x->item.scores.attention[k])
+            return ut_fail(e, UT_ENOMEM, "no memory for an attention map");
     }
     if (x->item.top_k) {
         x->item.matches =

@@ -147,7 +147,7 @@ static bool analyze_valid(struct srv_call *c,
     for (size_t i = 0; i < r->n_return_; i++)
         if (r->return_[i] == TSCAF__V1__RETURN_PART__RETURN_PART_UNSPECIFIED) {
             srv_answer_invalid(c, "return", "UNKNOWN_VALUE",
-                               "wants landmarks, embedding or crop");
+                               "wants landmarks, embedding, crop or attention");
             return false;
         }
     return at_most(c, "max_faces", r->max_faces, SRV_MAX_FACES) &&
@@ -303,6 +303,8 @@ void srv_handle_analyze(struct srv_call *c)
             r->return_[i] == TSCAF__V1__RETURN_PART__RETURN_PART_EMBEDDING;
         w->options.crop |=
             r->return_[i] == TSCAF__V1__RETURN_PART__RETURN_PART_CROP;
+        if (r->return_[i] == TSCAF__V1__RETURN_PART__RETURN_PART_ATTENTION)
+            w->job.tasks |= SRV_TASK_ATTENTION;
     }
     if (r->max_faces)
         w->job.max_faces = (int)r->max_faces;

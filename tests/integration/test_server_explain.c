@@ -223,6 +223,121 @@ static void explain__model_without_attention_or_branch__400(void **state)
     assert_int_equal(test_server_stop(&plain), 0);
 }
 
+/* A leaf's spatial attention of face, by a plan that gives nothing else. */
+static size_t attention_of(const char *leaf, float out[64])
+{
+    float *results[MDL_MAX_OUTPUTS] = {0};
+    struct mdl_backend *backend;
+    struct mdl_model model;
+    struct mdl_graph graph;
+    struct mdl_lane *lane;
+    struct mdl_plan *plan;
+    struct ut_error e;
+    char name[64];
+    size_t n;
+    int at;
+
+    snprintf(name, sizeof(name), "%s.attention.la", leaf);
+    assert_int_equal(mdl_model_open(test_model(), &model, &e), UT_OK);
+    assert_int_equal(mdl_backend_open(NULL, 0, &backend, &e), UT_OK);
+    at = mdl_graph_find_output(&model.graph, name);
+    mdl_graph_init(&graph);
+    assert_int_equal(mdl_graph_optimise(&model.graph, 1ull << at, &graph, &e),
+                     UT_OK);
+    assert_int_equal(mdl_lane_new(backend, &lane, &e), UT_OK);
+    assert_int_equal(mdl_plan_new(lane, &graph, MDL_PREC_F32, 1, &plan, &e),
+                     UT_OK);
+    results[at] = out;
+    n = mdl_shape_count(&graph.values[graph.outputs[at]].shape);
+    assert_true(n <= 64);
+    assert_int_equal(mdl_plan_run(plan, &(struct mdl_io){face, results}, &e),
+                     UT_OK);
+    mdl_plan_free(plan);
+    mdl_lane_free(lane);
+    mdl_graph_fini(&graph);
+    mdl_backend_close(backend);
+    mdl_model_close(&model);
+    return n;
+}
+
+/* The answer's map of a branch, in the face that comes at that place. */
+static void assert_map(const struct test_answer *a, int face_at,
+                       const char *task)
+{
+    float want[64];
+    size_t n = attention_of(task, want);
+    const char *at = a->body;
+    char *end, key[64];
+
+    for (int i = 0; i <= face_at; i++)
+        assert_non_null(at = strstr(at + 1, "\"attention\":["));
+    snprintf(key, sizeof(key), "{\"task\":\"%s\",\"width\":", task);
+    assert_non_null(at = strstr(at, key));
+    assert_non_null(at = strstr(at, "\"values\":["));
+    at += strlen("\"values\":[");
+    for (size_t i = 0; i < n; i++, at = end + 1) {
+        float got = strtof(at, &end);
+
+        assert_true(end > at && *end == (i + 1 < n ? ',' : ']'));
+        /* Sums in another order, of a batch of another size. */
+        if (!(got > want[i] - 1e-4f && got < want[i] + 1e-4f))
+            fail_msg("%s: %zu is %g, not %g", task, i, (double)got,
+                     (double)want[i]);
+    }
+}
+
+static void analyze__attention_asked_for__the_maps_of_its_tasks(void **state)
+{
+    struct test_answer a = {0};
+
+    (void)state;
+    test_png(&server, "/v1/analyze?input=crop&return=attention", png, png_len,
+             &a);
+    assert_int_equal(a.status, 200);
+    assert_map(&a, 0, "fatigue");
+    assert_map(&a, 0, "recognition");
+    test_png(&server,
+             "/v1/analyze?input=crop&return=attention&tasks=recognition", png,
+             png_len, &a);
+    assert_map(&a, 0, "recognition");
+    assert_null(strstr(a.body, "\"task\":\"fatigue\""));
+    test_png(&server, "/v1/analyze?input=crop", png, png_len, &a);
+    assert_non_null(strstr(a.body, "\"attention\":[]"));
+    test_answer_fini(&a);
+}
+
+/* Every face of a batch has its own. */
+static void analyze__attention_of_two_pictures__each_its_own(void **state)
+{
+    static const char head[] = "--x\r\nContent-Disposition: form-data; "
+                               "name=\"images\"; filename=\"a\"\r\n\r\n";
+    size_t other_len, at = 0;
+    char *other = test_face(8, 2, &other_len);
+    char *body = malloc(png_len + other_len + 300);
+    struct test_request r = {.path = "/v1/analyze?input=crop&return=attention",
+                             .type = "multipart/form-data; boundary=x",
+                             .body = body};
+    struct test_answer a = {0};
+
+    (void)state;
+    assert_non_null(body);
+    at += (size_t)sprintf(body, "%s", head);
+    memcpy(body + at, other, other_len);
+    at += other_len;
+    at += (size_t)sprintf(body + at, "\r\n%s", head);
+    memcpy(body + at, png, png_len);
+    at += png_len;
+    at += (size_t)sprintf(body + at, "\r\n--x--\r\n");
+    r.len = at;
+    test_send(&server, &r, &a);
+    assert_int_equal(a.status, 200);
+    assert_map(&a, 1, "fatigue");
+    assert_map(&a, 1, "recognition");
+    test_answer_fini(&a);
+    free(body);
+    free(other);
+}
+
 /* ---- the queue ---- */
 
 #define CALLERS 64
@@ -278,6 +393,8 @@ int main(void)
         cmocka_unit_test(explain__face_not_there__says_how_many_are),
         cmocka_unit_test(explain__frames__the_face_that_is_asked_for),
         cmocka_unit_test(explain__model_without_attention_or_branch__400),
+        cmocka_unit_test(analyze__attention_asked_for__the_maps_of_its_tasks),
+        cmocka_unit_test(analyze__attention_of_two_pictures__each_its_own),
         cmocka_unit_test(
             explain__more_than_may_wait__503_and_the_others_answered),
     };
