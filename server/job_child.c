@@ -16,6 +16,7 @@
 #include "api/tscaf.pb-c.h"
 #include "base/buf.h"
 #include "base/clock.h"
+#include "base/file.h"
 #include "model/eval/evaluate.h"
 #include "model/train/session.h"
 #include "server/engine.h"
@@ -49,21 +50,10 @@ static void on_signal(int number)
 static enum ut_err write_file(const struct child *c, const char *name,
                               const char *text, size_t len, struct ut_error *e)
 {
-    char path[PATH_MAX + 32], fresh[PATH_MAX + 32];
-    enum ut_err rc = UT_OK;
-    FILE *f;
+    char path[PATH_MAX + 32];
 
     snprintf(path, sizeof(path), "%s/%s", c->dir, name);
-    snprintf(fresh, sizeof(fresh), "%s/%s.new", c->dir, name);
-    f = fopen(fresh, "we");
-    if (!f)
-        return ut_fail(e, UT_EIO, "%.150s: %s", fresh, strerror(errno));
-    if (fwrite(text, 1, len, f) != len || fflush(f) || fsync(fileno(f)))
-        rc = ut_fail(e, UT_EIO, "%.150s: %s", fresh, strerror(errno));
-    fclose(f);
-    if (!rc && rename(fresh, path))
-        rc = ut_fail(e, UT_EIO, "%.150s: %s", path, strerror(errno));
-    return rc;
+    return ut_file_write(path, text, len, e);
 }
 
 static enum ut_err write_message(const struct child *c, const char *name,

@@ -1,0 +1,13 @@
+#ifndef BASE_FILE_H
+#define BASE_FILE_H
+
+#include <stddef.h>
+
+#include "base/error.h"
+
+/* Makes or replaces a file, whole: written beside it as PATH.new, synced, then
+ * renamed. Errors: UT_EIO naming the path; then what was there stays. */
+UT_MUSTUSE enum ut_err ut_file_write(const char *path, const void *data,
+                                     size_t len, struct ut_error *e);
+
+#endif
