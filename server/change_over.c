@@ -471,6 +471,7 @@ static void run(void *arg, int worker)
     c->e = e;
     pthread_mutex_lock(&all->lock);
     all->changing = false;
+    all->failure = e;
     pthread_mutex_unlock(&all->lock);
     srv_mailbox_post(mailbox, &c->mail);
 }
@@ -532,6 +533,20 @@ bool srv_change_over_state(struct srv_app *app, const char *version, char *text,
     if (is)
         snprintf(text, size, "%lld of %lld faces are embedded",
                  (long long)all->done, (long long)all->total);
+    pthread_mutex_unlock(&all->lock);
+    return is;
+}
+
+bool srv_change_over_failed(struct srv_app *app, const char *version,
+                            char *text, size_t size)
+{
+    struct srv_generations *all = &app->generations;
+    bool is;
+
+    pthread_mutex_lock(&all->lock);
+    is = !all->changing && all->failure.code && !strcmp(all->version, version);
+    if (is)
+        snprintf(text, size, "its activation failed: %s", all->failure.msg);
     pthread_mutex_unlock(&all->lock);
     return is;
 }

@@ -87,6 +87,11 @@ UT_MUSTUSE enum ut_err srv_change_over(struct srv_app *app, const char *actor,
 bool srv_change_over_state(struct srv_app *app, const char *version, char *text,
                            size_t size);
 
+/* Whether the last change over, since the server began, was to that version and
+ * failed, and why, into text. Thread: any. */
+bool srv_change_over_failed(struct srv_app *app, const char *version,
+                            char *text, size_t size);
+
 /* The version that a job starts from ("": the active one), and its file; path
  * "-" for the network that is made without one. Thread: that of store. */
 UT_MUSTUSE enum ut_err srv_generations_base(struct srv_app *app,
@@ -108,10 +113,11 @@ struct srv_generations {
     pthread_mutex_t lock;
     struct srv_generation *current, *previous; /* under lock */
     char initial[17]; /* what --model, or its absence, opened; "": not known */
-    /* Of the change over under way; under lock. */
+    /* Of the change over under way, or the last; under lock. */
     bool changing;
     char version[17];
     int64_t done, total;
+    struct ut_error failure; /* of the last one, to version; under lock */
 };
 
 /* A generation without executors; path NULL: the network without --model. */

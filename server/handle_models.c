@@ -24,7 +24,7 @@ struct models {
     Tscaf__V1__ModelRef ref;
     Tscaf__V1__ModelInfo **list; /* owned array: active first */
     size_t n;
-    char progress[80];
+    char progress[80], failure[240];
 };
 
 static void free_models(void *result)
@@ -32,7 +32,8 @@ static void free_models(void *result)
     struct models *m = result;
 
     for (size_t i = 0; i < m->n; i++)
-        if (m->list[i]->reason == m->progress)
+        if (m->list[i]->reason == m->progress ||
+            m->list[i]->reason == m->failure)
             m->list[i]->reason = (char *)(uintptr_t)protobuf_c_empty_string;
     srv_messages_free(m->stored, m->n_stored);
     srv_generation_drop(m->g);
@@ -58,6 +59,14 @@ static enum ut_err fill_active(struct models *m, struct ut_error *e)
         m->active.created_at = x->created_at;
     }
     return rc;
+}
+
+/* Lends a record a text of m's. */
+static void set_reason(Tscaf__V1__ModelInfo *x, char *text)
+{
+    if (x->reason != protobuf_c_empty_string)
+        free(x->reason);
+    x->reason = text;
 }
 
 static enum ut_err read_models(struct srv_app *app, struct models *m,
@@ -86,9 +95,10 @@ static enum ut_err read_models(struct srv_app *app, struct models *m,
         if (srv_change_over_state(app, x->model->version, m->progress,
                                   sizeof(m->progress))) {
             x->state = STATE(ACTIVATING);
-            if (x->reason != protobuf_c_empty_string)
-                free(x->reason);
-            x->reason = m->progress;
+            set_reason(x, m->progress);
+        } else if (srv_change_over_failed(app, x->model->version, m->failure,
+                                          sizeof(m->failure))) {
+            set_reason(x, m->failure);
         }
         m->list[m->n++] = x;
     }

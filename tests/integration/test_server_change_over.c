@@ -1,0 +1,206 @@
+/* From one model to another, with candidates put into the store by hand: what
+ * is refused, what fails, and what becomes of faces without a crop. Under load
+ * and with kill -9: test_server_jobs.c. */
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "api/tscaf.pb-c.h"
+#include "model/model.h"
+#include "server/store.h"
+#include "tests/support/models.h"
+#include "tests/support/unit.h"
+
+#define PATIENCE 1200
+
+/* Another small model, as a job might have made it: its file, if it is to have
+ * one, in the repository, and its record. */
+static void add_candidate(const struct test_server *s, const char *name,
+                          bool with_file, bool passed, char version[17])
+{
+    Tscaf__V1__ModelInfo info = TSCAF__V1__MODEL_INFO__INIT;
+    Tscaf__V1__ModelRef ref = TSCAF__V1__MODEL_REF__INIT;
+    const struct srv_record put = {SRV_TABLE_MODEL, version, &info.base};
+    char made[128], line[512];
+    struct srv_store *store;
+    struct mdl_model m;
+    struct ut_error e;
+
+    snprintf(made, sizeof(made), "%s/%s.safetensors", s->dir, name);
+    snprintf(line, sizeof(line),
+             "%s/tscaf-model init --name %s tests/support/tiny.json %s "
+             ">/dev/null",
+             test_programs(), name, made);
+    assert_int_equal(system(line), 0);
+    assert_int_equal(mdl_model_open(made, &m, &e), UT_OK);
+    snprintf(version, 17, "%s", m.version);
+    mdl_model_close(&m);
+    snprintf(line, sizeof(line), "mv %s %s/data/models/%s.safetensors", made,
+             s->dir, version);
+    assert_int_equal(system(with_file ? line : "true"), 0);
+    ref.name = (char *)(uintptr_t)name;
+    ref.version = version;
+    info.model = &ref;
+    info.state = TSCAF__V1__MODEL_STATE__MODEL_STATE_CANDIDATE;
+    info.passed = passed;
+    info.reason = (char *)(uintptr_t) "fatigue: held-out AUC 0.51 is below the "
+                                      "base's 0.99";
+    snprintf(line, sizeof(line), "%s/data", s->dir);
+    assert_int_equal(srv_store_open(line, &store, &e), UT_OK);
+    assert_int_equal(
+        srv_store_put(store, "job", "model.create", version, &put, 1, &e),
+        UT_OK);
+    srv_store_close(store);
+}
+
+static long activate(const struct test_server *s, const char *version,
+                     const char *body, struct test_answer *a)
+{
+    char path[128];
+
+    snprintf(path, sizeof(path), "/v1/models/%s/activate", version);
+    return test_json(s, "POST", path, body, a);
+}
+
+/* An identity with one face; its id. */
+static void enroll(const struct test_server *s, int who, char id[64])
+{
+    struct test_answer a = {0};
+    char path[160];
+    size_t len;
+    char *png = test_face(who, 0, &len);
+
+    assert_int_equal(
+        test_json(s, "POST", "/v1/identities", "{\"name\":\"X\"}", &a), 201);
+    test_member(&a, "id", id, 64);
+    snprintf(path, sizeof(path),
+             "/v1/identities/%s/faces?input=crop&force=true", id);
+    if (test_png(s, path, png, len, &a) != 201)
+        fail_msg("%s", a.body);
+    free(png);
+    test_answer_fini(&a);
+}
+
+/* Whether a search for somebody's picture names an identity at all. */
+static bool matchable(const struct test_server *s, int who, const char *id)
+{
+    struct test_answer a = {0};
+    size_t len;
+    char *png = test_face(who, 0, &len);
+    bool is;
+
+    assert_int_equal(
+        test_png(s, "/v1/search?input=crop&top_k=10", png, len, &a), 200);
+    is = strstr(a.body, id) != NULL;
+    free(png);
+    test_answer_fini(&a);
+    return is;
+}
+
+static void activate__did_not_pass__refused_without_force(void **state)
+{
+    char base[64], made[17], now[64];
+    struct test_answer a = {0};
+    struct test_server s;
+
+    (void)state;
+    test_server_start(&s, NULL);
+    test_model_active(&s, base);
+    add_candidate(&s, "worse", true, false, made);
+    assert_int_equal(activate(&s, made, "{}", &a), 400);
+    assert_non_null(strstr(a.body, "failed_precondition"));
+    assert_non_null(strstr(a.body, "did not pass"));
+    assert_non_null(strstr(a.body, "below the base's 0.99"));
+    test_model_active(&s, now);
+    assert_string_equal(now, base);
+
+    assert_int_equal(activate(&s, made, "{\"force\":true}", &a), 202);
+    test_model_wait(&s, made);
+    test_model_rollback(&s);
+    test_model_active(&s, now);
+    assert_string_equal(now, base);
+    /* What answered once may come back without force. */
+    assert_int_equal(activate(&s, made, "{}", &a), 202);
+    test_model_wait(&s, made);
+    assert_int_equal(test_server_stop(&s), 0);
+    test_answer_fini(&a);
+}
+
+static void activate__file_is_gone__told_and_served_on(void **state)
+{
+    char base[64], made[17], now[64], path[64];
+    struct test_answer a = {0};
+    struct test_server s;
+
+    (void)state;
+    test_server_start(&s, NULL);
+    test_model_active(&s, base);
+    add_candidate(&s, "gone", false, true, made);
+    assert_int_equal(activate(&s, made, "{}", &a), 202);
+    snprintf(path, sizeof(path), "/v1/models/%s", made);
+    for (int tries = 0; !strstr(a.body, "its activation failed"); tries++) {
+        if (tries == PATIENCE)
+            fail_msg("%s", a.body);
+        usleep(50000);
+        assert_int_equal(test_get(&s, path, &a), 200);
+    }
+    assert_non_null(strstr(a.body, "has no file"));
+    assert_non_null(strstr(a.body, "\"state\":\"candidate\""));
+    test_model_active(&s, now);
+    assert_string_equal(now, base);
+    assert_int_equal(test_server_stop(&s), 0);
+    test_answer_fini(&a);
+}
+
+static void
+activate__face_without_a_crop__listed_unmatched_and_back(void **state)
+{
+    static const char *const no_crops[] = {"--store-crops", "false", NULL};
+    char with[64], without[64], made[17], path[64];
+    struct test_answer a = {0};
+    struct test_server s;
+
+    (void)state;
+    test_server_start(&s, no_crops);
+    enroll(&s, 1, without);
+    test_server_signal(&s, SIGTERM);
+    assert_int_equal(test_server_wait(&s), 0);
+    test_server_restart(&s, NULL);
+    enroll(&s, 2, with);
+    add_candidate(&s, "next", true, true, made);
+
+    /* Told before it is activated, too. */
+    snprintf(path, sizeof(path), "/v1/models/%s/reenrolment", made);
+    assert_int_equal(test_get(&s, path, &a), 200);
+    assert_non_null(strstr(a.body, without));
+    assert_null(strstr(a.body, with));
+    assert_true(matchable(&s, 1, without));
+
+    assert_int_equal(activate(&s, made, "{}", &a), 202);
+    test_model_wait(&s, made);
+    assert_true(matchable(&s, 2, with));
+    assert_false(matchable(&s, 1, without));
+    assert_int_equal(test_get(&s, path, &a), 200);
+    assert_non_null(strstr(a.body, without));
+
+    /* Its embedding by the former model is kept for rollback. */
+    test_model_rollback(&s);
+    assert_true(matchable(&s, 1, without));
+    assert_true(matchable(&s, 2, with));
+    assert_int_equal(test_server_stop(&s), 0);
+    test_answer_fini(&a);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(activate__did_not_pass__refused_without_force),
+        cmocka_unit_test(activate__file_is_gone__told_and_served_on),
+        cmocka_unit_test(
+            activate__face_without_a_crop__listed_unmatched_and_back),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
