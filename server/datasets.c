@@ -12,11 +12,11 @@
 #include <unistd.h>
 
 #include "base/buf.h"
-#include "base/clock.h"
+#include "base/file.h"
 #include "model/data/dataset.h"
 #include "model/vision/image.h"
 #include "server/archive.h"
-#include "server/log.h"
+#include "server/message.h"
 
 #define MAX_CLASSES 1000000
 #define MAX_MANIFEST_BYTES (256u * 1024 * 1024)
@@ -50,25 +50,13 @@ static void folder_of(const struct srv_datasets *d, const char *id, char *out)
     snprintf(out, PATH_MAX, "%s/datasets/%s", d->config->data, id);
 }
 
-/* Writes a file whole, by a rename. */
 static enum ut_err write_whole(const char *folder, const char *name,
                                const void *data, size_t len, struct ut_error *e)
 {
-    char path[PATH_MAX], fresh[PATH_MAX];
-    enum ut_err rc = UT_OK;
-    int fd;
+    char path[PATH_MAX];
 
     snprintf(path, sizeof(path), "%.4000s/%s", folder, name);
-    snprintf(fresh, sizeof(fresh), "%.4000s/%s.new", folder, name);
-    fd = open(fresh, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
-    if (fd < 0)
-        return no_file(fresh, e);
-    if (write(fd, data, len) != (ssize_t)len || fsync(fd))
-        rc = no_file(fresh, e);
-    close(fd);
-    if (!rc && rename(fresh, path))
-        rc = no_file(path, e);
-    return rc;
+    return ut_file_write(path, data, len, e);
 }
 
 /* ---- classes: names to labels ---- */
@@ -193,22 +181,16 @@ static enum ut_err label_of(struct classes *c, const char *name, int *label,
 
 static enum ut_err set_text(char **field, const char *text, struct ut_error *e)
 {
-    char *copy = strdup(text);
-
-    if (!copy)
-        return ut_fail(e, UT_ENOMEM, "no memory for a dataset");
-    if (*field != protobuf_c_empty_string)
-        free(*field);
-    *field = copy;
-    return UT_OK;
+    return srv_message_set(field, text)
+               ? UT_OK
+               : ut_fail(e, UT_ENOMEM, "no memory for a dataset");
 }
 
 static enum ut_err set_time(char **field, struct ut_error *e)
 {
-    char text[SRV_LOG_TIME_LEN];
-
-    srv_log_time(ut_clock_unix_ms(), text);
-    return set_text(field, text, e);
+    return srv_message_set_now(field)
+               ? UT_OK
+               : ut_fail(e, UT_ENOMEM, "no memory for a dataset");
 }
 
 /* Adds what was left out to the record, which keeps the last ones. */
@@ -789,4 +771,13 @@ enum ut_err srv_dataset_freeze(struct srv_datasets *d, const char *id,
     }
     tscaf__v1__dataset_record__free_unpacked(x, NULL);
     return rc;
+}
+
+void srv_dataset_thaw(const char *path, const char *job)
+{
+    const char *file = strrchr(path, '/');
+    size_t n = strlen(job);
+
+    if (file && !strncmp(file + 1, job, n) && !strcmp(file + 1 + n, ".tsv"))
+        unlink(path);
 }

@@ -1,18 +1,15 @@
 /* Jobs: made on the datasets' thread, which freezes their data; all else is
  * in memory, on the loop. */
-#include <errno.h>
 #include <limits.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 
-#include "api/json.h"
 #include "base/clock.h"
 #include "server/answer.h"
 #include "server/app.h"
 #include "server/generations.h"
 #include "server/handlers.h"
+#include "server/job_folder.h"
+#include "server/message.h"
 #include "server/store_call.h"
 
 #define MAX_STEPS 10000000
@@ -49,46 +46,6 @@ static bool settings_valid(struct srv_call *c, const Tscaf__V1__JobSettings *s)
                      1, 16));
 }
 
-static enum ut_err write_text(const char *dir, const char *name,
-                              const char *text, struct ut_error *e)
-{
-    char path[PATH_MAX];
-    enum ut_err rc = UT_OK;
-    FILE *f;
-
-    snprintf(path, sizeof(path), "%.4000s/%s", dir, name);
-    f = fopen(path, "we");
-    if (!f || fputs(text, f) < 0)
-        rc = ut_fail(e, UT_EIO, "%.150s: %s", path, strerror(errno));
-    if (f && fclose(f) && !rc)
-        rc = ut_fail(e, UT_EIO, "%.150s: %s", path, strerror(errno));
-    return rc;
-}
-
-/* The job's folder: the order, which is what its process is started with, and
- * the record, which it reads. */
-static enum ut_err write_folder(struct srv_app *app,
-                                const Tscaf__V1__JobRecord *x, const char *base,
-                                char data[2][PATH_MAX], struct ut_error *e)
-{
-    char dir[PATH_MAX], order[3 * PATH_MAX], *json;
-    size_t len;
-    enum ut_err rc;
-
-    snprintf(dir, sizeof(dir), "%.4000s/jobs/%s", app->config->data, x->id);
-    if (mkdir(dir, 0700))
-        return ut_fail(e, UT_EIO, "%.150s: %s", dir, strerror(errno));
-    snprintf(order, sizeof(order), "%s\n%s\n%s\n", base, data[0], data[1]);
-    rc = write_text(dir, "order", order, e);
-    if (!rc)
-        rc = api_json_write(&x->base, API_JSON_REST, &json, &len, e);
-    if (rc)
-        return rc;
-    rc = write_text(dir, "job.json", json, e);
-    free(json);
-    return rc;
-}
-
 /* The record of a request, as one message that owns all it says. */
 static enum ut_err new_record(const Tscaf__V1__CreateJobRequest *r,
                               const char *base, Tscaf__V1__JobRecord **out,
@@ -97,8 +54,6 @@ static enum ut_err new_record(const Tscaf__V1__CreateJobRequest *r,
     Tscaf__V1__JobSettings settings = TSCAF__V1__JOB_SETTINGS__INIT;
     Tscaf__V1__JobRecord x = TSCAF__V1__JOB_RECORD__INIT;
     char id[SRV_ID_LEN], created[SRV_LOG_TIME_LEN];
-    uint8_t *bytes;
-    size_t len;
 
     srv_store_new_id("job_", id);
     srv_log_time(ut_clock_unix_ms(), created);
@@ -114,14 +69,7 @@ static enum ut_err new_record(const Tscaf__V1__CreateJobRequest *r,
         settings.mode = TSCAF__V1__TRAINING_MODE__TRAINING_MODE_ALTERNATE;
     x.settings = &settings;
     x.created_at = created;
-    len = tscaf__v1__job_record__get_packed_size(&x);
-    bytes = malloc(len + 1);
-    *out = NULL;
-    if (bytes) {
-        tscaf__v1__job_record__pack(&x, bytes);
-        *out = tscaf__v1__job_record__unpack(NULL, len, bytes);
-        free(bytes);
-    }
+    *out = (Tscaf__V1__JobRecord *)srv_message_copy(&x.base);
     return *out ? UT_OK : ut_fail(e, UT_ENOMEM, "no memory for a job");
 }
 
@@ -140,6 +88,7 @@ static enum ut_err create(struct srv_store_call *w, struct ut_error *e)
     const char *ids[] = {r->fatigue_dataset, r->recognition_dataset};
     struct srv_app *app = w->call->app;
     char base[PATH_MAX], version[17], data[2][PATH_MAX] = {"-", "-"};
+    const char *const order[SRV_JOB_ORDER] = {base, data[0], data[1]};
     Tscaf__V1__JobRecord *x;
     enum ut_err rc = srv_generations_base(app, r->base_version, version, base,
                                           app->datasets.store, e);
@@ -156,12 +105,17 @@ static enum ut_err create(struct srv_store_call *w, struct ut_error *e)
             rc = srv_dataset_freeze(&app->datasets, ids[i], kinds[i], x->id,
                                     data[i], sizeof(data[i]), e);
     if (!rc)
-        rc = write_folder(app, x, base, data, e);
+        rc = srv_job_folder_make(app->config->data, x, order, e);
     if (!rc) {
         const struct srv_record put = {SRV_TABLE_JOB, x->id, &x->base};
 
         rc = srv_store_put(app->datasets.store, w->call->actor, "job.create",
                            x->id, &put, 1, e);
+    }
+    if (rc) { /* nothing of it stays */
+        for (int i = 0; i < 2; i++)
+            srv_dataset_thaw(data[i], x->id);
+        srv_job_folder_remove(app->config->data, x->id);
     }
     return rc;
 }
@@ -207,25 +161,18 @@ void srv_handle_list_jobs(struct srv_call *c)
     c->reply(c, &r.base);
 }
 
-/* Answers with the job as it is now, unless rc says that something failed. */
-static void answer(struct srv_call *c, enum ut_err rc, struct ut_error *e)
+void srv_handle_get_job(struct srv_call *c)
 {
     const Tscaf__V1__JobRef *r = (const void *)c->request;
     const Tscaf__V1__JobRecord *x = srv_jobs_find(c->app->jobs, r->id);
-
-    if (!rc && !x)
-        rc = ut_fail(e, UT_ENOTFOUND, "there is no job \"%.64s\"", r->id);
-    if (rc)
-        srv_answer_fail(c, e);
-    else
-        c->reply(c, &x->base);
-}
-
-void srv_handle_get_job(struct srv_call *c)
-{
     struct ut_error e;
 
-    answer(c, UT_OK, &e);
+    if (x) {
+        c->reply(c, &x->base);
+        return;
+    }
+    ut_fail(&e, UT_ENOTFOUND, "there is no job \"%.64s\"", r->id);
+    srv_answer_fail(c, &e);
 }
 
 void srv_handle_watch_job(struct srv_call *c)
@@ -237,28 +184,74 @@ void srv_handle_watch_job(struct srv_call *c)
 
 /* ---- cancel, pause, resume, delete ---- */
 
-void srv_handle_cancel_job(struct srv_call *c)
+static enum ut_err put(struct srv_store_call *w, const char *action,
+                       struct ut_error *e)
+{
+    const Tscaf__V1__JobRecord *x = w->result;
+    const struct srv_record r = {SRV_TABLE_JOB, x->id, &x->base};
+
+    return srv_store_put(w->call->app->store, w->call->actor, action, x->id, &r,
+                         1, e);
+}
+
+static enum ut_err put_cancelled(struct srv_store_call *w, struct ut_error *e)
+{
+    return put(w, "job.cancel", e);
+}
+
+static enum ut_err put_paused(struct srv_store_call *w, struct ut_error *e)
+{
+    return put(w, "job.pause", e);
+}
+
+static enum ut_err put_resumed(struct srv_store_call *w, struct ut_error *e)
+{
+    return put(w, "job.resume", e);
+}
+
+static void reply_record(struct srv_store_call *w)
+{
+    const Tscaf__V1__JobRecord *x = w->result;
+
+    w->call->reply(w->call, &x->base);
+}
+
+/* At once in memory; answered when it is stored, and who asked for it. */
+static void change(struct srv_call *c,
+                   enum ut_err (*how)(struct srv_jobs *j, const char *id,
+                                      struct ut_error *e),
+                   enum ut_err (*store)(struct srv_store_call *w,
+                                        struct ut_error *e))
 {
     const Tscaf__V1__JobRef *r = (const void *)c->request;
+    ProtobufCMessage *copy = NULL;
     struct ut_error e;
+    enum ut_err rc = how(c->app->jobs, r->id, &e);
 
-    answer(c, srv_jobs_cancel(c->app->jobs, r->id, &e), &e);
+    if (!rc) {
+        copy = srv_message_copy(&srv_jobs_find(c->app->jobs, r->id)->base);
+        if (!copy)
+            rc = ut_fail(&e, UT_ENOMEM, "no memory for a job");
+    }
+    if (rc)
+        srv_answer_fail(c, &e);
+    else
+        srv_store_call_start_with(c, copy, free_record, store, reply_record);
+}
+
+void srv_handle_cancel_job(struct srv_call *c)
+{
+    change(c, srv_jobs_cancel, put_cancelled);
 }
 
 void srv_handle_pause_job(struct srv_call *c)
 {
-    const Tscaf__V1__JobRef *r = (const void *)c->request;
-    struct ut_error e;
-
-    answer(c, srv_jobs_pause(c->app->jobs, r->id, &e), &e);
+    change(c, srv_jobs_pause, put_paused);
 }
 
 void srv_handle_resume_job(struct srv_call *c)
 {
-    const Tscaf__V1__JobRef *r = (const void *)c->request;
-    struct ut_error e;
-
-    answer(c, srv_jobs_resume(c->app->jobs, r->id, &e), &e);
+    change(c, srv_jobs_resume, put_resumed);
 }
 
 /* The store's thread, so that it comes after what was stored before. */
@@ -267,15 +260,12 @@ static enum ut_err delete_job(struct srv_store_call *w, struct ut_error *e)
     const Tscaf__V1__JobRef *r = (const void *)w->call->request;
     const struct srv_record gone = {SRV_TABLE_JOB, r->id, NULL};
     struct srv_app *app = w->call->app;
-    char dir[PATH_MAX];
     enum ut_err rc = srv_store_put(app->store, w->call->actor, "job.delete",
                                    r->id, &gone, 1, e);
 
-    if (rc)
-        return rc;
-    snprintf(dir, sizeof(dir), "%.4000s/jobs/%.64s", app->config->data, r->id);
-    srv_remove_tree(dir);
-    return UT_OK;
+    if (!rc)
+        srv_job_folder_remove(app->config->data, r->id);
+    return rc;
 }
 
 void srv_handle_delete_job(struct srv_call *c)

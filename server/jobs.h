@@ -40,7 +40,8 @@ Tscaf__V1__JobRecord *srv_jobs_find(const struct srv_jobs *j, const char *id);
 /* A job that was stored as queued, with its folder; the record is taken. */
 void srv_jobs_add(struct srv_jobs *j, Tscaf__V1__JobRecord *record);
 
-/* Errors: UT_ENOTFOUND, UT_ESTATE naming the state. */
+/* The record is changed at once; the caller stores it. Errors: UT_ENOTFOUND,
+ * UT_ESTATE naming the state. */
 UT_MUSTUSE enum ut_err srv_jobs_cancel(struct srv_jobs *j, const char *id,
                                        struct ut_error *e);
 UT_MUSTUSE enum ut_err srv_jobs_pause(struct srv_jobs *j, const char *id,

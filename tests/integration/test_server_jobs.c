@@ -11,6 +11,7 @@
 
 #include "model/vision/face.h"
 #include "model/vision/image.h"
+#include "tests/support/models.h"
 #include "tests/support/server.h"
 #include "tests/support/unit.h"
 
@@ -276,28 +277,6 @@ static void enroll(const struct test_server *s)
     test_answer_fini(&a);
 }
 
-/* The version that answers. */
-static void active(const struct test_server *s, char version[64])
-{
-    struct test_answer a = {0};
-
-    assert_int_equal(test_get(s, "/v1/models", &a), 200);
-    test_member(&a, "version", version, 64); /* the active one is first */
-    test_answer_fini(&a);
-}
-
-static void wait_active(const struct test_server *s, const char *version)
-{
-    char now[64] = "";
-
-    for (int tries = 0; strcmp(now, version); tries++) {
-        if (tries == PATIENCE)
-            fail_msg("%s never answers, but %s", version, now);
-        active(s, now);
-        usleep(50000);
-    }
-}
-
 /* An enrolled face is found at similarity 1 by whatever answers: its stored
  * embedding is that model's. */
 static void check_gallery(const struct test_server *s)
@@ -329,7 +308,7 @@ static void change_over_under_load(struct test_server *s, const char *base,
     while (atomic_load(&l.seen[0]) < 5 && !atomic_load(&l.n_bad))
         usleep(10000);
     post(s, "models", made, "activate", 202);
-    wait_active(s, made);
+    test_model_wait(s, made);
     check_gallery(s);
     while (atomic_load(&l.seen[1]) < 5 && !atomic_load(&l.n_bad))
         usleep(10000);
@@ -339,22 +318,6 @@ static void change_over_under_load(struct test_server *s, const char *base,
     assert_int_equal(atomic_load(&l.n_bad), 0);
     for (int i = 0; i < N_ENROLLED; i++)
         free(l.png[i]);
-}
-
-static void rollback(const struct test_server *s)
-{
-    struct test_answer a = {0};
-
-    test_send(s,
-              &(struct test_request){
-                  .method = "POST",
-                  .path = "/v1/models/rollback",
-                  .headers = (const char *const[]){"Connect-Timeout-Ms: 100000",
-                                                   NULL}},
-              &a);
-    if (a.status != 200)
-        fail_msg("%s", a.body);
-    test_answer_fini(&a);
 }
 
 /* ---- tests ---- */
@@ -376,7 +339,7 @@ static void job__two_datasets__a_better_model_in_use(void **state)
     snprintf(file, sizeof(file), "%s/r.tgz", s.dir);
     upload(&s, "recognition", "application/gzip", file, recognition);
     enroll(&s);
-    active(&s, base);
+    test_model_active(&s, base);
 
     /* Paused and resumed, it comes to its end. */
     start_job(&s, fatigue, recognition, 120, job);
@@ -406,8 +369,8 @@ static void job__two_datasets__a_better_model_in_use(void **state)
     }
 
     change_over_under_load(&s, base, made);
-    rollback(&s);
-    active(&s, now);
+    test_model_rollback(&s);
+    test_model_active(&s, now);
     assert_string_equal(now, base);
     check_gallery(&s);
 
@@ -418,11 +381,11 @@ static void job__two_datasets__a_better_model_in_use(void **state)
         test_server_signal(&s, SIGKILL);
         test_server_wait(&s);
         test_server_restart(&s, flags);
-        active(&s, now);
+        test_model_active(&s, now);
         assert_true(!strcmp(now, base) || !strcmp(now, made));
         check_gallery(&s);
         if (!strcmp(now, made))
-            rollback(&s);
+            test_model_rollback(&s);
     }
 
     /* A candidate that nobody wants goes. */
@@ -433,6 +396,40 @@ static void job__two_datasets__a_better_model_in_use(void **state)
     assert_int_equal(test_json(&s, "DELETE", path, NULL, &a), 204);
     assert_int_equal(test_get(&s, path, &a), 404);
     assert_int_equal(test_server_stop(&s), 0);
+    test_answer_fini(&a);
+}
+
+/* A deleted job leaves neither its folder nor the manifest frozen for it. */
+static void check_nothing_left(const struct test_server *s, const char *dataset,
+                               const char *job)
+{
+    char path[256];
+
+    snprintf(path, sizeof(path), "%s/data/jobs/%s", s->dir, job);
+    assert_int_not_equal(access(path, F_OK), 0);
+    snprintf(path, sizeof(path), "%s/data/datasets/%s/%s.tsv", s->dir, dataset,
+             job);
+    assert_int_not_equal(access(path, F_OK), 0);
+    snprintf(path, sizeof(path), "%s/data/datasets/%s/manifest.tsv", s->dir,
+             dataset);
+    assert_int_equal(access(path, F_OK), 0);
+}
+
+/* Who did what with a job is in the audit log. */
+static void check_audited(const struct test_server *s, const char *job)
+{
+    static const char *const actions[] = {
+        "job.create", "job.pause", "job.resume", "job.cancel", "job.delete"};
+    struct test_answer a = {0};
+    char want[160];
+
+    assert_int_equal(test_get(s, "/v1/audit", &a), 200);
+    for (size_t i = 0; i < sizeof(actions) / sizeof(actions[0]); i++) {
+        snprintf(want, sizeof(want), "\"action\":\"%s\",\"subject\":\"%s\"",
+                 actions[i], job);
+        if (!strstr(a.body, want))
+            fail_msg("no %s in %s", want, a.body);
+    }
     test_answer_fini(&a);
 }
 
@@ -464,7 +461,11 @@ server_killed__while_a_job_runs__found_again_and_cancelled(void **state)
     /* A dataset that it was started with stays. */
     snprintf(path, sizeof(path), "/v1/datasets/%s", fatigue);
     assert_int_equal(test_json(&s, "DELETE", path, NULL, &a), 400);
+    post(&s, "jobs", job, "pause", 200);
+    post(&s, "jobs", job, "pause", 400);
+    post(&s, "jobs", job, "resume", 200);
     post(&s, "jobs", job, "cancel", 200);
+    post(&s, "jobs", job, "resume", 400);
     wait_state(&s, job, "cancelled", &a);
     snprintf(path, sizeof(path), "/v1/jobs/%s", job);
     for (int tries = 0; test_json(&s, "DELETE", path, NULL, &a) != 204;
@@ -474,6 +475,8 @@ server_killed__while_a_job_runs__found_again_and_cancelled(void **state)
         usleep(250000);
     }
     until(&s, "/v1/jobs", ended, &a);
+    check_nothing_left(&s, fatigue, job);
+    check_audited(&s, job);
     assert_int_equal(test_server_stop(&s), 0);
     test_answer_fini(&a);
 }
@@ -512,7 +515,7 @@ static void dataset__samples_one_by_one__counted_listed_deleted(void **state)
     assert_int_equal(test_get(&s, path, &a), 404);
     free(png);
 
-    active(&s, version);
+    test_model_active(&s, version);
     snprintf(path, sizeof(path), "/v1/models/%s", version);
     assert_int_equal(test_get(&s, path, &a), 200);
     assert_int_equal(test_json(&s, "DELETE", path, NULL, &a), 400);

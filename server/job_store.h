@@ -1,0 +1,22 @@
+#ifndef SERVER_JOB_STORE_H
+#define SERVER_JOB_STORE_H
+
+#include "server/app.h"
+
+/* What the store has to know of jobs, on its own thread. Thread: the loop. */
+
+/* Stores a copy of the record, in the background: what is lost in a crash is
+ * found out again from the job's files. A failure is logged. */
+void srv_job_save(struct srv_app *app, const Tscaf__V1__JobRecord *x);
+
+/* Takes a job's result.json over: its model goes into the repository, and the
+ * records of both are stored together. done is called on the loop with x as it
+ * is then, which is done's, or with NULL and why not. */
+typedef void (*srv_job_stored_fn)(void *arg, Tscaf__V1__JobRecord *x,
+                                  const struct ut_error *e);
+UT_MUSTUSE enum ut_err srv_job_store_result(struct srv_app *app,
+                                            const Tscaf__V1__JobRecord *x,
+                                            srv_job_stored_fn done, void *arg,
+                                            struct ut_error *e);
+
+#endif
