@@ -51,7 +51,7 @@ WRAP     := -Wl,--wrap=malloc,--wrap=calloc,--wrap=realloc,--wrap=aligned_alloc
 
 .DELETE_ON_ERROR:
 .SECONDARY:
-.PHONY: all test asan tsan fuzz bench lint format install help clean
+.PHONY: all cuda test asan tsan fuzz bench lint format install help clean
 
 all: $(PROGRAMS) ## build the server, the client and the model tool
 
@@ -71,7 +71,7 @@ endef
 $(foreach f,$(FOLDERS),$(eval $(call FOLDER,$f)))
 $(call obj,$(call src,model)): CFLAGS += -fopenmp
 $(call obj,model/shipped.c): CPPFLAGS += -DMDL_WEIGHTS_DIR='"$(CURDIR)/model/weights"'
-$(call obj,tests/unit/test_model_plugin.c): CPPFLAGS += -DPLUGINS='"$B/tests/plugins/"' -DCUDA_PLUGIN='"build/release/libtscaf-cuda.so"'
+$(call obj,tests/unit/test_model_plugin.c tests/golden/test_model_cuda.c): CPPFLAGS += -DPLUGINS='"$B/tests/plugins/"' -DCUDA_PLUGIN='"build/release/libtscaf-cuda.so"'
 
 $(GEN)/%.pb-c.c $(GEN)/%.pb-c.h: %.proto
 	@mkdir -p $(@D)
@@ -113,8 +113,46 @@ $B/tests/plugins/%.so: tests/plugins/%.c model/backends/plugin.h model/backend.h
 	$(CC) $(CPPFLAGS) $(CFLAGS) -fPIC -shared -o $@ $<
 $B/tests/unit/test_model_plugin: | $(PLUGINS)
 
+# The CUDA backend: a plug-in of its own, with what it needs of the engine inside.
+CUDA_HOME ?= /usr/local/cuda
+NVCC      ?= $(or $(shell command -v nvcc),$(wildcard $(CUDA_HOME)/bin/nvcc))
+CUDA_ARCH ?= 75 80 86 89 90 100 120
+CUDA_C    := $(filter-out %/device.c,$(wildcard model/backends/cuda/*.c)) \
+             base/error.c model/tensor.c model/graph.c model/graph_gradient.c
+CUDA_PIC  := $(CUDA_C:%.c=$B/plugin/%.o)
+last       = $(lastword $(CUDA_ARCH))
+cuda: ## build/release/libtscaf-cuda.so, where nvcc is found (CUDA_HOME, CUDA_ARCH)
+ifeq ($(NVCC),)
+	@echo "SKIPPED cuda: there is no nvcc (CUDA_HOME=$(CUDA_HOME))"
+else
+cuda: $B/libtscaf-cuda.so
+endif
+$B/libtscaf-cuda.so: $(CUDA_PIC) $B/plugin/model/backends/cuda/device.o $B/plugin/kernels.o
+	$(CC) $(LDFLAGS) -shared -Wl,--no-undefined -o $@ $^ -L$(CUDA_HOME)/lib64 -L$(CUDA_HOME)/lib \
+	    -lcudart_static -lstdc++ -lm -ldl -lrt -lpthread
+$B/plugin/model/backends/cuda/device.o: CPPFLAGS += -isystem $(CUDA_HOME)/include
+$B/plugin/kernels.o: model/backends/cuda/kernels.cu model/backends/cuda/gpu.h model/graph.h
+	@mkdir -p $(@D)
+	$(NVCC) -I. -O3 -std=c++17 -Xcompiler -fPIC,-fvisibility=hidden,-Wall$(if $(WERROR),$(comma)-Werror) \
+	    $(foreach a,$(CUDA_ARCH),-gencode arch=compute_$a,code=sm_$a) \
+	    -gencode arch=compute_$(last),code=compute_$(last) -c -o $@ $<
+$B/plugin/%.o: %.c Makefile
+	@mkdir -p $(@D)
+	$(CC) $(CPPFLAGS) $(CFLAGS) -fPIC -fvisibility=hidden -MMD -MP -c -o $@ $<
+comma := ,
+
+# The same with the processor in the GPU's place, for tests: no CUDA needed.
+HOST_PLUGIN := $B/tests/plugins/host.so
+$(HOST_PLUGIN): $(CUDA_PIC) $B/plugin/tests/plugins/host/device.o $B/plugin/host_kernels.o
+	@mkdir -p $(@D)
+	$(CC) $(LDFLAGS) -shared -o $@ $^ -lstdc++ -lm
+$B/plugin/host_kernels.o: model/backends/cuda/kernels.cu model/backends/cuda/gpu.h model/graph.h
+	@mkdir -p $(@D)
+	$(CXX) -x c++ -I. -std=c++17 $(FLAGS_$(VARIANT)) -Wall -fPIC -fvisibility=hidden -c -o $@ $<
+$B/tests/golden/test_model_cuda: | $(HOST_PLUGIN)
+
 .PHONY: tests threaded test-threaded fuzzers
-tests: $(TESTS) $(PLUGINS)
+tests: $(TESTS) $(PLUGINS) $(HOST_PLUGIN)
 test: all $(TESTS) ## every test, what was answered against openapi.yaml, RPC by real clients
 	@rm -f $B/exchanges
 	@TSCAF_EXCHANGES=$(CURDIR)/$B/exchanges scripts/run-tests $(TESTS)

@@ -127,3 +127,38 @@ void mdl_f32_to_bf16(const float *in, uint16_t *out, size_t n)
             out[i] = (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
     }
 }
+
+static uint16_t f16_of(float x)
+{
+    uint32_t bits, sign, mantissa, shift = 13;
+    int exponent;
+
+    memcpy(&bits, &x, sizeof(bits));
+    sign = bits >> 16 & 0x8000;
+    bits &= 0x7fffffff;
+    exponent = (int)(bits >> 23) - 112; /* rebiased from 127 to 15 */
+    if (bits > 0x7f800000)
+        return (uint16_t)(sign | 0x7e00); /* NaN */
+    if (exponent >= 31)
+        return (uint16_t)(sign | 0x7c00);
+    mantissa = bits & 0x7fffff;
+    if (exponent <= 0) { /* subnormal: the leading 1 is written, and shifted */
+        if (exponent < -10)
+            return (uint16_t)sign;
+        mantissa |= 0x800000;
+        shift = (uint32_t)(14 - exponent);
+        exponent = 0;
+    }
+    bits = (uint32_t)exponent << 10 | mantissa >> shift;
+    mantissa &= (1u << shift) - 1;
+    /* A carry out of the mantissa is the next exponent: also infinity. */
+    bits += mantissa > 1u << (shift - 1) ||
+            (mantissa == 1u << (shift - 1) && bits & 1);
+    return (uint16_t)(sign | bits);
+}
+
+void mdl_f32_to_f16(const float *in, uint16_t *out, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        out[i] = f16_of(in[i]);
+}

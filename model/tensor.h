@@ -53,5 +53,6 @@ struct mdl_shape mdl_shape_of(int n_dims, ...);
 void mdl_bf16_to_f32(const uint16_t *in, float *out, size_t n);
 void mdl_f16_to_f32(const uint16_t *in, float *out, size_t n);
 void mdl_f32_to_bf16(const float *in, uint16_t *out, size_t n);
+void mdl_f32_to_f16(const float *in, uint16_t *out, size_t n);
 
 #endif

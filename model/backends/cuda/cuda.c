@@ -1,0 +1,279 @@
+/* The CUDA backend: inference, in a plug-in.
+ *
+ *   maps     [n, h, w, c] in float32, float16 or bfloat16
+ *   vectors  [n, c] float32
+ *
+ * A lane is a stream. A plan is recorded once for each set of outputs that a
+ * server asks for (CUDA graphs) and replayed; nothing is allocated in a run
+ * but where a later plan made the lane's memory move. docs/GPU.md says what of
+ * this has run where. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "model/backends/cuda/plan.h"
+#include "model/backends/plugin.h"
+
+static int score(void)
+{
+    return 20;
+}
+
+static enum ut_err open_cuda(int device, void **out, struct ut_error *e)
+{
+    struct ctx *c = calloc(1, sizeof(*c));
+    enum ut_err rc;
+
+    if (!c)
+        return ut_fail(e, UT_ENOMEM, "no memory for the CUDA backend");
+    c->device = device;
+    rc = gpu_check(device, &c->bfloat16, e);
+    if (rc) {
+        free(c);
+        return rc;
+    }
+    pthread_mutex_init(&c->lock, NULL);
+    *out = c;
+    return UT_OK;
+}
+
+static void close_cuda(void *ctx)
+{
+    struct ctx *c = ctx;
+
+    pthread_mutex_destroy(&c->lock);
+    free(c);
+}
+
+static enum ut_err lane_new(void *ctx, void **out, struct ut_error *e)
+{
+    struct lane *l = calloc(1, sizeof(*l));
+    enum ut_err rc;
+
+    if (!l)
+        return ut_fail(e, UT_ENOMEM, "no memory for a lane");
+    rc = gpu_stream_new(((struct ctx *)ctx)->device, &l->stream, e);
+    if (rc)
+        free(l);
+    else
+        *out = l;
+    return rc;
+}
+
+static void lane_free(void *ctx, void *lane)
+{
+    struct lane *l = lane;
+    struct ut_error ignored;
+
+    (void)ctx;
+    if (!gpu_enter(l->stream, &ignored)) {
+        gpu_free(l->work);
+        gpu_unpin(l->host);
+    }
+    gpu_stream_free(l->stream);
+    free(l);
+}
+
+static bool supports(void *ctx, enum mdl_precision precision)
+{
+    return precision == MDL_PREC_F32 || precision == MDL_PREC_F16 ||
+           (precision == MDL_PREC_BF16 && ((struct ctx *)ctx)->bfloat16);
+}
+
+static void forget(struct plan *p)
+{
+    for (int i = 0; i < p->n_recorded; i++)
+        gpu_graph_free(p->recorded[i].graph);
+    p->n_recorded = 0;
+}
+
+static void plan_free(void *ctx, void *plan)
+{
+    struct plan *p = plan;
+    struct ut_error ignored;
+
+    (void)ctx;
+    if (!gpu_enter(p->lane->stream, &ignored)) {
+        forget(p);
+        cuda_unbuild(p);
+    }
+    free(p->maps);
+    free(p->offset);
+    free(p);
+}
+
+/* Room for p in its lane. What lies there is nobody's between runs. */
+static enum ut_err grow(struct plan *p, struct ut_error *e)
+{
+    struct lane *l = p->lane;
+    void *at = NULL;
+    enum ut_err rc = UT_OK;
+
+    if (p->work_size <= l->work_size && p->host_size <= l->host_size)
+        return UT_OK;
+    l->generation++;
+    if (p->work_size > l->work_size) {
+        gpu_free(l->work);
+        l->work = NULL;
+        l->work_size = 0;
+        rc = gpu_alloc(p->work_size, &at, e);
+        l->work = at;
+        l->work_size = rc ? 0 : p->work_size;
+    }
+    if (!rc && p->host_size > l->host_size) {
+        gpu_unpin(l->host);
+        l->host = NULL;
+        l->host_size = 0;
+        rc = gpu_pin(p->host_size, &at, e);
+        l->host = rc ? NULL : at;
+        l->host_size = rc ? 0 : p->host_size;
+    }
+    return rc;
+}
+
+/* Records the run that wants these outputs. Without a recording a run queues
+ * its steps one by one: slower, and as right. */
+static void record(struct plan *p, uint64_t wanted)
+{
+    struct recording *r = &p->recorded[p->n_recorded];
+    struct ut_error ignored;
+    enum ut_err rc;
+
+    if (gpu_record(p->lane->stream, &ignored))
+        return;
+    rc = cuda_queue(p, wanted, &ignored);
+    r->wanted = wanted;
+    if (!gpu_recorded(p->lane->stream, &r->graph, &ignored) && !rc)
+        p->n_recorded++;
+}
+
+/* Points the values into the lane's memory, runs once so that every kernel is
+ * loaded, and records: all outputs, and each alone where there are two. */
+static enum ut_err bind(struct plan *p, struct ut_error *e)
+{
+    const struct mdl_graph *g = p->g;
+    uint64_t all = 0;
+    enum ut_err rc = grow(p, e);
+
+    if (rc || p->generation == p->lane->generation)
+        return rc;
+    forget(p);
+    for (int v = 0; v < g->n_values; v++)
+        if (p->offset[v] != SIZE_MAX)
+            p->maps[v].data = p->lane->work + p->offset[v];
+    for (int i = 0; i < g->n_outputs; i++)
+        if (g->outputs[i] >= 0)
+            all |= 1ull << i;
+    memset(p->lane->host, 0, p->host_size);
+    rc = cuda_queue(p, all, e);
+    if (!rc)
+        rc = gpu_wait(p->lane->stream, e);
+    if (rc)
+        return rc;
+    record(p, all);
+    if (__builtin_popcountll(all) == 2) {
+        record(p, all & -all);
+        record(p, all & (all - 1));
+    }
+    p->generation = p->lane->generation;
+    return UT_OK;
+}
+
+static enum ut_err compile(void *ctx, void *lane, const struct mdl_graph *g,
+                           enum mdl_precision precision, int batch, void **out,
+                           struct ut_error *e)
+{
+    struct plan *p = calloc(1, sizeof(*p));
+    struct ut_error why = {0};
+    enum ut_err rc;
+
+    if (!p)
+        return ut_fail(e, UT_ENOMEM, "no memory for a plan");
+    *p = (struct plan){.ctx = ctx,
+                       .lane = lane,
+                       .g = g,
+                       .batch = batch,
+                       .type = precision == MDL_PREC_F16    ? GPU_F16
+                               : precision == MDL_PREC_BF16 ? GPU_BF16
+                                                            : GPU_F32};
+    p->maps = calloc((size_t)g->n_values, sizeof(*p->maps));
+    p->offset =
+        calloc((size_t)(g->n_values + g->n_outputs), sizeof(*p->offset));
+    rc = p->maps && p->offset
+             ? gpu_enter(p->lane->stream, &why)
+             : ut_fail(&why, UT_ENOMEM, "no memory for a plan");
+    if (!rc) {
+        cuda_shape(p);
+        rc = cuda_build(p, &why);
+    }
+    if (!rc)
+        rc = cuda_place(p, &why);
+    if (!rc)
+        rc = bind(p, &why);
+    if (!rc) {
+        *out = p;
+        return UT_OK;
+    }
+    if (rc == UT_ENOMEM && p->work_size)
+        ut_fail(e, rc, "a plan for %d faces needs %zu MiB: %.180s", batch,
+                p->work_size >> 20, why.msg);
+    else
+        ut_fail(e, rc, "%s", why.msg);
+    plan_free(ctx, p);
+    return rc;
+}
+
+static enum ut_err replay_or_queue(struct plan *p, uint64_t wanted,
+                                   struct ut_error *e)
+{
+    for (int i = 0; i < p->n_recorded; i++)
+        if (p->recorded[i].wanted == wanted)
+            return gpu_replay(p->lane->stream, p->recorded[i].graph, e);
+    return cuda_queue(p, wanted, e);
+}
+
+static enum ut_err run(void *ctx, void *plan, const struct mdl_io *io,
+                       struct ut_error *e)
+{
+    struct plan *p = plan;
+    const struct mdl_graph *g = p->g;
+    struct lane *l = p->lane;
+    uint64_t wanted = 0;
+    enum ut_err rc = gpu_enter(l->stream, e);
+
+    (void)ctx;
+    for (int i = 0; i < g->n_outputs; i++)
+        if (io->out[i] && g->outputs[i] >= 0)
+            wanted |= 1ull << i;
+    if (!rc)
+        rc = bind(p, e);
+    if (rc || !wanted)
+        return rc;
+    memcpy(l->host, io->in,
+           (size_t)p->batch * mdl_shape_count(&g->values[g->input].shape));
+    rc = replay_or_queue(p, wanted, e);
+    if (!rc)
+        rc = gpu_wait(l->stream, e);
+    for (int i = 0; i < g->n_outputs && !rc; i++)
+        if (wanted >> i & 1)
+            memcpy(io->out[i], l->host + p->host_out[i],
+                   (size_t)p->batch * sizeof(float) *
+                       mdl_shape_count(&g->values[g->outputs[i]].shape));
+    return rc;
+}
+
+static const struct mdl_backend_ops ops = {
+    .name = "cuda",
+    .score = score,
+    .open = open_cuda,
+    .close = close_cuda,
+    .lane_new = lane_new,
+    .lane_free = lane_free,
+    .compile = compile,
+    .plan_free = plan_free,
+    .run = run,
+    .supports = supports,
+};
+
+extern const struct mdl_plugin tscaf_plugin;
+__attribute__((visibility("default"))) const struct mdl_plugin tscaf_plugin = {
+    .abi = MDL_PLUGIN_ABI, .layout = MDL_PLUGIN_LAYOUT, .ops = &ops};

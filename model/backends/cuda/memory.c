@@ -1,0 +1,114 @@
+/* Where the values of a plan lie: planned once, in the memory of the lane. */
+#include <stdlib.h>
+
+#include "model/backends/cuda/plan.h"
+
+#define ALIGN 256
+
+struct life {
+    int first, last; /* steps; first < 0: no life */
+    size_t size;
+};
+
+void cuda_shape(struct plan *p)
+{
+    for (int v = 0; v < p->g->n_values; v++) {
+        const struct mdl_shape *s = &p->g->values[v].shape;
+        struct gpu_map *m = &p->maps[v];
+
+        if (p->g->values[v].kind != MDL_VALUE_RESULT)
+            continue;
+        m->batch = p->batch;
+        m->c = (int)s->dim[0];
+        m->h = s->n_dims == 3 ? (int)s->dim[1] : 1;
+        m->w = s->n_dims == 3 ? (int)s->dim[2] : 1;
+        m->type = s->n_dims == 3 ? p->type : GPU_F32;
+    }
+}
+
+static size_t round_up(size_t n)
+{
+    return (n + ALIGN - 1) / ALIGN * ALIGN;
+}
+
+/* Values; then the row-major copies of the outputs. */
+static void find_lives(const struct plan *p, struct life *lives, int n)
+{
+    const struct mdl_graph *g = p->g;
+
+    for (int i = 0; i < n; i++)
+        lives[i].first = -1;
+    lives[g->input] = (struct life){
+        .size = (size_t)p->batch * mdl_shape_count(&g->values[g->input].shape)};
+    for (int i = 0; i < p->n_steps; i++) {
+        const struct step *s = &p->steps[i];
+        const struct gpu_map *m = &p->maps[s->out];
+
+        lives[s->out] = (struct life){.first = i,
+                                      .last = i,
+                                      .size = (size_t)m->batch * (size_t)m->c *
+                                              (size_t)(m->h * m->w) *
+                                              (m->type == GPU_F32 ? 4 : 2)};
+        for (int k = 0; k < s->n_in; k++)
+            if (s->in[k] >= 0)
+                lives[s->in[k]].last = i;
+    }
+    for (int i = 0; i < g->n_outputs; i++)
+        if (g->outputs[i] >= 0) {
+            lives[g->outputs[i]].last = p->n_steps;
+            lives[g->n_values + i] = (struct life){
+                .first = p->n_steps,
+                .last = p->n_steps,
+                .size = (size_t)p->batch * sizeof(float) *
+                        mdl_shape_count(&g->values[g->outputs[i]].shape)};
+        }
+}
+
+/* Gives every value the lowest place that is free for its whole life. */
+static void place(struct plan *p, const struct life *lives, int n, int i)
+{
+    bool moved = true;
+    size_t at = 0;
+
+    while (moved) {
+        moved = false;
+        for (int k = 0; k < n; k++) {
+            if (k == i || lives[k].first < 0 || p->offset[k] == SIZE_MAX ||
+                lives[k].last < lives[i].first ||
+                lives[k].first > lives[i].last ||
+                at >= p->offset[k] + lives[k].size ||
+                p->offset[k] >= at + lives[i].size)
+                continue;
+            at = round_up(p->offset[k] + lives[k].size);
+            moved = true;
+        }
+    }
+    p->offset[i] = at;
+    if (round_up(at + lives[i].size) > p->work_size)
+        p->work_size = round_up(at + lives[i].size);
+}
+
+enum ut_err cuda_place(struct plan *p, struct ut_error *e)
+{
+    const struct mdl_graph *g = p->g;
+    int n = g->n_values + g->n_outputs;
+    struct life *lives = calloc((size_t)n, sizeof(*lives));
+
+    if (!lives)
+        return ut_fail(e, UT_ENOMEM, "no memory for a plan");
+    find_lives(p, lives, n);
+    for (int i = 0; i < n; i++)
+        p->offset[i] = SIZE_MAX;
+    for (int step = 0; step <= p->n_steps; step++)
+        for (int i = 0; i < n; i++)
+            if (lives[i].first == step)
+                place(p, lives, n, i);
+    p->host_size = round_up(lives[g->input].size);
+    for (int i = 0; i < g->n_outputs; i++)
+        if (g->outputs[i] >= 0) {
+            p->host_out[i] = p->host_size;
+            p->host_size += round_up(lives[g->n_values + i].size);
+        }
+    free(lives);
+    return UT_OK;
+}

@@ -1,0 +1,91 @@
+#ifndef MODEL_BACKENDS_CUDA_PLAN_H
+#define MODEL_BACKENDS_CUDA_PLAN_H
+
+#include <pthread.h>
+
+#include "model/backend.h"
+#include "model/backends/cuda/gpu.h"
+
+/* What the files of this folder share. Inside this folder only. */
+
+/* A parameter as steps read it, on the device; plans of one graph share it. */
+enum layout {
+    LAYOUT_VECTOR,    /* float32, as it is            */
+    LAYOUT_CONV,      /* [o][kernel][kernel][c]       */
+    LAYOUT_DEPTHWISE, /* [kernel][kernel][c]          */
+    LAYOUT_ROWS,      /* [o][h][w][c], from [o][c][h][w] */
+};
+
+struct weights {
+    struct weights *next;
+    const float *from; /* the parameter; lives as long as the plans */
+    enum layout layout;
+    enum gpu_type type;
+    void *data; /* owned */
+    int refs;
+};
+
+struct ctx {
+    int device;
+    bool bfloat16;
+    pthread_mutex_t lock; /* guards weights */
+    struct weights *weights;
+};
+
+/* One stream, and memory that the lane's plans share: it grows with them. */
+struct lane {
+    struct gpu_stream *stream;
+    char *work; /* owned; on the device */
+    char *host; /* owned; pinned: the input, then the outputs */
+    size_t work_size, host_size;
+    unsigned generation; /* counts the growths */
+};
+
+struct step {
+    const struct mdl_node *node; /* the last that it stands for */
+    uint64_t needs;
+    int in[MDL_NODE_INPUTS]; /* values; -1: absent */
+    int n_in, out;
+    bool attends; /* y = x (base + place + channel), in[0..2] */
+    float base;
+    struct weights *w, *bias, *slope, *shift;
+    float *affine; /* owned; BATCHNORM's [2][c]: scale, offset */
+};
+
+struct recording {
+    uint64_t wanted;
+    struct gpu_graph *graph; /* owned */
+};
+
+struct plan {
+    struct ctx *ctx;
+    struct lane *lane;
+    const struct mdl_graph *g;
+    enum gpu_type type; /* of maps; vectors are float32 */
+    int batch;
+    struct step *steps;
+    int n_steps;
+    struct gpu_map *maps; /* [n_values]                              */
+    size_t *offset;       /* [n_values + outputs]; in lane->work     */
+    size_t host_out[MDL_MAX_OUTPUTS]; /* in lane->host                     */
+    size_t work_size, host_size;
+    unsigned generation; /* of the lane, when it was bound */
+    struct recording recorded[3];
+    int n_recorded;
+};
+
+/* build.c. The steps of p->g; UT_EINVAL names an operation of training. */
+enum ut_err cuda_build(struct plan *p, struct ut_error *e);
+void cuda_unbuild(struct plan *p);
+/* memory.c. Shapes, before the steps; places, after them. */
+void cuda_shape(struct plan *p);
+enum ut_err cuda_place(struct plan *p, struct ut_error *e);
+/* weights.c */
+enum ut_err cuda_weights_get(struct plan *p, int value, enum layout layout,
+                             enum gpu_type type, const struct gpu_map *x,
+                             struct weights **out, struct ut_error *e);
+void cuda_weights_put(struct ctx *c, struct weights *w);
+/* run.c: queues the steps that the outputs wanted need, copies included. */
+enum ut_err cuda_queue(struct plan *p, uint64_t wanted, struct ut_error *e);
+
+#endif
