@@ -16,11 +16,9 @@
 #include "model/data/dataset.h"
 #include "model/vision/image.h"
 #include "server/archive.h"
+#include "server/dataset_classes.h"
 #include "server/message.h"
 
-#define MAX_CLASSES 1000000
-#define MAX_MANIFEST_BYTES (256u * 1024 * 1024)
-#define MAX_LABEL 100      /* bytes of a class's or group's name */
 #define MAX_LOOKED_AT 2000 /* pictures of a registered folder */
 #define HEAD "file\tlabel\tgroup\n"
 
@@ -57,124 +55,6 @@ static enum ut_err write_whole(const char *folder, const char *name,
 
     snprintf(path, sizeof(path), "%.4000s/%s", folder, name);
     return ut_file_write(path, data, len, e);
-}
-
-/* ---- classes: names to labels ---- */
-
-struct classes {
-    bool fixed;  /* alert and drowsy */
-    char **name; /* owned, as are the names; [n] */
-    int n, cap;
-};
-
-static int find_class(const struct classes *c, const char *name)
-{
-    for (int i = c->n - 1; i >= 0; i--)
-        if (!strcmp(c->name[i], name))
-            return i;
-    return -1;
-}
-
-static enum ut_err add_name(struct classes *c, const char *name,
-                            struct ut_error *e)
-{
-    if (c->n == MAX_CLASSES)
-        return ut_fail(e, UT_EBUSY, "over %d classes, the limit", MAX_CLASSES);
-    if (c->n == c->cap) {
-        int cap = c->cap ? 2 * c->cap : 64;
-        char **more = realloc(c->name, (size_t)cap * sizeof(char *));
-
-        if (!more)
-            return ut_fail(e, UT_ENOMEM, "no memory for classes");
-        c->name = more;
-        c->cap = cap;
-    }
-    c->name[c->n] = strdup(name);
-    if (!c->name[c->n])
-        return ut_fail(e, UT_ENOMEM, "no memory for classes");
-    c->n++;
-    return UT_OK;
-}
-
-static void classes_fini(struct classes *c)
-{
-    for (int i = 0; i < c->n; i++)
-        free(c->name[i]);
-    free(c->name);
-}
-
-static enum ut_err classes_read(struct classes *c, const char *folder,
-                                Tscaf__V1__DatasetKind kind, struct ut_error *e)
-{
-    char path[PATH_MAX], *line, *rest;
-    struct ut_buf text;
-    enum ut_err rc = UT_OK;
-
-    memset(c, 0, sizeof(*c));
-    c->fixed = kind == TSCAF__V1__DATASET_KIND__DATASET_KIND_FATIGUE;
-    snprintf(path, sizeof(path), "%.4000s/classes.txt", folder);
-    if (access(path, F_OK))
-        return UT_OK;
-    ut_buf_init(&text, MAX_MANIFEST_BYTES);
-    rc = ut_buf_add_file(&text, path, e);
-    rest = text.data;
-    while (!rc && rest && (line = strsep(&rest, "\n")))
-        if (*line)
-            rc = add_name(c, line, e);
-    ut_buf_fini(&text);
-    return rc;
-}
-
-static enum ut_err classes_write(const struct classes *c, const char *folder,
-                                 struct ut_error *e)
-{
-    struct ut_buf b;
-    enum ut_err rc = UT_OK;
-
-    if (c->fixed)
-        return UT_OK;
-    ut_buf_init(&b, MAX_MANIFEST_BYTES);
-    for (int i = 0; i < c->n && !rc; i++)
-        rc = ut_buf_addf(&b, e, "%s\n", c->name[i]);
-    if (!rc)
-        rc = write_whole(folder, "classes.txt", b.data, b.len, e);
-    ut_buf_fini(&b);
-    return rc;
-}
-
-static bool plain_text(const char *s)
-{
-    if (!*s || strlen(s) > MAX_LABEL)
-        return false;
-    for (; *s; s++)
-        if ((unsigned char)*s < ' ' || *s == 127)
-            return false;
-    return true;
-}
-
-/* The label of a class's name, made if it is new. */
-static enum ut_err label_of(struct classes *c, const char *name, int *label,
-                            struct ut_error *e)
-{
-    if (!plain_text(name))
-        return ut_fail(e, UT_EINVAL,
-                       "label: \"%.60s\" is not 1 to %d printable bytes", name,
-                       MAX_LABEL);
-    if (c->fixed) {
-        *label = !strcmp(name, "alert") || !strcmp(name, "0")    ? 0
-                 : !strcmp(name, "drowsy") || !strcmp(name, "1") ? 1
-                                                                 : -1;
-        return *label >= 0
-                   ? UT_OK
-                   : ut_fail(e, UT_EINVAL,
-                             "label: \"%.60s\" is not alert (0) or drowsy (1)",
-                             name);
-    }
-    *label = find_class(c, name);
-    if (*label >= 0)
-        return UT_OK;
-    *label = c->n;
-    return add_name(c, name, e);
 }
 
 /* ---- counts ---- */
@@ -401,7 +281,7 @@ struct upload {
     Tscaf__V1__DatasetRecord *x;
     char folder[PATH_MAX], part[PATH_MAX];
     const char *name; /* of part, within folder */
-    struct classes classes;
+    struct srv_classes classes;
     struct ut_buf manifest;
     struct srv_problems problems;
 };
@@ -471,7 +351,7 @@ static enum ut_err add_example(struct upload *u, const struct mdl_dataset *set,
     }
     if (x->label >= 0) {
         class_of(x, by_folder, class, sizeof(class));
-        rc = label_of(&u->classes, class, &label, &why);
+        rc = srv_classes_label(&u->classes, class, &label, &why);
         if (rc == UT_EINVAL) {
             srv_problem(&u->problems, "%.60s: %.90s", name, why.msg);
             return UT_OK;
@@ -479,7 +359,7 @@ static enum ut_err add_example(struct upload *u, const struct mdl_dataset *set,
         if (rc)
             return ut_fail(e, rc, "%s", why.msg);
     }
-    if (*group && !plain_text(group)) {
+    if (*group && !srv_classes_name_ok(group)) {
         srv_problem(&u->problems, "%.100s: its group is no plain text", name);
         group = "";
     }
@@ -523,7 +403,7 @@ static enum ut_err read_manifest(struct upload *u, struct ut_error *e)
     char path[PATH_MAX];
     enum ut_err rc;
 
-    ut_buf_init(&u->manifest, MAX_MANIFEST_BYTES);
+    ut_buf_init(&u->manifest, SRV_MANIFEST_MAX_BYTES);
     snprintf(path, sizeof(path), "%.4000s/manifest.tsv", u->folder);
     rc = ut_buf_add_file(&u->manifest, path, e);
     while (!rc && u->manifest.len &&
@@ -551,7 +431,7 @@ static enum ut_err take_archive(struct upload *u,
                                 const Tscaf__V1__UploadDatasetRequest *r,
                                 int64_t *bytes, struct ut_error *e)
 {
-    enum ut_err rc = classes_read(&u->classes, u->folder, u->x->kind, e);
+    enum ut_err rc = srv_classes_read(&u->classes, u->folder, u->x->kind, e);
     int64_t room = u->d->config->dataset_max_bytes - (int64_t)u->x->bytes;
 
     if (!rc)
@@ -563,7 +443,7 @@ static enum ut_err take_archive(struct upload *u,
         rc = take_part(u, e);
     /* Classes first: a manifest never names one that is not there. */
     if (!rc)
-        rc = classes_write(&u->classes, u->folder, e);
+        rc = srv_classes_write(&u->classes, u->folder, e);
     if (!rc)
         rc = write_whole(u->folder, "manifest.tsv", u->manifest.data,
                          u->manifest.len, e);
@@ -609,7 +489,7 @@ enum ut_err srv_dataset_upload(struct srv_datasets *d, const char *actor,
     }
     if (u->x)
         tscaf__v1__dataset_record__free_unpacked(u->x, NULL);
-    classes_fini(&u->classes);
+    srv_classes_fini(&u->classes);
     ut_buf_fini(&u->manifest);
     free(u);
     return rc;
@@ -661,12 +541,12 @@ enum ut_err srv_dataset_add_sample(struct srv_datasets *d, const char *actor,
         rc = own(u->x, e);
     folder_of(d, r->id, u->folder);
     if (!rc)
-        rc = classes_read(&u->classes, u->folder, u->x->kind, e);
+        rc = srv_classes_read(&u->classes, u->folder, u->x->kind, e);
     if (!rc)
-        rc = label_of(&u->classes, r->label, &n, e);
-    if (!rc && *r->group && !plain_text(r->group))
+        rc = srv_classes_label(&u->classes, r->label, &n, e);
+    if (!rc && *r->group && !srv_classes_name_ok(r->group))
         rc = ut_fail(e, UT_EINVAL, "group: is not 1 to %d printable bytes",
-                     MAX_LABEL);
+                     SRV_CLASS_MAX_NAME);
     if (!rc && (int64_t)(u->x->bytes + len) > d->config->dataset_max_bytes)
         rc = ut_fail(e, UT_EBUSY, "dataset %s: over %lld bytes, the limit",
                      r->id, (long long)d->config->dataset_max_bytes);
@@ -677,7 +557,7 @@ enum ut_err srv_dataset_add_sample(struct srv_datasets *d, const char *actor,
         rc = write_whole(u->folder, name, png, len, e);
     }
     if (!rc)
-        rc = classes_write(&u->classes, u->folder, e);
+        rc = srv_classes_write(&u->classes, u->folder, e);
     if (!rc)
         rc = append(u->folder, line, e);
     if (!rc)
@@ -693,7 +573,7 @@ enum ut_err srv_dataset_add_sample(struct srv_datasets *d, const char *actor,
     }
     if (u->x)
         tscaf__v1__dataset_record__free_unpacked(u->x, NULL);
-    classes_fini(&u->classes);
+    srv_classes_fini(&u->classes);
     free(u);
     return rc;
 }
@@ -763,7 +643,7 @@ enum ut_err srv_dataset_freeze(struct srv_datasets *d, const char *id,
         snprintf(from, sizeof(from), "%.4000s/manifest.tsv", folder);
         snprintf(name, sizeof(name), "%s.tsv", job);
         snprintf(path, size, "%.4000s/%s", folder, name);
-        ut_buf_init(&b, MAX_MANIFEST_BYTES);
+        ut_buf_init(&b, SRV_MANIFEST_MAX_BYTES);
         rc = ut_buf_add_file(&b, from, e);
         if (!rc)
             rc = write_whole(folder, name, b.data, b.len, e);
