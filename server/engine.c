@@ -174,6 +174,15 @@ static enum ut_err compile_all(struct srv_engine *en, struct ut_error *e)
     return UT_OK;
 }
 
+/* One for each core; two on a GPU, where one copies while the other computes.
+ */
+static int usual_lanes(const struct mdl_backend *b)
+{
+    return strcmp(mdl_backend_name(b), "cuda")
+               ? (int)sysconf(_SC_NPROCESSORS_ONLN)
+               : 2;
+}
+
 enum ut_err srv_engine_new(const struct srv_engine_config *c,
                            struct srv_engine **out, struct ut_error *e)
 {
@@ -193,9 +202,6 @@ enum ut_err srv_engine_new(const struct srv_engine_config *c,
     mdl_graph_init(&en->model.graph);
     en->precision = c->precision;
     en->max_batch = c->max_batch;
-    en->n_lanes = c->n_lanes ? c->n_lanes : (int)sysconf(_SC_NPROCESSORS_ONLN);
-    if (en->n_lanes > MAX_LANES)
-        en->n_lanes = MAX_LANES;
     rc = c->model_path ? mdl_model_open(c->model_path, &en->model, e)
                        : srv_engine_fresh(&en->model, e);
     if (!rc)
@@ -203,6 +209,9 @@ enum ut_err srv_engine_new(const struct srv_engine_config *c,
     if (!rc)
         rc = mdl_backend_open(c->backend, 0, &en->backend, e);
     if (!rc) {
+        en->n_lanes = c->n_lanes ? c->n_lanes : usual_lanes(en->backend);
+        if (en->n_lanes > MAX_LANES)
+            en->n_lanes = MAX_LANES;
         en->crop_len =
             mdl_shape_count(&en->graph.values[en->graph.input].shape);
         en->lanes = calloc((size_t)en->n_lanes, sizeof(*en->lanes));

@@ -31,7 +31,7 @@ struct srv_engine_config {
     const char *backend;    /* NULL: the best here */
     enum mdl_precision precision;
     int max_batch; /* a power of two up to SRV_MAX_BATCH */
-    int n_lanes;   /* 0: one per core (CPU) or one (a GPU) */
+    int n_lanes;   /* 0: one per core (CPU) or two (a GPU) */
 };
 
 /* Opens and compiles; seconds for a large model. Thread: any. */
