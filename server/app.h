@@ -15,6 +15,7 @@
 struct mdl_detector;
 struct srv_auth;
 struct srv_http;
+struct srv_h2;
 struct srv_log;
 struct srv_metrics;
 struct srv_faces;
@@ -40,6 +41,7 @@ struct srv_app {
     struct srv_jobs *jobs;
     struct srv_faces *faces; /* server/faces.h: images to scored faces */
     struct srv_http *http;
+    struct srv_h2 *h2; /* NULL: without --grpc */
     bool ready, draining;
 };
 

@@ -33,6 +33,9 @@ static const struct option options[] = {
      "ADDR:PORT",
      "where to listen; beyond this machine only with an API key in the store; "
      "port 0 picks a free one"},
+    {"grpc", LISTEN, ANYWHERE, AT(grpc), 0, 0, NULL, "ADDR:PORT",
+     "where to listen for gRPC, and all else, over HTTP/2 without TLS; without "
+     "it nowhere"},
     {"data", TEXT, ANYWHERE, AT(data), 0, 0, "tscaf-data", "DIR",
      "the folder of the database; made if it is missing"},
     {"model", TEXT, ANYWHERE, AT(model), 0, 0, NULL, "FILE",
@@ -157,7 +160,8 @@ static enum ut_err parse_bool(const char *text, bool *out)
 
 /* "127.0.0.1:8080", "localhost:80", "[::1]:0". Whether the name exists is
  * found out when listening. */
-static enum ut_err parse_listen(struct srv_config *c, const char *text)
+static enum ut_err parse_listen(const char *text, char address[64],
+                                int *at_port)
 {
     const char *colon = strrchr(text, ':'), *host = text;
     const struct option port = {.kind = INT, .min = 0, .max = 65535};
@@ -175,11 +179,11 @@ static enum ut_err parse_listen(struct srv_config *c, const char *text)
     } else if (memchr(host, ':', len)) {
         return UT_EINVAL; /* an IPv6 address needs its brackets */
     }
-    if (len >= sizeof(c->host))
+    if (len >= 64)
         return UT_EINVAL;
-    memcpy(c->host, host, len);
-    c->host[len] = '\0';
-    c->port = (int)number;
+    memcpy(address, host, len);
+    address[len] = '\0';
+    *at_port = (int)number;
     return UT_OK;
 }
 
@@ -245,7 +249,8 @@ static enum ut_err set(struct srv_config *c, const struct option *o,
     case TEXT:
         return set_text((char **)(void *)at, text, e);
     case LISTEN:
-        rc = parse_listen(c, text);
+        rc = o->at == AT(grpc) ? parse_listen(text, c->grpc_host, &c->grpc_port)
+                               : parse_listen(text, c->host, &c->port);
         if (!rc)
             return set_text((char **)(void *)at, text, e);
         break;
@@ -458,17 +463,17 @@ void srv_config_fini(struct srv_config *c)
     *c = (struct srv_config){0};
 }
 
-bool srv_config_loopback(const struct srv_config *c)
+bool srv_config_loopback(const char *host)
 {
     struct in6_addr in6;
     struct in_addr in4;
 
     /* "127.example.org" is a name, not an address. */
-    if (inet_pton(AF_INET, c->host, &in4) == 1)
+    if (inet_pton(AF_INET, host, &in4) == 1)
         return ntohl(in4.s_addr) >> 24 == 127;
-    if (inet_pton(AF_INET6, c->host, &in6) == 1)
+    if (inet_pton(AF_INET6, host, &in6) == 1)
         return IN6_IS_ADDR_LOOPBACK(&in6);
-    return strcmp(c->host, "localhost") == 0;
+    return strcmp(host, "localhost") == 0;
 }
 
 void srv_config_help(FILE *f)

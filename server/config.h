@@ -21,8 +21,11 @@ struct srv_config {
     /* Network. */
     char *listen; /* owned, as are all texts: "127.0.0.1:8080", "[::]:80" */
     char host[64];
-    int port; /* 0: any free one */
-    int max_connections;
+    int port;   /* 0: any free one */
+    char *grpc; /* the same for HTTP/2; NULL: no such listener */
+    char grpc_host[64];
+    int grpc_port;
+    int max_connections; /* this and what follows: of each listener */
     int64_t max_body_bytes;
     int64_t header_timeout_ms;  /* a request's header, once it may begin   */
     int64_t idle_timeout_ms;    /* a connection between two requests       */
@@ -68,8 +71,8 @@ UT_MUSTUSE enum ut_err srv_config_read(int argc, char *const *argv,
                                        struct ut_error *e);
 void srv_config_fini(struct srv_config *c); /* zeroed memory is fine */
 
-/* True if nobody outside this machine can reach the address. */
-bool srv_config_loopback(const struct srv_config *c);
+/* True if nobody outside this machine can reach the host. */
+bool srv_config_loopback(const char *host);
 
 /* The table, for --help. */
 void srv_config_help(FILE *f);

@@ -131,7 +131,7 @@ static void end_stream(struct srv_request *r, const struct api_error *err)
 
     ut_buf_init(&b, SRV_CALL_MAX_UNSENT);
     open_stream(r);
-    if (!r->protocol->last(r, err, &b, &e))
+    if (!r->protocol->last(r, err, &b, &e) && b.len)
         srv_http_write(r->x, b.data, b.len);
     ut_buf_fini(&b);
     srv_http_end(r->x);
@@ -375,9 +375,11 @@ static void on_begin(void *arg, struct srv_http_exchange *x)
 static void on_refuse(void *arg, struct srv_http_exchange *x,
                       const struct api_error *err)
 {
-    struct srv_request r = {.dispatch = arg, .x = x, .protocol = &srv_oip};
+    struct srv_request r = {
+        .dispatch = arg, .x = x, .protocol = protocol_of(x->path)};
 
-    if (protocol_of(x->path) == &srv_oip)
+    if (r.protocol == &srv_oip ||
+        (r.protocol == &srv_rpc && srv_http_has_trailers(x)))
         r.protocol->fail(&r, err);
     else
         srv_http_fail(x, err);

@@ -82,9 +82,10 @@ static void *on_uri(void *arg, const char *uri, struct MHD_Connection *mhd)
     struct conn *c = conn_of(mhd);
     struct exchange *x = c ? calloc(1, sizeof(*x)) : NULL;
 
+    (void)arg;
     if (!x)
         return NULL;
-    x->x.http = arg;
+    x->x.via = &http_transport;
     x->x.peer = c->peer;
     x->x.loopback = c->loopback;
     x->x.start_us = ut_clock_us();
@@ -115,6 +116,7 @@ static void on_completed(void *arg, struct MHD_Connection *mhd, void **context,
     if (x->watch.data)
         http_watch_stop(x); /* before the library closes the socket */
     h->c.hooks.done(h->c.hooks.arg, &x->x);
+    free(x->x.trailers);
     http_drop_body(x);
     if (x->response)
         MHD_destroy_response(x->response);
@@ -144,7 +146,7 @@ static void conn_open(struct srv_http *h, struct MHD_Connection *mhd,
         h->conns->prev = c;
     h->conns = c;
     c->spare = ++h->n_conns > h->c.max_connections;
-    srv_metrics_set(h->c.metrics, SRV_GAUGE_CONNECTIONS, h->n_conns);
+    srv_metrics_add(h->c.metrics, SRV_GAUGE_CONNECTIONS, 1);
 }
 
 static void conn_close(struct srv_http *h, struct conn *c)
@@ -156,7 +158,7 @@ static void conn_close(struct srv_http *h, struct conn *c)
     else
         h->conns = c->next;
     h->n_conns--;
-    srv_metrics_set(h->c.metrics, SRV_GAUGE_CONNECTIONS, h->n_conns);
+    srv_metrics_add(h->c.metrics, SRV_GAUGE_CONNECTIONS, -1);
     free(c);
 }
 

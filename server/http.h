@@ -8,8 +8,9 @@
 #include "server/log.h"
 #include "server/metrics.h"
 
-/* HTTP/1.1 on the loop, knowing nothing of routes: it reads requests within
- * limits and sends answers. http*.c alone know the HTTP library.
+/* HTTP on the loop, knowing nothing of routes: it reads requests within limits
+ * and sends answers. This is HTTP/1.1, of which http*.c alone know the library;
+ * server/h2.h is HTTP/2. Both give the same exchanges.
  *
  * A request that breaks a limit or HTTP's framing is answered here, and its
  * connection closed. Thread: the loop, everything. */
@@ -24,13 +25,14 @@
 #define SRV_HTTP_REQUEST_ID_LEN 33
 
 struct srv_http;
+struct srv_http_transport;
 
 /* One request and its answer. The strings live until done(). */
 struct srv_http_exchange {
-    struct srv_http *http;
-    const char *method, *path; /* path: decoded, without the query */
-    const char *content_type;  /* NULL: none was sent */
-    const char *body;          /* complete in handle() */
+    const struct srv_http_transport *via; /* the listener's */
+    const char *method, *path;            /* path: decoded, without the query */
+    const char *content_type;             /* NULL: none was sent */
+    const char *body;                     /* complete in handle() */
     size_t body_len;
     bool has_body; /* one was announced, even of no bytes (chunked) */
     char request_id[SRV_HTTP_REQUEST_ID_LEN]; /* the client's or ours */
@@ -40,6 +42,7 @@ struct srv_http_exchange {
     bool cancelled; /* the client left */
     int status;     /* answered so; 0: cut off before */
     size_t sent;    /* bytes of the answer's body */
+    char *trailers; /* owned; "name: value\r\n"... after the body, or NULL */
     void *user;     /* the hooks' own; NULL at first */
 };
 
@@ -103,6 +106,23 @@ size_t srv_http_calls(const struct srv_http *h); /* handed to handle() */
  * and closes them; then calls drained (once, on the loop). */
 void srv_http_drain(struct srv_http *h, void (*drained)(void *arg), void *arg);
 
+/* What a listener does for its exchanges: http.c is HTTP/1.1, h2.c HTTP/2.
+ * The functions below call these. */
+struct srv_http_transport {
+    const char *(*field)(const struct srv_http_exchange *x, const char *name);
+    void (*query)(const struct srv_http_exchange *x,
+                  bool (*fn)(void *arg, const char *name, const char *value),
+                  void *arg);
+    size_t (*body_limit)(const struct srv_http_exchange *x);
+    enum ut_err (*replace_body)(struct srv_http_exchange *x, char *body,
+                                size_t len, struct api_error *err);
+    void (*answer)(struct srv_http_exchange *x, struct srv_http_answer *a);
+    void (*stream)(struct srv_http_exchange *x, struct srv_http_answer *a);
+    bool (*write)(struct srv_http_exchange *x, const void *data, size_t len);
+    void (*end)(struct srv_http_exchange *x);
+    bool trailers; /* an answer can have them */
+};
+
 /* Answers x. *a is consumed. */
 void srv_http_answer(struct srv_http_exchange *x, struct srv_http_answer *a);
 /* Answers x with the one error shape. */
@@ -120,6 +140,12 @@ void srv_http_fail_as(struct srv_http_exchange *x, const struct api_error *err,
 void srv_http_stream(struct srv_http_exchange *x, struct srv_http_answer *a);
 bool srv_http_write(struct srv_http_exchange *x, const void *data, size_t len);
 void srv_http_end(struct srv_http_exchange *x);
+
+/* Whether an answer can have trailers, and those it ends with: "name:
+ * value\r\n"..., malloc'ed and taken. Before srv_http_answer or
+ * srv_http_end. */
+bool srv_http_has_trailers(const struct srv_http_exchange *x);
+void srv_http_trailers(struct srv_http_exchange *x, char *text);
 
 /* A request's field, or NULL; names are compared without case. */
 const char *srv_http_field(const struct srv_http_exchange *x, const char *name);

@@ -41,7 +41,7 @@ static void hand_back(struct exchange *x)
         return;
     x->handed = false;
     h->n_calls--;
-    srv_metrics_set(h->c.metrics, SRV_GAUGE_CALLS, (int64_t)h->n_calls);
+    srv_metrics_add(h->c.metrics, SRV_GAUGE_CALLS, -1);
 }
 
 void http_resume(struct exchange *x)
@@ -143,7 +143,7 @@ static void add_fields(struct exchange *x, const struct srv_http_answer *a)
         MHD_add_response_header(x->response, "Connection", "close");
 }
 
-void srv_http_answer(struct srv_http_exchange *pub, struct srv_http_answer *a)
+static void answer(struct srv_http_exchange *pub, struct srv_http_answer *a)
 {
     struct exchange *x = (struct exchange *)pub;
 
@@ -189,7 +189,8 @@ static ssize_t on_more(void *arg, uint64_t at, char *out, size_t max)
     return (ssize_t)n;
 }
 
-void srv_http_stream(struct srv_http_exchange *pub, struct srv_http_answer *a)
+static void start_stream(struct srv_http_exchange *pub,
+                         struct srv_http_answer *a)
 {
     struct exchange *x = (struct exchange *)pub;
 
@@ -204,7 +205,8 @@ void srv_http_stream(struct srv_http_exchange *pub, struct srv_http_answer *a)
     http_resume(x);
 }
 
-bool srv_http_write(struct srv_http_exchange *pub, const void *data, size_t len)
+static bool write_stream(struct srv_http_exchange *pub, const void *data,
+                         size_t len)
 {
     struct exchange *x = (struct exchange *)pub;
     struct ut_buf *b = &x->unsent;
@@ -226,7 +228,7 @@ bool srv_http_write(struct srv_http_exchange *pub, const void *data, size_t len)
     return true;
 }
 
-void srv_http_end(struct srv_http_exchange *pub)
+static void end_stream(struct srv_http_exchange *pub)
 {
     struct exchange *x = (struct exchange *)pub;
 
@@ -236,57 +238,25 @@ void srv_http_end(struct srv_http_exchange *pub)
     http_resume(x);
 }
 
-void srv_http_fail_as(struct srv_http_exchange *x, const struct api_error *err,
-                      struct srv_http_answer *a)
-{
-    char retry[16];
-
-    if (err->retry_after_s > 0) {
-        snprintf(retry, sizeof(retry), "%d", err->retry_after_s);
-        a->fields[a->n_fields++] =
-            (struct srv_http_field){"Retry-After", retry};
-    }
-    if (*err->allow)
-        a->fields[a->n_fields++] = (struct srv_http_field){"Allow", err->allow};
-    if (a->status == 401)
-        a->fields[a->n_fields++] =
-            (struct srv_http_field){"WWW-Authenticate", "Bearer"};
-    srv_http_answer(x, a);
-}
-
-void srv_http_fail(struct srv_http_exchange *x, const struct api_error *err)
-{
-    struct srv_http_answer a = {.type = "application/json"};
-    struct ut_error e;
-
-    a.status = err->http_status ? err->http_status : api_code_http(err->code);
-    if (api_error_json(err, &a.body, &e)) {
-        a.status = 500;
-        a.body = strdup("{\"code\":\"internal\",\"message\":\"no memory\","
-                        "\"details\":[]}");
-    }
-    a.len = a.body ? strlen(a.body) : 0;
-    srv_http_fail_as(x, err, &a);
-}
+const struct srv_http_transport http_transport = {
+    .field = http_field,
+    .query = http_query,
+    .body_limit = http_body_limit,
+    .replace_body = http_replace_body,
+    .answer = answer,
+    .stream = start_stream,
+    .write = write_stream,
+    .end = end_stream,
+};
 
 void http_refuse(struct exchange *x, enum srv_reject why, enum api_code code,
                  int status, bool keep, const char *fmt, ...)
 {
-    struct api_error err;
-    char text[200];
+    const struct srv_http_config *c = &x->conn->h->c;
     va_list args;
 
-    va_start(args, fmt);
-    vsnprintf(text, sizeof(text), fmt, args);
-    va_end(args);
-    api_fail(&err, code, "%s", text);
-    err.http_status = status;
-    if (code == API_UNAVAILABLE)
-        err.retry_after_s = 1;
     x->close = x->close || !keep;
-    srv_metrics_count(x->conn->h->c.metrics, why);
-    if (x->conn->h->c.hooks.refuse)
-        x->conn->h->c.hooks.refuse(x->conn->h->c.hooks.arg, &x->x, &err);
-    else
-        srv_http_fail(&x->x, &err);
+    va_start(args, fmt);
+    srv_http_refuse(c, &x->x, why, code, status, fmt, args);
+    va_end(args);
 }

@@ -5,7 +5,7 @@
 
 #include "base/buf.h"
 #include "base/clock.h"
-#include "server/http.h"
+#include "server/http_exchange.h"
 #include "server/http_socket.h"
 
 /* What http.c (the library and its connections), http_request.c and
@@ -84,6 +84,17 @@ enum MHD_Result http_on_request(void *arg, struct MHD_Connection *mhd,
 void http_drop_body(struct exchange *x);
 /* A Content-Length: -1 if it is none, INT64_MAX if it is more than counts. */
 int64_t http_parse_length(const char *text);
+
+/* An exchange's, behind the transport. */
+const char *http_field(const struct srv_http_exchange *x, const char *name);
+void http_query(const struct srv_http_exchange *x,
+                bool (*fn)(void *arg, const char *name, const char *value),
+                void *arg);
+size_t http_body_limit(const struct srv_http_exchange *x);
+enum ut_err http_replace_body(struct srv_http_exchange *pub, char *body,
+                              size_t len, struct api_error *err);
+
+extern const struct srv_http_transport http_transport; /* http_answer.c */
 
 /* http_answer.c: waits for an answer; goes on; hands it to the library. */
 void http_suspend(struct exchange *x);

@@ -1,5 +1,4 @@
 /* Requests: the header's checks, the body within its limits. */
-#include <sodium.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
@@ -8,7 +7,7 @@
 
 #define FIRST_BODY_BYTES (16 * 1024)
 
-const char *srv_http_field(const struct srv_http_exchange *x, const char *name)
+const char *http_field(const struct srv_http_exchange *x, const char *name)
 {
     const struct exchange *ex = (const struct exchange *)x;
 
@@ -29,9 +28,9 @@ static enum MHD_Result on_query(void *arg, enum MHD_ValueKind kind,
     return q->fn(q->arg, name, value ? value : "") ? MHD_YES : MHD_NO;
 }
 
-void srv_http_query(const struct srv_http_exchange *x,
-                    bool (*fn)(void *arg, const char *name, const char *value),
-                    void *arg)
+void http_query(const struct srv_http_exchange *x,
+                bool (*fn)(void *arg, const char *name, const char *value),
+                void *arg)
 {
     const struct exchange *ex = (const struct exchange *)x;
     struct query q = {fn, arg};
@@ -75,24 +74,6 @@ int64_t http_parse_length(const char *text)
         n = n * 10 + (*text - '0');
     }
     return n;
-}
-
-/* The client's id if it is one that can be logged and echoed, else ours. */
-static void pick_request_id(struct exchange *x)
-{
-    const char *id = srv_http_field(&x->x, "X-Request-Id");
-    unsigned char random[16];
-    size_t len = id ? strlen(id) : 0;
-
-    if (len > 0 && len < SRV_HTTP_REQUEST_ID_LEN &&
-        strspn(id, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
-                   "0123456789-_.") == len) {
-        memcpy(x->x.request_id, id, len + 1);
-        return;
-    }
-    randombytes_buf(random, sizeof(random));
-    sodium_bin2hex(x->x.request_id, sizeof(x->x.request_id), random,
-                   sizeof(random));
 }
 
 /* So much of a refused body is read for nothing: a client that still sends
@@ -167,7 +148,7 @@ static enum MHD_Result on_header(struct exchange *x, const char *method,
     x->x.method = method;
     x->x.path = path;
     x->x.content_type = srv_http_field(&x->x, "Content-Type");
-    pick_request_id(x);
+    srv_http_pick_id(&x->x);
     enter(x->conn, BODY);
     check_header(x);
     if (x->x.status && (x->close || !x->x.has_body))
@@ -194,7 +175,8 @@ static bool keep(struct exchange *x, const char *data, size_t n)
         if (!body)
             return false;
         h->body_bytes += (int64_t)(cap - x->cap);
-        srv_metrics_set(h->c.metrics, SRV_GAUGE_BODY_BYTES, h->body_bytes);
+        srv_metrics_add(h->c.metrics, SRV_GAUGE_BODY_BYTES,
+                        (int64_t)(cap - x->cap));
         x->body = body;
         x->cap = cap;
     }
@@ -209,23 +191,25 @@ void http_drop_body(struct exchange *x)
     struct srv_http *h = x->conn->h;
 
     h->body_bytes -= (int64_t)x->cap;
-    srv_metrics_set(h->c.metrics, SRV_GAUGE_BODY_BYTES, h->body_bytes);
+    srv_metrics_add(h->c.metrics, SRV_GAUGE_BODY_BYTES, -(int64_t)x->cap);
     free(x->body);
     x->body = NULL;
     x->x.body = NULL;
     x->x.body_len = x->cap = 0;
 }
 
-size_t srv_http_body_limit(const struct srv_http_exchange *x)
+size_t http_body_limit(const struct srv_http_exchange *x)
 {
-    return (size_t)x->http->c.max_body_bytes;
+    const struct exchange *ex = (const struct exchange *)x;
+
+    return (size_t)ex->conn->h->c.max_body_bytes;
 }
 
-enum ut_err srv_http_replace_body(struct srv_http_exchange *pub, char *body,
-                                  size_t len, struct api_error *err)
+enum ut_err http_replace_body(struct srv_http_exchange *pub, char *body,
+                              size_t len, struct api_error *err)
 {
     struct exchange *x = (struct exchange *)pub;
-    struct srv_http *h = pub->http;
+    struct srv_http *h = x->conn->h;
 
     http_drop_body(x);
     if (h->body_bytes + (int64_t)len > h->c.max_total_bytes) {
@@ -241,7 +225,7 @@ enum ut_err srv_http_replace_body(struct srv_http_exchange *pub, char *body,
     pub->body = body;
     pub->body_len = x->cap = len;
     h->body_bytes += (int64_t)len;
-    srv_metrics_set(h->c.metrics, SRV_GAUGE_BODY_BYTES, h->body_bytes);
+    srv_metrics_add(h->c.metrics, SRV_GAUGE_BODY_BYTES, (int64_t)len);
     return UT_OK;
 }
 
@@ -276,7 +260,7 @@ static enum MHD_Result on_body_end(struct exchange *x)
     if (!x->x.status) {
         x->handed = true;
         h->n_calls++;
-        srv_metrics_set(h->c.metrics, SRV_GAUGE_CALLS, (int64_t)h->n_calls);
+        srv_metrics_add(h->c.metrics, SRV_GAUGE_CALLS, 1);
         h->c.hooks.handle(h->c.hooks.arg, &x->x);
     }
     if (x->x.status)

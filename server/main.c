@@ -19,6 +19,7 @@
 #include "server/console.h"
 #include "server/dispatch.h"
 #include "server/faces.h"
+#include "server/h2.h"
 #include "server/healthcheck.h"
 #include "server/http.h"
 #include "server/job_child.h"
@@ -42,6 +43,7 @@ struct server {
     struct srv_mail started;
     struct ut_error start_error;
     size_t n_unusable; /* faces of a wrong size in the store */
+    int n_listeners;   /* that are not drained */
     int n_signals, exit_code;
 };
 
@@ -92,15 +94,18 @@ static void start_job(void *arg, int worker)
 
 /* ---- Stopping, on the loop ---- */
 
-/* Every connection is closed and every call ended. */
-static void stop(void *arg)
+/* Every connection of a listener is closed and every call ended. */
+static void on_drained(void *arg)
 {
     struct server *s = arg;
     struct srv_app *app = &s->app;
 
+    if (--s->n_listeners)
+        return;
     app->ready = false;
     srv_log_line(app->log, SRV_LOG_INFO, NULL, "stopped");
     srv_http_free(app->http);
+    srv_h2_free(app->h2);
     srv_jobs_stop(app->jobs);
     srv_pool_free(app->model_pool);
     app->model_pool = NULL;
@@ -122,7 +127,8 @@ static void on_limit(uv_timer_t *t)
 
     srv_log_line(s->app.log, SRV_LOG_WARN, NULL,
                  "%zu calls were not answered within --drain-timeout-ms %lld",
-                 srv_http_calls(s->app.http),
+                 srv_http_calls(s->app.http) +
+                     (s->app.h2 ? srv_h2_calls(s->app.h2) : 0),
                  (long long)s->config.drain_timeout_ms);
     /* What is still at work holds our memory; what was acknowledged is in the
      * store. */
@@ -135,7 +141,10 @@ static void drain(struct server *s)
     srv_jobs_drain(s->app.jobs);
     uv_timer_start(&s->limit, on_limit, (uint64_t)s->config.drain_timeout_ms,
                    0);
-    srv_http_drain(s->app.http, stop, s);
+    s->n_listeners = s->app.h2 ? 2 : 1;
+    srv_http_drain(s->app.http, on_drained, s);
+    if (s->app.h2)
+        srv_h2_drain(s->app.h2, on_drained, s);
 }
 
 static void on_signal(uv_signal_t *sig, int signum)
@@ -225,17 +234,23 @@ static enum ut_err open_store(struct server *s, struct ut_error *e)
 {
     struct srv_app *app = &s->app;
     enum ut_err rc = srv_store_open(s->config.data, &app->store, e);
+    const char *far = NULL;
 
     if (!rc)
         rc = srv_auth_new(&app->auth, e);
     if (!rc)
         rc = srv_auth_load(app->auth, app->store, e);
-    if (!rc && !srv_config_loopback(&s->config) && !srv_auth_keys(app->auth))
+    if (!rc && !srv_config_loopback(s->config.host))
+        far = "listen";
+    if (!rc && s->config.grpc && !srv_config_loopback(s->config.grpc_host))
+        far = "grpc";
+    if (far && !srv_auth_keys(app->auth))
         rc = ut_fail(e, UT_ESTATE,
-                     "--listen %s reaches beyond this machine and there is no "
+                     "--%s %s reaches beyond this machine and there is no "
                      "API key yet: make one by tscafd --data %s --create-key "
                      "admin:NAME",
-                     s->config.listen, s->config.data);
+                     far, *far == 'g' ? s->config.grpc : s->config.listen,
+                     s->config.data);
     return rc;
 }
 
@@ -267,7 +282,13 @@ static enum ut_err listen_http(struct server *s, struct ut_error *e)
         return rc;
     http.hooks = srv_console_hooks(s->console);
     http.metrics = app->metrics;
-    return srv_http_new(&app->loop, &http, &app->http, e);
+    rc = srv_http_new(&app->loop, &http, &app->http, e);
+    if (rc || !s->config.grpc)
+        return rc;
+    http.host = s->config.grpc_host;
+    http.port = s->config.grpc_port;
+    http.hooks = srv_dispatch_hooks(s->dispatch);
+    return srv_h2_new(&app->loop, &http, &app->h2, e);
 }
 
 static void watch_signals(struct server *s)
@@ -320,6 +341,10 @@ static int serve(struct server *s)
     srv_log_line(app->log, SRV_LOG_INFO, NULL,
                  "tscafd " SRV_VERSION " listens on %s port %d", s->config.host,
                  srv_http_port(app->http));
+    if (app->h2)
+        srv_log_line(app->log, SRV_LOG_INFO, NULL,
+                     "HTTP/2 and gRPC: %s port %d", s->config.grpc_host,
+                     srv_h2_port(app->h2));
     s->started.fn = on_started;
     rc = srv_pool_push(app->store_pool, start_job, s, &e);
     if (rc)

@@ -159,6 +159,12 @@ void srv_metrics_set(struct srv_metrics *m, enum srv_gauge what, int64_t value)
         atomic_store_explicit(&m->gauges[what], value, memory_order_relaxed);
 }
 
+void srv_metrics_add(struct srv_metrics *m, enum srv_gauge what, int64_t n)
+{
+    if (m)
+        atomic_fetch_add_explicit(&m->gauges[what], n, memory_order_relaxed);
+}
+
 void srv_metrics_request(struct srv_metrics *m, int route, int status,
                          double seconds)
 {

@@ -62,6 +62,8 @@ void srv_metrics_observe(struct srv_metrics *m, enum srv_metric what,
 void srv_metrics_batch(struct srv_metrics *m, int n);
 void srv_metrics_count(struct srv_metrics *m, enum srv_reject why);
 void srv_metrics_set(struct srv_metrics *m, enum srv_gauge what, int64_t value);
+/* Of what more than one part counts. */
+void srv_metrics_add(struct srv_metrics *m, enum srv_gauge what, int64_t n);
 /* A request was answered. route: index into routes; others are counted under
  * "other". */
 void srv_metrics_request(struct srv_metrics *m, int route, int status,

@@ -1,8 +1,9 @@
-/* Connect and gRPC-Web over HTTP/1.1: POST /package.Service/Method with a
- * message as protobuf or JSON, alone or in frames; and Connect's GET for what
- * has no side effects.
+/* Connect and gRPC-Web, and gRPC where the listener has trailers (HTTP/2): POST
+ * /package.Service/Method with a message as protobuf or JSON, alone or in
+ * frames; and Connect's GET for what has no side effects.
  * Sources: https://connectrpc.com/docs/protocol,
- * https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-WEB.md */
+ * https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-WEB.md and
+ * PROTOCOL-HTTP2.md */
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
@@ -24,6 +25,7 @@ struct form {
     bool stream; /* frames, the last one with Connect's JSON */
     bool grpc;   /* frames, the last one with trailers */
     bool text;   /* and all of it in base64 */
+    bool http2;  /* frames, and then real trailers */
 };
 
 static const struct form forms[] = {
@@ -35,6 +37,8 @@ static const struct form forms[] = {
     {.type = "application/grpc-web", .grpc = true},
     {.type = "application/grpc-web-text+proto", .grpc = true, .text = true},
     {.type = "application/grpc-web-text", .grpc = true, .text = true},
+    {.type = "application/grpc+proto", .grpc = true, .http2 = true},
+    {.type = "application/grpc", .grpc = true, .http2 = true},
 };
 #define GRPC_FORMS "application/grpc-web+proto, application/grpc-web-text+proto"
 #define FORMS "application/proto, application/json, " GRPC_FORMS
@@ -90,10 +94,15 @@ static const struct form *form_of(const struct srv_request *r)
         free(q.message);
         return q.known ? &forms[q.json] : NULL;
     }
-    for (size_t i = 0; i < sizeof(forms) / sizeof(forms[0]); i++)
-        if (srv_media_is(r->x->content_type, forms[i].type))
-            return forms[i].grpc || forms[i].stream == streams ? &forms[i]
-                                                               : NULL;
+    for (size_t i = 0; i < sizeof(forms) / sizeof(forms[0]); i++) {
+        const struct form *f = &forms[i];
+
+        if (srv_media_is(r->x->content_type, f->type))
+            return (f->grpc || f->stream == streams) &&
+                           (!f->http2 || srv_http_has_trailers(r->x))
+                       ? f
+                       : NULL;
+    }
     return NULL;
 }
 
@@ -298,12 +307,14 @@ static enum ut_err add_frame(const struct form *form, const ProtobufCMessage *m,
     return rc;
 }
 
-/* The frame that ends an answer: by err, or well for NULL. */
-static enum ut_err add_end(const struct form *form, const struct api_error *err,
-                           struct ut_buf *b, struct ut_error *e)
+/* What ends an answer, by err, or well for NULL: a frame, or trailers. */
+static enum ut_err add_end(struct srv_request *r, const struct form *form,
+                           const struct api_error *err, struct ut_buf *b,
+                           struct ut_error *e)
 {
     struct ut_buf text;
     enum ut_err rc;
+    size_t len;
 
     ut_buf_init(&text, b->limit);
     if (form->grpc) {
@@ -315,7 +326,9 @@ static enum ut_err add_end(const struct form *form, const struct api_error *err,
         if (!rc)
             rc = ut_buf_addf(&text, e, "}");
     }
-    if (!rc)
+    if (!rc && form->http2)
+        srv_http_trailers(r->x, ut_buf_take(&text, &len));
+    else if (!rc)
         rc = api_frame_add(b, form->grpc ? API_FRAME_TRAILERS : API_FRAME_END,
                            text.data, text.len, e);
     ut_buf_fini(&text);
@@ -340,7 +353,7 @@ static enum ut_err rpc_last(struct srv_request *r, const struct api_error *err,
                             struct ut_buf *b, struct ut_error *e)
 {
     const struct form *form = form_of(r);
-    enum ut_err rc = add_end(form, err, b, e);
+    enum ut_err rc = add_end(r, form, err, b, e);
 
     return rc || !form->text ? rc : to_text(b, e);
 }
@@ -358,7 +371,7 @@ static enum ut_err rpc_reply(struct srv_request *r, const ProtobufCMessage *m,
     if (form->grpc) {
         rc = add_frame(form, m, &b, e);
         if (!rc)
-            rc = add_end(form, NULL, &b, e);
+            rc = add_end(r, form, NULL, &b, e);
     } else {
         rc = form->json ? api_json_add(m, 0, &b, e) : api_proto_write(m, &b, e);
     }

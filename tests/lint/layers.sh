@@ -20,6 +20,7 @@ check server 'server|api|model|base'
 
 only 'oneapi/dnnl' 'model/backends/cpu/'
 only 'microhttpd' 'server/http[^/]*\.c|server/http_parts\.h'
+only 'nghttp2' 'server/h2[^/]*\.[ch]'
 only 'uv\.h' 'server/'
 only 'sqlite3' 'server/store_sqlite[^/]*\.[ch]'
 only 'archive' 'server/archive\.c'

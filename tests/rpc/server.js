@@ -19,7 +19,7 @@ export class Server {
     const model = join(this.dir, "model");
     tool("init", "--name", "tiny", "tests/support/tiny.json", model);
     this.child = spawn(join(programs, "tscafd"), [
-      "--listen", "127.0.0.1:0", "--data", join(this.dir, "data"),
+      "--listen", "127.0.0.1:0", "--grpc", "127.0.0.1:0", "--data", join(this.dir, "data"),
       "--model", model, "--detector", "none",
       "--default-deadline-ms", "120000", // machines are busy
       "--job-memory", "0", // a sanitizer's shadow memory would count
@@ -31,8 +31,11 @@ export class Server {
       this.ended.then((code) => lost(new Error(`tscafd ended with ${code}: ${log}`)));
       this.child.stderr.on("data", (text) => {
         log += text;
-        const m = / 127\.0\.0\.1 port (\d+)/.exec(log);
-        if (m) found(`http://127.0.0.1:${m[1]}`);
+        const m = /listens on 127\.0\.0\.1 port (\d+)/.exec(log);
+        const h2 = /HTTP\/2 and gRPC: (127\.0\.0\.1) port (\d+)/.exec(log);
+        if (!m || !h2) return;
+        this.grpc = `${h2[1]}:${h2[2]}`;
+        found(`http://127.0.0.1:${m[1]}`);
       });
     });
     for (;;) {

@@ -19,6 +19,7 @@
 #include "server/app.h"
 #include "server/auth.h"
 #include "server/dispatch.h"
+#include "server/h2.h"
 #include "server/http.h"
 #include "server/ops.h"
 #include "tests/support/unit.h"
@@ -31,6 +32,7 @@ static struct {
     struct srv_config config;
     struct srv_http_config http;
     struct srv_dispatch *dispatch;
+    bool with_h2; /* start() listens for HTTP/2 too */
     pthread_t thread;
     struct srv_mail mail;
     void (*asked)(void); /* runs on the loop */
@@ -305,6 +307,7 @@ static inline void do_release(void)
 static inline void do_stop(void)
 {
     srv_http_free(the.app.http);
+    srv_h2_free(the.app.h2);
     srv_mailbox_free(the.app.mailbox);
 }
 
@@ -317,6 +320,11 @@ static inline void on_drained(void *arg)
 static inline void do_drain(void)
 {
     srv_http_drain(the.app.http, on_drained, NULL);
+}
+
+static inline void do_drain_h2(void)
+{
+    srv_h2_drain(the.app.h2, on_drained, NULL);
 }
 
 /* A server with roomy limits; tests narrow the.http before start(). */
@@ -358,6 +366,8 @@ static inline void start(void)
     the.http.metrics = the.app.metrics;
     if (srv_http_new(&the.app.loop, &the.http, &the.app.http, &e))
         fail_msg("%s", e.msg);
+    if (the.with_h2 && srv_h2_new(&the.app.loop, &the.http, &the.app.h2, &e))
+        fail_msg("%s", e.msg);
     assert_int_equal(pthread_create(&the.thread, NULL, loop_thread, NULL), 0);
 }
 
@@ -390,13 +400,13 @@ static inline bool counted(const char *line)
 
 /* ---- Requests as bytes ---- */
 
-static inline int dial(void)
+static inline int dial_port(int port)
 {
     struct sockaddr_in sa = {.sin_family = AF_INET};
     struct timeval patience = {.tv_sec = 30};
     int fd = socket(AF_INET, SOCK_STREAM, 0);
 
-    sa.sin_port = htons((uint16_t)srv_http_port(the.app.http));
+    sa.sin_port = htons((uint16_t)port);
     sa.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
     setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience));
     if (connect(fd, (struct sockaddr *)&sa, sizeof(sa))) {
@@ -404,6 +414,11 @@ static inline int dial(void)
         return -1;
     }
     return fd;
+}
+
+static inline int dial(void)
+{
+    return dial_port(srv_http_port(the.app.http));
 }
 
 static inline bool put_n(int fd, const char *bytes, size_t len)
