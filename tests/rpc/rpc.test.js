@@ -30,6 +30,7 @@ after(async () => assert.equal(await server.stop(), 0));
 function transports() {
   const baseUrl = server.url;
   const old = { baseUrl, httpVersion: "1.1" };
+  const next = { baseUrl: `http://${server.grpc}`, httpVersion: "2" };
   const packed = { sendCompression: node.compressionGzip, compressMinBytes: 0 };
   return {
     "connect-node, protobuf": node.createConnectTransport({ ...old, useBinaryFormat: true }),
@@ -40,6 +41,12 @@ function transports() {
     "connect-node, gzip": node.createConnectTransport({ ...old, ...packed }),
     "connect-node, gRPC-Web": node.createGrpcWebTransport(old),
     "connect-node, gRPC-Web, gzip": node.createGrpcWebTransport({ ...old, ...packed }),
+    "connect-node, HTTP/2": node.createConnectTransport({ ...next, useBinaryFormat: true }),
+    "connect-node, HTTP/2, JSON by GET": node.createConnectTransport(
+      { ...next, useHttpGet: true, useBinaryFormat: false }),
+    "connect-node, HTTP/2, gRPC-Web": node.createGrpcWebTransport(next),
+    "connect-node, gRPC": node.createGrpcTransport(next),
+    "connect-node, gRPC, gzip": node.createGrpcTransport({ ...next, ...packed }),
     "connect-web": web.createConnectTransport({ baseUrl }),
     "connect-web, protobuf": web.createConnectTransport({ baseUrl, useBinaryFormat: true }),
     "connect-web, GET": web.createConnectTransport({ baseUrl, useHttpGet: true }),
