@@ -380,6 +380,8 @@ enum ut_err srv_h2_new(uv_loop_t *loop, const struct srv_http_config *c,
     if (!h)
         return ut_fail(e, UT_ENOMEM, "no memory for HTTP/2");
     h->c = *c;
+    h->bodies.metrics = c->metrics;
+    h->bodies.limit = c->max_total_bytes;
     h->loop = loop;
     if (sodium_init() < 0) {
         rc = ut_fail(e, UT_EIO, "libsodium cannot get random numbers");

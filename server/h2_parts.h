@@ -6,6 +6,7 @@
 #include "base/buf.h"
 #include "base/clock.h"
 #include "server/h2.h"
+#include "server/http_body.h"
 #include "server/http_exchange.h"
 #include "server/http_socket.h"
 
@@ -40,8 +41,8 @@ struct h2_stream {
     char *path;          /* owned, decoded */
     char peer[SRV_HTTP_PEER_LEN];
 
-    char *body; /* owned; [cap] */
-    size_t cap, received;
+    struct srv_http_body body;
+    size_t received;
     bool begun, handed, discard;
 
     struct ut_buf unsent; /* of the answer */
@@ -82,7 +83,7 @@ struct srv_h2 {
     int n_conns, port;
     size_t n_calls;
     struct h2_stream *orphans; /* handlers still have them */
-    int64_t body_bytes;
+    struct srv_http_bodies bodies;
     nghttp2_session_callbacks *callbacks;
     nghttp2_option *options;
     char in[H2_WRITE_BYTES]; /* what was read: consumed at once */

@@ -6,7 +6,6 @@
 
 #include "server/h2_parts.h"
 
-#define FIRST_BODY_BYTES (16 * 1024)
 #define FIELD_OVERHEAD 32 /* bytes, as RFC 9113 counts a field */
 
 static const struct srv_http_hooks *hooks(const struct h2_stream *s)
@@ -94,12 +93,7 @@ void h2_refuse(struct h2_stream *s, enum srv_reject why, enum api_code code,
 
 void h2_drop_body(struct h2_stream *s)
 {
-    s->h->body_bytes -= (int64_t)s->cap;
-    srv_metrics_add(s->h->c.metrics, SRV_GAUGE_BODY_BYTES, -(int64_t)s->cap);
-    free(s->body);
-    s->body = NULL;
-    s->x.body = NULL;
-    s->x.body_len = s->cap = 0;
+    srv_http_body_drop(&s->h->bodies, &s->body, &s->x);
 }
 
 static void link_to(struct h2_stream **list, struct h2_stream *s)
@@ -297,34 +291,6 @@ static void on_header_end(struct h2_stream *s, bool has_body)
 
 /* ---- The body ---- */
 
-/* Keeps more of the body. False if there is no room. */
-static bool keep(struct h2_stream *s, const uint8_t *data, size_t n)
-{
-    struct srv_h2 *h = s->h;
-
-    if (s->x.body_len + n > s->cap) {
-        size_t cap = s->cap ? s->cap : FIRST_BODY_BYTES;
-        char *body;
-
-        while (cap < s->x.body_len + n)
-            cap *= 2;
-        if (h->body_bytes + (int64_t)(cap - s->cap) > h->c.max_total_bytes)
-            return false;
-        body = realloc(s->body, cap);
-        if (!body)
-            return false;
-        h->body_bytes += (int64_t)(cap - s->cap);
-        srv_metrics_add(h->c.metrics, SRV_GAUGE_BODY_BYTES,
-                        (int64_t)(cap - s->cap));
-        s->body = body;
-        s->cap = cap;
-    }
-    memcpy(s->body + s->x.body_len, data, n);
-    s->x.body_len += n;
-    s->x.body = s->body;
-    return true;
-}
-
 static int on_data(nghttp2_session *session, uint8_t flags, int32_t id,
                    const uint8_t *data, size_t n, void *user)
 {
@@ -341,10 +307,10 @@ static int on_data(nghttp2_session *session, uint8_t flags, int32_t id,
         h2_refuse(s, SRV_REJECT_BODY, API_RESOURCE_EXHAUSTED, 413,
                   "the body has over %lld bytes, the limit",
                   (long long)g->max_body_bytes);
-    else if (!keep(s, data, n))
+    else if (!srv_http_body_keep(&s->h->bodies, &s->body, &s->x, data, n))
         h2_refuse(s, SRV_REJECT_BYTES, API_UNAVAILABLE, 0,
                   "request bodies hold %lld bytes, the limit is %lld",
-                  (long long)s->h->body_bytes, (long long)g->max_total_bytes);
+                  (long long)s->h->bodies.bytes, (long long)s->h->bodies.limit);
     if (s->x.status) {
         s->discard = true;
         h2_drop_body(s);
@@ -376,24 +342,8 @@ enum ut_err h2_replace_body(struct srv_http_exchange *x, char *body, size_t len,
                             struct api_error *err)
 {
     struct h2_stream *s = (struct h2_stream *)x;
-    struct srv_h2 *h = s->h;
 
-    h2_drop_body(s);
-    if (h->body_bytes + (int64_t)len > h->c.max_total_bytes) {
-        free(body);
-        srv_metrics_count(h->c.metrics, SRV_REJECT_BYTES);
-        api_fail(err, API_UNAVAILABLE,
-                 "request bodies hold %lld bytes, the limit is %lld",
-                 (long long)h->body_bytes, (long long)h->c.max_total_bytes);
-        err->retry_after_s = 1;
-        return UT_EBUSY;
-    }
-    s->body = body;
-    x->body = body;
-    x->body_len = s->cap = len;
-    h->body_bytes += (int64_t)len;
-    srv_metrics_add(h->c.metrics, SRV_GAUGE_BODY_BYTES, (int64_t)len);
-    return UT_OK;
+    return srv_http_body_replace(&s->h->bodies, &s->body, x, body, len, err);
 }
 
 /* ---- Frames ---- */

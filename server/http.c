@@ -309,6 +309,8 @@ enum ut_err srv_http_new(uv_loop_t *loop, const struct srv_http_config *c,
         return ut_fail(e, UT_EIO, "libsodium cannot get random numbers");
     }
     h->c = *c;
+    h->bodies.metrics = c->metrics;
+    h->bodies.limit = c->max_total_bytes;
     h->loop = loop;
     errno = 0;
     fd = srv_http_listen(c->host, c->port, &h->port);

@@ -5,6 +5,7 @@
 
 #include "base/buf.h"
 #include "base/clock.h"
+#include "server/http_body.h"
 #include "server/http_exchange.h"
 #include "server/http_socket.h"
 
@@ -27,8 +28,7 @@ struct exchange {
     struct conn *conn;
     struct MHD_Connection *mhd;
     struct MHD_Response *response; /* owned; set by the answer */
-    char *body;                    /* owned; [cap] */
-    size_t cap;
+    struct srv_http_body body;
     size_t received;      /* also what was not kept */
     struct ut_buf unsent; /* of a stream */
     size_t unsent_at;     /* what is before it has gone */
@@ -65,7 +65,7 @@ struct srv_http {
     int n_conns, port;
     unsigned n_sweeps;
     size_t n_calls;
-    int64_t body_bytes;
+    struct srv_http_bodies bodies;
     void (*drained)(void *arg);
     void *drained_arg;
 };

@@ -5,8 +5,6 @@
 
 #include "server/http_parts.h"
 
-#define FIRST_BODY_BYTES (16 * 1024)
-
 const char *http_field(const struct srv_http_exchange *x, const char *name)
 {
     const struct exchange *ex = (const struct exchange *)x;
@@ -127,11 +125,11 @@ static void check_header(struct exchange *x)
                     len <= drained,
                     "the body has %lld bytes, the limit is %lld",
                     (long long)len, (long long)h->c.max_body_bytes);
-    else if (h->body_bytes + len > h->c.max_total_bytes)
+    else if (h->bodies.bytes + len > h->bodies.limit)
         http_refuse(
             x, SRV_REJECT_BYTES, API_UNAVAILABLE, 0, true,
             "requests of %lld bytes are being worked on, the limit is %lld",
-            (long long)h->body_bytes, (long long)h->c.max_total_bytes);
+            (long long)h->bodies.bytes, (long long)h->bodies.limit);
     if (!x->x.status)
         h->c.hooks.begin(h->c.hooks.arg, &x->x);
     if (x->x.status && !x->close && x->x.has_body &&
@@ -158,44 +156,9 @@ static enum MHD_Result on_header(struct exchange *x, const char *method,
     return MHD_YES;
 }
 
-/* Keeps more of the body. False if there is no room. */
-static bool keep(struct exchange *x, const char *data, size_t n)
-{
-    struct srv_http *h = x->conn->h;
-
-    if (x->x.body_len + n > x->cap) {
-        size_t cap = x->cap ? x->cap : FIRST_BODY_BYTES;
-        char *body;
-
-        while (cap < x->x.body_len + n)
-            cap *= 2;
-        if (h->body_bytes + (int64_t)(cap - x->cap) > h->c.max_total_bytes)
-            return false;
-        body = realloc(x->body, cap);
-        if (!body)
-            return false;
-        h->body_bytes += (int64_t)(cap - x->cap);
-        srv_metrics_add(h->c.metrics, SRV_GAUGE_BODY_BYTES,
-                        (int64_t)(cap - x->cap));
-        x->body = body;
-        x->cap = cap;
-    }
-    memcpy(x->body + x->x.body_len, data, n);
-    x->x.body_len += n;
-    x->x.body = x->body;
-    return true;
-}
-
 void http_drop_body(struct exchange *x)
 {
-    struct srv_http *h = x->conn->h;
-
-    h->body_bytes -= (int64_t)x->cap;
-    srv_metrics_add(h->c.metrics, SRV_GAUGE_BODY_BYTES, -(int64_t)x->cap);
-    free(x->body);
-    x->body = NULL;
-    x->x.body = NULL;
-    x->x.body_len = x->cap = 0;
+    srv_http_body_drop(&x->conn->h->bodies, &x->body, &x->x);
 }
 
 size_t http_body_limit(const struct srv_http_exchange *x)
@@ -209,24 +172,9 @@ enum ut_err http_replace_body(struct srv_http_exchange *pub, char *body,
                               size_t len, struct api_error *err)
 {
     struct exchange *x = (struct exchange *)pub;
-    struct srv_http *h = x->conn->h;
 
-    http_drop_body(x);
-    if (h->body_bytes + (int64_t)len > h->c.max_total_bytes) {
-        free(body);
-        srv_metrics_count(h->c.metrics, SRV_REJECT_BYTES);
-        api_fail(err, API_UNAVAILABLE,
-                 "request bodies hold %lld bytes, the limit is %lld",
-                 (long long)h->body_bytes, (long long)h->c.max_total_bytes);
-        err->retry_after_s = 1;
-        return UT_EBUSY;
-    }
-    x->body = body;
-    pub->body = body;
-    pub->body_len = x->cap = len;
-    h->body_bytes += (int64_t)len;
-    srv_metrics_add(h->c.metrics, SRV_GAUGE_BODY_BYTES, (int64_t)len);
-    return UT_OK;
+    return srv_http_body_replace(&x->conn->h->bodies, &x->body, pub, body, len,
+                                 err);
 }
 
 static enum MHD_Result on_data(struct exchange *x, const char *data, size_t n)
@@ -241,10 +189,10 @@ static enum MHD_Result on_data(struct exchange *x, const char *data, size_t n)
     if (x->received > limit)
         http_refuse(x, SRV_REJECT_BODY, API_RESOURCE_EXHAUSTED, 413, true,
                     "the body has over %zu bytes, the limit", limit);
-    else if (!keep(x, data, n))
+    else if (!srv_http_body_keep(&h->bodies, &x->body, &x->x, data, n))
         http_refuse(x, SRV_REJECT_BYTES, API_UNAVAILABLE, 0, true,
                     "request bodies hold %lld bytes, the limit is %lld",
-                    (long long)h->body_bytes, (long long)h->c.max_total_bytes);
+                    (long long)h->bodies.bytes, (long long)h->bodies.limit);
     if (x->x.status) {
         x->discard = true;
         http_drop_body(x);
