@@ -352,22 +352,25 @@ static enum ut_err to_bytes(const struct reader *r, const struct list *l,
                             const char *path, const char *datatype,
                             ProtobufCBinaryData *out)
 {
-    const float *v = (const float *)(const void *)r->values.data + l->first;
+    bool f32 = !strcmp(datatype, "FP32");
+    const float *v;
 
-    if (!strcmp(datatype, "FP32")) {
-        memcpy(out->data, v, l->n * sizeof(float));
-        out->len = l->n * sizeof(float);
+    if (!f32 && strcmp(datatype, "UINT8"))
+        return bad(r->err, path, "datatype is neither UINT8 nor FP32");
+    out->len = l->n * (f32 ? sizeof(float) : 1);
+    if (!l->n)
+        return UT_OK; /* there may be no values at all */
+    v = (const float *)(const void *)r->values.data + l->first;
+    if (f32) {
+        memcpy(out->data, v, out->len);
         return UT_OK;
     }
-    if (strcmp(datatype, "UINT8"))
-        return bad(r->err, path, "datatype is neither UINT8 nor FP32");
     for (size_t i = 0; i < l->n; i++) {
         if (!(v[i] >= 0 && v[i] <= 255) || v[i] != (float)(uint8_t)v[i])
             return bad(r->err, path,
                        "data of UINT8 wants whole numbers from 0 to 255");
         out->data[i] = (uint8_t)v[i];
     }
-    out->len = l->n;
     return UT_OK;
 }
 
