@@ -31,8 +31,7 @@ enum ut_err study_spec(const char *network, const char *module, bool parallel,
     snprintf(root, sizeof(root), "\"module\":\"%s\"%s%s,\"children\":[", name,
              width ? ",\"width\":" : "", width ? width : "");
     if (parallel)
-        snprintf(middle, sizeof(middle), "]},{\"name\":\"root_recognition\",%s",
-                 root);
+        snprintf(middle, sizeof(middle), "]},{\"name\":\"root\",%s", root);
     snprintf(branches, sizeof(branches), leaves, module, middle, module, dim);
     n = snprintf(text, sizeof(text),
                  "{\"input\":112,\"trees\":[{\"name\":\"%s\",%s%s]}]}",
