@@ -1,6 +1,7 @@
 #ifndef MODEL_TOOL_CMD_H
 #define MODEL_TOOL_CMD_H
 
+#include "model/backend.h"
 #include "model/model.h"
 
 /* The commands of tscaf-model. Each takes argv from its own name on, prints
@@ -25,6 +26,12 @@ int cmd_sample(int argc, char **argv);
 
 /* Prints "tscaf-model: MESSAGE" to stderr and returns 1. */
 int cmd_fail(const struct ut_error *e);
+
+/* As mdl_backend_open on device 0; where "auto" did not take CUDA, a line on
+ * stderr says why. */
+UT_MUSTUSE enum ut_err cmd_open_backend(const char *name,
+                                        struct mdl_backend **out,
+                                        struct ut_error *e);
 
 /* Reads a spec from a JSON file, or the built-in of that name. */
 UT_MUSTUSE enum ut_err cmd_read_spec(const char *path, struct mdl_spec *out,

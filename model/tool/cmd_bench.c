@@ -31,11 +31,13 @@ static const char help[] =
     "without\n"
     "memory, measured in turn; Winograd, counted as direct convolution, can "
     "pass\n"
-    "it. --train times training steps (forward, ArcFace, backward, AdamW) of "
+    "it; on cuda there is none. --train times training steps (forward, "
+    "ArcFace, backward, AdamW) of "
     "one\n"
     "batch (64) on N threads; --gallery the search in a gallery of N faces.\n";
 
 #define MAX_CONFIGS 32
+#define MAX_BATCH 256
 #define MAX_THREADS 64
 #define MAX_REPS 1000
 
@@ -93,15 +95,15 @@ static void *work(void *arg)
     struct bench *b = w->b;
     const struct mdl_graph *g = &b->graph;
     size_t image = mdl_shape_count(&g->values[g->input].shape);
-    uint8_t *in = malloc(64 * image);
+    uint8_t *in = malloc(MAX_BATCH * image);
     float *out[MDL_MAX_OUTPUTS] = {0};
     struct mdl_io io = {in, out};
 
     for (int i = 0; i < g->n_outputs; i++)
         if (g->outputs[i] >= 0)
-            out[i] = malloc(64 * sizeof(float) *
+            out[i] = malloc(MAX_BATCH * sizeof(float) *
                             mdl_shape_count(&g->values[g->outputs[i]].shape));
-    for (size_t i = 0; in && i < 64 * image; i++)
+    for (size_t i = 0; in && i < MAX_BATCH * image; i++)
         in[i] = (uint8_t)(i * 31 >> 2);
     w->rc = in ? prepare(w) : ut_fail(&w->error, UT_ENOMEM, "no memory");
     for (;;) {
@@ -159,15 +161,22 @@ static void report(struct bench *b)
         const struct config *c = &b->configs[i];
         double face = ms[i] / (c->batch * b->n_threads);
         double rate = gflops(b, c, ms[i]);
+        double peak = peak_of(b, c->precision, ms);
+        char share[16] = "-";
 
         if (!c->batch)
             continue;
+        if (peak > 0)
+            snprintf(share, sizeof(share), b->json ? "%.4f" : "%.2f",
+                     rate / peak);
+        else if (b->json)
+            snprintf(share, sizeof(share), "null");
         printf(b->json ? "{\"precision\":\"%s\",\"batch\":%d,"
                          "\"ms_per_face\":%.4f,\"faces_per_second\":%.2f,"
-                         "\"gflops\":%.2f,\"peak_share\":%.4f}\n"
-                       : "%-10s %6d %12.3f %12.1f %12.1f %6.2f\n",
+                         "\"gflops\":%.2f,\"peak_share\":%s}\n"
+                       : "%-10s %6d %12.3f %12.1f %12.1f %6s\n",
                mdl_precision_name(c->precision), c->batch, face, 1000 / face,
-               rate, rate / peak_of(b, c->precision, ms));
+               rate, share);
         if (b->profile)
             mdl_plan_profile(b->workers[0].plans[i], profile_line, NULL);
     }
@@ -243,6 +252,17 @@ enum ut_err bench_open(const char *path, struct mdl_model *m,
     return rc;
 }
 
+/* What the cores can do says nothing of a GPU. */
+static void drop_peaks(struct bench *b)
+{
+    int n = 0;
+
+    for (int i = 0; i < b->n_configs; i++)
+        if (b->configs[i].batch)
+            b->configs[n++] = b->configs[i];
+    b->n_configs = n;
+}
+
 static enum ut_err open_all(struct bench *b, const char *path,
                             struct mdl_model *m, struct ut_error *e)
 {
@@ -261,7 +281,11 @@ static enum ut_err open_all(struct bench *b, const char *path,
     for (int i = 0; i < m->graph.n_nodes; i++)
         b->macs += (double)mdl_node_macs(&m->graph, &m->graph.nodes[i]);
     rc = mdl_graph_optimise(&m->graph, keep, &b->graph, e);
-    return rc ? rc : mdl_backend_open(b->backend, 0, &b->device, e);
+    if (!rc)
+        rc = cmd_open_backend(b->backend, &b->device, e);
+    if (!rc && !strcmp(mdl_backend_name(b->device), "cuda"))
+        drop_peaks(b);
+    return rc;
 }
 
 /* Every precision with every batch; false after a complaint. */
@@ -286,11 +310,12 @@ static bool make_configs(struct bench *b, const char *precisions,
             char *end;
             long n = strtol(p, &end, 10);
 
-            if (end == p || n < 1 || n > 64 || b->n_configs == MAX_CONFIGS) {
+            if (end == p || n < 1 || n > MAX_BATCH ||
+                b->n_configs == MAX_CONFIGS) {
                 fprintf(stderr,
                         "tscaf-model: --batch %s is not a list of 1 "
-                        "to 64\n",
-                        batches);
+                        "to %d\n",
+                        batches, MAX_BATCH);
                 return false;
             }
             b->configs[b->n_configs++] = (struct config){

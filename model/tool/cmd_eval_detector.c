@@ -65,7 +65,7 @@ static enum ut_err evaluate(const struct evaluation *v, struct ut_error *e)
     if (!rc)
         rc = mdl_detector_open(v->detector, &d, e);
     if (!rc)
-        rc = mdl_backend_open(v->backend, 0, &b, e);
+        rc = cmd_open_backend(v->backend, &b, e);
     if (!rc)
         rc = mdl_finder_new(d, b, &f, e);
     if (!rc)

@@ -127,7 +127,7 @@ static enum ut_err run_job(struct job *j, char **paths, struct ut_error *e)
     if (!rc)
         rc = open_images(j, paths[1], e);
     if (!rc)
-        rc = mdl_backend_open(j->backend, 0, &j->device, e);
+        rc = cmd_open_backend(j->backend, &j->device, e);
     if (!rc)
         rc = mdl_lane_new(j->device, &j->lane, e);
     if (rc)

@@ -41,6 +41,17 @@ int cmd_fail(const struct ut_error *e)
     return 1;
 }
 
+enum ut_err cmd_open_backend(const char *name, struct mdl_backend **out,
+                             struct ut_error *e)
+{
+    enum ut_err rc = mdl_backend_open(name, 0, out, e);
+
+    if (!rc && *mdl_backend_note(*out))
+        fprintf(stderr, "tscaf-model: cuda is not used: %s\n",
+                mdl_backend_note(*out));
+    return rc;
+}
+
 enum ut_err cmd_read_spec(const char *path, struct mdl_spec *out,
                           struct ut_error *e)
 {

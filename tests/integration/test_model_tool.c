@@ -291,7 +291,7 @@ static void bench__network_and_gallery__figures(void **state)
     says("bench --gallery 5000 --json --threads 1 --reps 1", 0,
          "{\"faces\":5000,\"queries\":32,");
     says("bench --gallery 100 x", 2, "usage:");
-    says("bench --batch 65 mobilenetv2", 2, "--batch 65");
+    says("bench --batch 257 mobilenetv2", 2, "--batch 257");
 }
 
 static int clean(void **state)
