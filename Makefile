@@ -182,7 +182,7 @@ format: ## let clang-format rewrite the sources
 # The client library for others: position-independent, and showing only its API.
 LIBTSCAF := $B/libtscaf.so.0
 PIC      := $(patsubst %.c,$B/pic/%.o,$(call src,client api base) $(GEN)/api/tscaf.pb-c.c $(GEN)/api/oip/inference.pb-c.c)
-HEADERS  := client/client.h api/error.h base/buf.h base/error.h
+HEADERS  := client/client.h client/result.h api/error.h base/buf.h base/error.h
 $(LIBTSCAF): $(PIC) client/libtscaf.map
 	$(CC) $(LDFLAGS) -shared -Wl,-soname,$(@F),--version-script=client/libtscaf.map,--no-undefined \
 	    -o $@ $(PIC) $(call libs,client api)

@@ -2,7 +2,7 @@
  *
  *     cc -o example example.c $(pkg-config --cflags --libs tscaf)
  *     ./example http://127.0.0.1:8080 face.png... */
-#include <client/client.h>
+#include <client/result.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -30,15 +30,32 @@ static int load(struct picture *p)
     return p->len ? 0 : -1;
 }
 
+static void print_face(const char *path, const struct cl_face *f)
+{
+    printf("%s: face at %.0f,%.0f", path, f->box.x, f->box.y);
+    if (f->has_fatigue)
+        printf(", fatigue %.3f%s", f->fatigue.probability,
+               f->fatigue.drowsy ? " (drowsy)" : "");
+    if (f->identity.verdict == CL_VERDICT_MATCH)
+        printf(", %s (%.3f)", f->identity.matches[0].name,
+               f->identity.matches[0].similarity);
+    printf("\n");
+}
+
 static void on_answer(void *ctx, struct cl_answer *a)
 {
     const struct picture *p = ctx;
+    struct cl_analysis *x;
+    struct api_error err;
 
-    if (a->ok)
-        printf("%s: %s\n", p->path, a->body);
-    else
-        printf("%s: %s: %s\n", p->path, api_code_name(a->err.code),
-               a->err.message);
+    if (cl_analysis_read(a, &x, &err)) {
+        printf("%s: %s: %s\n", p->path, api_code_name(err.code), err.message);
+        return;
+    }
+    for (size_t i = 0; i < x->n_frames; i++)
+        for (size_t k = 0; k < x->frames[i].n_faces; k++)
+            print_face(p->path, &x->frames[i].faces[k]);
+    cl_analysis_free(x);
 }
 
 int main(int argc, char **argv)
@@ -55,18 +72,16 @@ int main(int argc, char **argv)
     }
     for (int i = 2; i < argc && !failed; i++) {
         struct picture *p = &pictures[i];
-        struct cl_request r = {.method = "POST",
-                               .path = "/v1/analyze?input=crop",
-                               .type = "image/png"};
+        struct cl_image image = {.type = "image/png", .query = "input=crop"};
 
         p->path = argv[i];
         if (load(p)) {
             failed = ut_fail(&e, UT_EIO, "%s: cannot be read", p->path) != 0;
             break;
         }
-        r.body = p->bytes;
-        r.len = p->len;
-        failed = cl_start(c, &r, on_answer, p, &e) != UT_OK;
+        image.bytes = p->bytes;
+        image.len = p->len;
+        failed = cl_analyze_start(c, &image, on_answer, p, &e) != UT_OK;
     }
     while (!failed && cl_busy(c))
         failed = cl_wait(c, 1000, &e) != UT_OK;
