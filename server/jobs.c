@@ -160,7 +160,10 @@ static void why_it_ended(const struct job *x, int signum, char *why,
         snprintf(why, size,
                  "its process was killed by signal %d%s; resume goes on from "
                  "the checkpoint",
-                 signum, signum == SIGKILL ? " (out of memory?)" : "");
+                 signum,
+                 signum == SIGKILL
+                     ? " (by the kernel, short of memory, or by hand)"
+                     : "");
     else
         snprintf(why, size,
                  "its process ended without a result; resume goes on from the "

@@ -433,6 +433,29 @@ static void check_audited(const struct test_server *s, const char *job)
     test_answer_fini(&a);
 }
 
+/* What a job may not have it says by name; serving goes on. */
+static void job__more_memory_than_its_limit__limit_named(void **state)
+{
+    const char *const little[] = {"--job-nice", "0", "--job-memory", "64MiB",
+                                  NULL};
+    struct test_server s;
+    struct test_answer a = {0};
+    char fatigue[64], job[64], file[128];
+
+    (void)state;
+    test_server_start(&s, little);
+    draw_data(s.dir);
+    snprintf(file, sizeof(file), "%s/f.tar", s.dir);
+    upload(&s, "fatigue", "application/x-tar", file, fatigue);
+    start_job(&s, fatigue, "", 100000, job);
+    wait_state(&s, job, "failed", &a);
+    if (!strstr(a.body, "67108864 bytes (--job-memory)"))
+        fail_msg("%s", a.body);
+    assert_int_equal(test_get(&s, "/v1/models", &a), 200);
+    assert_int_equal(test_server_stop(&s), 0);
+    test_answer_fini(&a);
+}
+
 static void
 server_killed__while_a_job_runs__found_again_and_cancelled(void **state)
 {
@@ -566,6 +589,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(dataset__samples_one_by_one__counted_listed_deleted),
         cmocka_unit_test(job__what_cannot_be__refused_by_name),
+        cmocka_unit_test(job__more_memory_than_its_limit__limit_named),
         cmocka_unit_test(
             server_killed__while_a_job_runs__found_again_and_cancelled),
         cmocka_unit_test(job__two_datasets__a_better_model_in_use),
