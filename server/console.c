@@ -24,6 +24,7 @@
     X(charts, "/console/charts.js", "charts.js", JS)                           \
     X(pictures, "/console/pictures.js", "pictures.js", JS)                     \
     X(metrics, "/console/metrics.js", "metrics.js", JS)                        \
+    X(compare, "/console/compare.js", "compare.js", JS)                        \
     X(live, "/console/live.js", "live.js", JS)                                 \
     X(drivers, "/console/drivers.js", "drivers.js", JS)                        \
     X(training, "/console/training.js", "training.js", JS)                     \

@@ -1,5 +1,6 @@
 // Training: datasets, jobs with their losses as they fall, versions of the model.
 import { datasets, jobs, versions, watch } from './api.js';
+import { comparison } from './compare.js';
 import { announce, card, confirm, count, duration, h, large, number, when } from './dom.js';
 import { lines } from './charts.js';
 import { inputChoice, inputOf } from './pictures.js';
@@ -200,6 +201,7 @@ function jobsCard(changed) {
 function versionsCard(server, changed) {
   const body = h('tbody');
   const problem = h('p', { class: 'problem', role: 'alert' });
+  const compare = comparison();
   let timer = 0;
   let gone = false;
 
@@ -221,13 +223,14 @@ function versionsCard(server, changed) {
     if (gone) return;
     const active = list.find((m) => m.state === 'active')?.model.version;
     body.replaceChildren(...list.map(row));
+    compare.models(list);
     changed(list);
     if (active && active !== server.model?.model.version) server.dispatchEvent(new Event('refresh'));
     if (list.some((m) => m.state === 'activating')) timer = setTimeout(() => refresh().catch(() => {}), 700);
   }
 
-  return { refresh, close: () => { gone = true; clearTimeout(timer); },
-    node: card('Versions of the model', null, problem, table(['Name', 'Version', 'State', 'Held-out figures', 'Size', '', ''], body)) };
+  return { refresh, datasets: compare.datasets, close: () => { gone = true; clearTimeout(timer); },
+    node: card('Versions of the model', null, problem, table(['Name', 'Version', 'State', 'Held-out figures', 'Size', '', ''], body), compare.node) };
 }
 
 export function open(root, server) {
@@ -236,8 +239,11 @@ export function open(root, server) {
     list.refresh();
     list.view.open(job);
   });
-  const data = datasetCard(server, form.datasets);
   const models = versionsCard(server, form.models);
+  const data = datasetCard(server, (all) => {
+    form.datasets(all);
+    models.datasets(all);
+  });
   const list = jobsCard(() => models.refresh().catch(() => {}));
   root.append(h('h1', { class: 'unseen' }, 'Training'), h('div', { class: 'system' }, problem, data.node, form.node, list.node, models.node));
   (async () => {

@@ -256,7 +256,19 @@ test('training: a dataset, a job watched to its end, its model activated and rol
   await page.locator('#job-state').getByText('succeeded').waitFor();
   await page.locator('path.series').waitFor();
   await page.getByText('fatigue loss').waitFor();
-  await page.getByRole('cell', { name: 'candidate' }).waitFor();
+  await page.getByRole('cell', { name: 'candidate' }).first().waitFor();
+  // Side by side, with what the API says: the base has the figures on the pictures held out of the job.
+  const { models } = await (await fetch(`${server.url}v1/models`)).json();
+  const got = JSON.parse(models.find((m) => m.model.name === 'second').card).held_out.fatigue;
+  const beside = page.getByRole('table', { name: 'Two versions side by side' });
+  const figures = async (name) => (await beside.getByRole('row', { name }).getByRole('cell').allInnerTexts());
+  assert.deepEqual(await figures('AUC, fatigue'), [got.base_auc.toFixed(4), got.auc.toFixed(4)]);
+  assert.deepEqual(await figures('Equal error rate, fatigue'), [got.base_equal_error_rate.toFixed(4), got.equal_error_rate.toFixed(4)]);
+  assert.deepEqual(await figures('Updates'), ['–', '30']);
+  assert.deepEqual(await figures('Held out, fatigue'), Array(2).fill(`${got.pictures} of Drawn drivers`));
+  await page.getByLabel('Other version').selectOption({ index: 0 });
+  assert.deepEqual(await figures('Updates'), ['–', '–']);
+  await page.getByLabel('Other version').selectOption({ index: 1 });
   await shoot(page, 'training', { fullPage: true });
 
   await page.getByRole('button', { name: /^Activate second/ }).click();
