@@ -45,8 +45,7 @@ void srv_expected(struct api_error *err, const char *field, const char *want)
 
 /* ---- The end of a call ---- */
 
-/* Whether a list such as Accept-Encoding has gzip, and not at q=0. */
-static bool takes_gzip(const char *list)
+bool srv_takes_gzip(const char *list)
 {
     const char *at = list ? strcasestr(list, "gzip") : NULL;
 
@@ -66,7 +65,7 @@ static void pack(struct srv_request *r, struct srv_http_answer *a)
     if (a->len < SRV_GZIP_LEAST || a->n_fields == SRV_HTTP_MAX_FIELDS ||
         (!srv_media_is(a->type, "application/json") &&
          !srv_media_is(a->type, "application/proto")) ||
-        !takes_gzip(srv_http_field(r->x, "Accept-Encoding")) ||
+        !srv_takes_gzip(srv_http_field(r->x, "Accept-Encoding")) ||
         api_gzip(a->body, a->len, &packed, &len, &e))
         return;
     free(a->body);
@@ -98,11 +97,12 @@ static void on_reply(struct srv_call *c, const ProtobufCMessage *response)
 static void open_stream(struct srv_request *r)
 {
     struct srv_http_answer a = {
-        .status = r->protocol == &srv_rest ? r->route->status : 200,
-        .type = r->protocol->stream_type(r)};
+        .status = r->protocol == &srv_rest ? r->route->status : 200};
 
-    if (!r->x->status)
-        srv_http_stream(r->x, &a);
+    if (r->x->status)
+        return;
+    r->protocol->stream(r, &a);
+    srv_http_stream(r->x, &a);
 }
 
 static bool on_send(struct srv_call *c, const ProtobufCMessage *message)

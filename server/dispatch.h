@@ -69,9 +69,9 @@ struct srv_protocol {
      * route's. */
     enum ut_err (*reply)(struct srv_request *r, const ProtobufCMessage *m,
                          struct srv_http_answer *a, struct ut_error *e);
-    /* A stream: its media type, what one message is in it, and its end: well
-     * (NULL), or by err. Appends to b. */
-    const char *(*stream_type)(const struct srv_request *r);
+    /* A stream: its media type and fields, what one message is in it, and its
+     * end: well (NULL), or by err. Appends to b. */
+    void (*stream)(const struct srv_request *r, struct srv_http_answer *a);
     enum ut_err (*piece)(struct srv_request *r, const ProtobufCMessage *m,
                          struct ut_buf *b, struct ut_error *e);
     enum ut_err (*last)(struct srv_request *r, const struct api_error *err,
@@ -105,6 +105,10 @@ bool srv_path_match(const char *pattern, const char *path,
 
 /* Whether a media type, parameters aside, is want; NULL is none. */
 bool srv_media_is(const char *content_type, const char *want);
+
+/* Whether a list such as Accept-Encoding has gzip, and not at q=0; NULL has
+ * not. */
+bool srv_takes_gzip(const char *list);
 
 /* Marks err as naming a header field that has to be one of want. */
 void srv_expected(struct api_error *err, const char *field, const char *want);

@@ -406,10 +406,10 @@ static enum ut_err rest_reply(struct srv_request *r, const ProtobufCMessage *m,
 /* ---- Streams, as Server-Sent Events ---- */
 /* Source: https://html.spec.whatwg.org/multipage/server-sent-events.html */
 
-static const char *rest_stream_type(const struct srv_request *r)
+static void rest_stream(const struct srv_request *r, struct srv_http_answer *a)
 {
     (void)r;
-    return "text/event-stream";
+    a->type = "text/event-stream";
 }
 
 static enum ut_err rest_piece(struct srv_request *r, const ProtobufCMessage *m,
@@ -454,7 +454,7 @@ const struct srv_protocol srv_rest = {
     .bind = rest_bind,
     .unbind = rest_unbind,
     .reply = rest_reply,
-    .stream_type = rest_stream_type,
+    .stream = rest_stream,
     .piece = rest_piece,
     .last = rest_last,
     .fail = rest_fail,

@@ -291,19 +291,45 @@ static enum ut_err to_text(struct ut_buf *b, struct ut_error *e)
     return rc;
 }
 
-/* A frame with a message. */
-static enum ut_err add_frame(const struct form *form, const ProtobufCMessage *m,
+/* Whether the client takes frames that are packed; those worth it are. */
+static bool takes_packed(const struct srv_request *r, const struct form *form)
+{
+    return (form->grpc || form->stream) &&
+           srv_takes_gzip(
+               srv_http_field(r->x, form->grpc ? "Grpc-Accept-Encoding"
+                                               : "Connect-Accept-Encoding"));
+}
+
+/* Says of an answer in frames that some may be packed. */
+static void add_encoding(const struct srv_request *r, const struct form *form,
+                         struct srv_http_answer *a)
+{
+    if (takes_packed(r, form))
+        a->fields[a->n_fields++] = (struct srv_http_field){
+            form->grpc ? "Grpc-Encoding" : "Connect-Content-Encoding", "gzip"};
+}
+
+/* A frame with a message; packed where that makes it smaller. */
+static enum ut_err add_frame(const struct srv_request *r,
+                             const struct form *form, const ProtobufCMessage *m,
                              struct ut_buf *b, struct ut_error *e)
 {
-    struct ut_buf packed;
+    struct ut_buf plain;
+    char *packed = NULL;
     enum ut_err rc;
+    size_t len;
 
-    ut_buf_init(&packed, b->limit);
-    rc = form->json ? api_json_add(m, 0, &packed, e)
-                    : api_proto_write(m, &packed, e);
-    if (!rc)
-        rc = api_frame_add(b, 0, packed.data, packed.len, e);
-    ut_buf_fini(&packed);
+    ut_buf_init(&plain, MAX_ANSWER);
+    rc = form->json ? api_json_add(m, 0, &plain, e)
+                    : api_proto_write(m, &plain, e);
+    if (!rc && plain.len >= SRV_GZIP_LEAST && takes_packed(r, form))
+        rc = api_gzip(plain.data, plain.len, &packed, &len, e);
+    if (!rc && packed && len < plain.len)
+        rc = api_frame_add(b, API_FRAME_GZIP, packed, len, e);
+    else if (!rc)
+        rc = api_frame_add(b, 0, plain.data, plain.len, e);
+    free(packed);
+    ut_buf_fini(&plain);
     return rc;
 }
 
@@ -335,16 +361,19 @@ static enum ut_err add_end(struct srv_request *r, const struct form *form,
     return rc;
 }
 
-static const char *rpc_stream_type(const struct srv_request *r)
+static void rpc_stream(const struct srv_request *r, struct srv_http_answer *a)
 {
-    return form_of(r)->type;
+    const struct form *form = form_of(r);
+
+    a->type = form->type;
+    add_encoding(r, form, a);
 }
 
 static enum ut_err rpc_piece(struct srv_request *r, const ProtobufCMessage *m,
                              struct ut_buf *b, struct ut_error *e)
 {
     const struct form *form = form_of(r);
-    enum ut_err rc = add_frame(form, m, b, e);
+    enum ut_err rc = add_frame(r, form, m, b, e);
 
     return rc || !form->text ? rc : to_text(b, e);
 }
@@ -369,7 +398,8 @@ static enum ut_err rpc_reply(struct srv_request *r, const ProtobufCMessage *m,
     a->type = form->type;
     ut_buf_init(&b, MAX_ANSWER);
     if (form->grpc) {
-        rc = add_frame(form, m, &b, e);
+        add_encoding(r, form, a);
+        rc = add_frame(r, form, m, &b, e);
         if (!rc)
             rc = add_end(r, form, NULL, &b, e);
     } else {
@@ -419,7 +449,7 @@ const struct srv_protocol srv_rpc = {
     .bind = rpc_bind,
     .unbind = rpc_unbind,
     .reply = rpc_reply,
-    .stream_type = rpc_stream_type,
+    .stream = rpc_stream,
     .piece = rpc_piece,
     .last = rpc_last,
     .fail = rpc_fail,

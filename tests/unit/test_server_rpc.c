@@ -358,6 +358,75 @@ static void stream__messages_and_end__in_frames(void **state)
     close(fd);
 }
 
+/* The bytes of the message that answers one with a name so long, unpacked;
+ * flags: what its frame says. */
+static size_t answered(const char *fields, int name_len, unsigned *flags)
+{
+    Tscaf__V1__UpdateIdentityRequest q =
+        TSCAF__V1__UPDATE_IDENTITY_REQUEST__INIT;
+    const char *at, *data;
+    struct ut_buf message, framed;
+    struct api_error err;
+    struct ut_error e;
+    char name[9000], *plain;
+    size_t len;
+
+    snprintf(name, sizeof(name), "%0*d", name_len, 7);
+    q.name = name;
+    q.new_name_case = TSCAF__V1__UPDATE_IDENTITY_REQUEST__NEW_NAME_NAME;
+    ut_buf_init(&message, sizeof(name) + 16);
+    ut_buf_init(&framed, sizeof(name) + 16);
+    assert_int_equal(api_proto_write(&q.base, &message, &e), UT_OK);
+    assert_int_equal(api_frame_add(&framed, 0, message.data, message.len, &e),
+                     UT_OK);
+    send_to(UPDATE, fields, framed.data, framed.len, 200);
+    ut_buf_fini(&framed);
+    ut_buf_fini(&message);
+    at = body;
+    assert_int_equal(
+        api_frame_next(&at, body + body_len, flags, &data, &len, &err), UT_OK);
+    if (*flags != API_FRAME_GZIP)
+        return len;
+    assert_int_equal(
+        api_gunzip(data, len, sizeof(name) + 64, &plain, &len, &err), UT_OK);
+    assert_non_null(memmem(plain, len, name, (size_t)name_len));
+    free(plain);
+    return len;
+}
+
+static void grpc__long_messages__packed_for_who_takes_it(void **state)
+{
+    static const char takes[] =
+        GRPC "Grpc-Accept-Encoding: identity, deflate, gzip\r\n";
+    static const char watch[] =
+        WATCH GRPC "Grpc-Accept-Encoding: gzip\r\n" NO_MESSAGE;
+    unsigned flags;
+    int most, fd;
+
+    (void)state;
+    start();
+    /* The longest name whose answer is not worth it; and one more. */
+    most = 4000 + SRV_GZIP_LEAST - 1 - (int)answered(takes, 4000, &flags);
+    assert_int_equal(answered(takes, most, &flags), SRV_GZIP_LEAST - 1);
+    assert_int_equal(flags, 0);
+    assert_int_equal(answered(takes, most + 1, &flags), SRV_GZIP_LEAST);
+    assert_int_equal(flags, API_FRAME_GZIP);
+    has(send_to(UPDATE, takes, "\0\0\0\0\0", 5, 200),
+        "Grpc-Encoding: gzip\r\n");
+    assert_null(
+        strstr(send_to(UPDATE, GRPC, "\0\0\0\0\0", 5, 200), "Grpc-Encoding"));
+    answered(GRPC "Grpc-Accept-Encoding: gzip;q=0\r\n", 8000, &flags);
+    assert_int_equal(flags, 0);
+
+    the_stream.n = 1;
+    fd = open_watch(watch, sizeof(watch));
+    ask(do_send);
+    expect_head(fd, "Grpc-Encoding: gzip\r\n");
+    EXPECT(fd, CHUNK);
+    ask(do_end);
+    close(fd);
+}
+
 static void stream__errors__before_and_after_the_first_message(void **state)
 {
     static const char connect[] =
@@ -451,6 +520,8 @@ int main(void)
                                         prepare, finish),
         cmocka_unit_test_setup_teardown(gzip__both_ways__same_message, prepare,
                                         finish),
+        cmocka_unit_test_setup_teardown(
+            grpc__long_messages__packed_for_who_takes_it, prepare, finish),
         cmocka_unit_test_setup_teardown(gzip__bomb__refused_at_the_limit,
                                         prepare, finish),
         cmocka_unit_test_setup_teardown(grpc__frames_and_trailers, prepare,
