@@ -11,6 +11,7 @@
 #include "base/buf.h"
 #include "base/clock.h"
 #include "model/eval/evaluate.h"
+#include "model/train/lineage.h"
 #include "model/train/schedule.h"
 
 #define CALIBRATION_RATE 1e-3 /* false matches */
@@ -214,6 +215,29 @@ static void describe_settings(struct session *s)
         (double)r->hint.weight, t->lanes);
 }
 
+/* A file of what was trained: its own metadata and what stays true of the
+ * base's, which a checkpoint hands on. */
+static enum ut_err write_trained(struct session *s, const char *path,
+                                 const struct mdl_st_pair *own, size_t n_own,
+                                 bool state, struct ut_error *e)
+{
+    const char *trained[MDL_TASKS] = {0};
+    struct mdl_st_pair *meta;
+    size_t n;
+    enum ut_err rc;
+
+    for (int i = 0; i < MDL_TASKS; i++)
+        if (s->c->data[i])
+            trained[i] = mdl_task_names[i];
+    rc = mdl_lineage_meta(s->model.file, own, n_own, trained, MDL_TASKS,
+                          s->c->trainer.frozen_root, &meta, &n, e);
+    if (rc)
+        return rc;
+    rc = mdl_trainer_write(s->trainer, path, meta, n, state, e);
+    free(meta);
+    return rc;
+}
+
 static enum ut_err save(struct session *s, struct ut_error *e)
 {
     char step[32], taken[64];
@@ -229,7 +253,7 @@ static enum ut_err save(struct session *s, struct ut_error *e)
     snprintf(step, sizeof(step), "%ld", s->step);
     snprintf(taken, sizeof(taken), "%" PRId64 " %" PRId64, s->taken[0],
              s->taken[1]);
-    return mdl_trainer_write(s->trainer, s->checkpoint, meta, 5, true, e);
+    return write_trained(s, s->checkpoint, meta, 5, true, e);
 }
 
 /* Opens the checkpoint as the model to go on with. */
@@ -541,7 +565,7 @@ static enum ut_err finish(struct session *s, struct ut_error *e)
         rc = measure(s, &f, e);
     memcpy(meta + 3, f.pairs, sizeof(f.pairs));
     if (!rc)
-        rc = mdl_trainer_write(s->trainer, s->c->out, meta, 3 + f.n, false, e);
+        rc = write_trained(s, s->c->out, meta, 3 + f.n, false, e);
     if (!rc)
         unlink(s->checkpoint);
     return rc;
