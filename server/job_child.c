@@ -112,18 +112,28 @@ static enum ut_err lock(const struct child *c, struct ut_error *e)
     return UT_OK;
 }
 
+static void set_own(const char *path, int value)
+{
+    int fd = open(path, O_WRONLY | O_CLOEXEC);
+
+    if (fd < 0)
+        return;
+    dprintf(fd, "%d", value);
+    close(fd);
+}
+
 /* Serving goes first: least weight of processor time, first to go when memory
- * is short. What is not allowed here is left as it is. */
+ * is short. What is not allowed here is left as it is. A session of its own is
+ * its own scheduling group where the kernel makes such, and then only the
+ * group's niceness counts against the server's (sched(7), autogroup). */
 static void limit(int niceness, long long memory)
 {
     const struct sched_param none = {0};
     struct rlimit data = {(rlim_t)memory, (rlim_t)memory};
-    int fd = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
 
-    if (fd >= 0) {
-        (void)!write(fd, "1000", 4);
-        close(fd);
-    }
+    set_own("/proc/self/oom_score_adj", 1000);
+    if (getsid(0) == getpid())
+        set_own("/proc/self/autogroup", niceness);
     setpriority(PRIO_PROCESS, 0, niceness);
     sched_setscheduler(0, niceness >= 19 ? SCHED_IDLE : SCHED_BATCH, &none);
     if (memory > 0)
