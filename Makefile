@@ -34,7 +34,7 @@ CFLAGS   += -std=c11 $(FLAGS_$(VARIANT)) -Wall -Wextra -Wshadow -Wvla -Wformat=2
             $(if $(WERROR),-Werror)
 LDFLAGS  += $(FLAGS_$(VARIANT))
 
-MAINS := server/main.c client/example.c $(wildcard client/tool/*.c model/tool/*.c)
+MAINS := server/main.c $(wildcard client/example*.c client/tool/*.c model/tool/*.c)
 src   = $(filter-out $(MAINS) model/backends/cuda/%,$(shell find $(1) -name '*.c' | sort))
 obj   = $(patsubst %.c,$B/%.o,$(1))
 libs  = $(foreach f,$(1),$(if $(PKGS_$f),$(shell $(PKG) --libs $(PKGS_$f))) $(LIBS_$f))

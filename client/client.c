@@ -10,6 +10,7 @@
 
 #include "base/clock.h"
 #include "client/retry.h"
+#include "client/watch.h"
 
 #define MAX_URL 2048
 #define GRACE_MS 2000 /* the server answers its own deadline first */
@@ -24,13 +25,14 @@ struct call {
     cl_done *done;
     void *ctx;
     int64_t started_us, retry_at_us; /* retry_at_us > 0: waits for its retry */
-    int tries, retry_after_s, timeout_ms;
+    int tries, retry_after_s, timeout_ms, deadline_ms;
     char error[CURL_ERROR_SIZE];
     struct call *next;
 };
 
 struct cl_client {
     CURLM *multi;
+    struct cl_watch watch;
     struct call *calls; /* all that are on their way */
     int busy, timeout_ms, deadline_ms, retries;
     char *url, *key, *cacert;
@@ -47,19 +49,42 @@ static void call_free(struct call *c)
     free(c);
 }
 
+/* Takes *at out of its client's list and frees it. */
+static void drop(struct call **at)
+{
+    struct call *c = *at;
+
+    *at = c->next;
+    c->client->busy--;
+    curl_multi_remove_handle(c->client->multi, c->easy);
+    call_free(c);
+}
+
+int cl_cancel(struct cl_client *c, const void *ctx)
+{
+    struct call **at = &c->calls;
+    int n = 0;
+
+    while (*at) {
+        if ((*at)->ctx == ctx) {
+            drop(at);
+            n++;
+        } else {
+            at = &(*at)->next;
+        }
+    }
+    return n;
+}
+
 void cl_close(struct cl_client *c)
 {
     if (!c)
         return;
-    while (c->calls) {
-        struct call *call = c->calls;
-
-        c->calls = call->next;
-        curl_multi_remove_handle(c->multi, call->easy);
-        call_free(call);
-    }
+    while (c->calls)
+        drop(&c->calls);
     if (c->multi)
         curl_multi_cleanup(c->multi);
+    cl_watch_fini(&c->watch);
     free(c->url);
     free(c->key);
     free(c->cacert);
@@ -96,6 +121,10 @@ enum ut_err cl_open(const struct cl_options *o, struct cl_client **out,
         (o->cacert && !c->cacert)) {
         cl_close(c);
         return ut_fail(e, UT_ENOMEM, "no memory");
+    }
+    if (cl_watch_init(&c->watch, c->multi, e)) {
+        cl_close(c);
+        return UT_EIO;
     }
     *out = c;
     return UT_OK;
@@ -140,7 +169,7 @@ static int64_t left_ms(const struct call *c)
 {
     int64_t spent = (ut_clock_us() - c->started_us) / 1000;
 
-    return c->client->deadline_ms ? c->client->deadline_ms - spent : INT64_MAX;
+    return c->deadline_ms ? c->deadline_ms - spent : INT64_MAX;
 }
 
 /* Begins a try. */
@@ -210,6 +239,7 @@ enum ut_err cl_start(struct cl_client *client, const struct cl_request *r,
     c->client = client;
     c->done = done;
     c->ctx = ctx;
+    c->deadline_ms = r->deadline_ms ? r->deadline_ms : client->deadline_ms;
     c->started_us = ut_clock_us();
     ut_buf_init(&c->body, CL_MAX_ANSWER_BYTES);
     c->easy = curl_easy_init();
@@ -300,56 +330,50 @@ static void finish(struct cl_client *client, struct call *c, CURLcode code)
     call_free(c);
 }
 
-/* Sends again what has waited long enough; the time until the next, in ms. */
-static int send_retries(struct cl_client *client, int timeout_ms)
+/* Sends again what has waited long enough, and asks to be woken for the rest.
+ */
+static void send_retries(struct cl_client *client)
 {
-    int64_t now = ut_clock_us();
+    int64_t now = ut_clock_us(), next_us = INT64_MAX;
 
     for (struct call *c = client->calls; c; c = c->next) {
-        int64_t wait_ms = (c->retry_at_us - now + 999) / 1000;
-
         if (!c->retry_at_us)
             continue;
-        if (wait_ms <= 0) {
+        if (c->retry_at_us <= now) {
             c->retry_at_us = 0;
             try_now(c);
-        } else if (wait_ms < timeout_ms) {
-            timeout_ms = (int)wait_ms;
+        } else if (c->retry_at_us < next_us) {
+            next_us = c->retry_at_us;
         }
     }
-    return timeout_ms;
+    cl_watch_at(&client->watch, next_us);
 }
 
-/* Calls back for what has ended; how many. */
-static int collect(struct cl_client *client)
+/* Calls back for what has ended. */
+static void collect(struct cl_client *client)
 {
     struct call *c;
     CURLMsg *m;
-    int left, n = 0;
+    int left;
 
     while ((m = curl_multi_info_read(client->multi, &left))) {
         curl_easy_getinfo(m->easy_handle, CURLINFO_PRIVATE, &c);
         finish(client, c, m->data.result);
-        n++;
     }
-    return n;
 }
 
 enum ut_err cl_wait(struct cl_client *c, int timeout_ms, struct ut_error *e)
 {
-    int running;
-    CURLMcode rc;
+    enum ut_err rc = cl_watch_step(&c->watch, timeout_ms, e);
 
-    timeout_ms = send_retries(c, timeout_ms);
-    rc = curl_multi_perform(c->multi, &running);
-    if (!rc && !collect(c)) {
-        rc = curl_multi_poll(c->multi, NULL, 0, timeout_ms, NULL);
-        if (!rc)
-            rc = curl_multi_perform(c->multi, &running);
-        collect(c);
-    }
-    return rc ? ut_fail(e, UT_EIO, "%s: %s", c->url, curl_multi_strerror(rc))
-              : UT_OK;
+    collect(c);
+    send_retries(c);
+    return rc;
+}
+
+int cl_fd(const struct cl_client *c)
+{
+    return c->watch.epoll;
 }
 
 struct single {
@@ -379,6 +403,7 @@ enum ut_err cl_call(struct cl_client *c, const struct cl_request *r,
     memset(a, 0, sizeof(*a));
     while (!rc && !s.ended)
         rc = cl_wait(c, 1000, e);
+    cl_cancel(c, &s);
     if (!rc && !a->body)
         rc = ut_fail(e, UT_ENOMEM, "no memory");
     return rc;

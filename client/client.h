@@ -10,8 +10,10 @@
 /* libtscaf: requests to a tscafd over HTTP, many at once on one thread.
  *
  * cl_start puts a request on its way; cl_wait moves all of them and calls back
- * for those that ended; cl_call is both for one. A client belongs to one
- * thread. */
+ * for those that ended; cl_call is both for one. In a program with a loop of
+ * its own (libuv, epoll, curl_multi_poll, ...) the loop watches cl_fd and calls
+ * cl_wait without waiting; libtscaf has no thread, no sleep and no state
+ * outside its clients. A client belongs to one thread. */
 
 #define CL_MAX_ANSWER_BYTES (256u << 20)
 
@@ -36,6 +38,7 @@ struct cl_request {
     const char *type; /* media type of body; NULL: no body */
     const void *body;
     size_t len;
+    int deadline_ms; /* this request's own, retries included; 0: the client's */
 };
 
 /* err is meaningful where ok is false; it is UNAVAILABLE or DEADLINE_EXCEEDED
@@ -50,11 +53,13 @@ struct cl_answer {
     struct api_error err;
 };
 
+/* May start and cancel requests; must not wait on or close the client. */
 typedef void cl_done(void *ctx, struct cl_answer *a);
 
 struct cl_client;
 
-/* Connects to nothing yet. Errors: UT_EINVAL for a URL that is none. */
+/* Connects to nothing yet. Errors: UT_EINVAL for a URL that is none, UT_EIO
+ * without descriptors, UT_ENOMEM. */
 UT_MUSTUSE enum ut_err cl_open(const struct cl_options *o,
                                struct cl_client **out, struct ut_error *e);
 /* Requests on their way are dropped without their callback. */
@@ -65,9 +70,17 @@ UT_MUSTUSE enum ut_err cl_start(struct cl_client *c, const struct cl_request *r,
                                 cl_done *done, void *ctx, struct ut_error *e);
 /* Requests on their way. */
 int cl_busy(const struct cl_client *c);
-/* Waits up to timeout_ms for something to happen; calls back. */
+/* Waits up to timeout_ms (0: not at all) for something to happen; calls back.
+ * Also sends what waited for its retry. Errors: UT_EIO. */
 UT_MUSTUSE enum ut_err cl_wait(struct cl_client *c, int timeout_ms,
                                struct ut_error *e);
+/* For a loop of the caller's: readable, until cl_wait was called, whenever
+ * something happened or is due, deadlines and retries included. It stays the
+ * same until cl_close, which closes it: take it out of the loop first. */
+int cl_fd(const struct cl_client *c);
+/* Drops the requests that were started with ctx, without their callback; how
+ * many. Then nothing of theirs is borrowed any more. */
+int cl_cancel(struct cl_client *c, const void *ctx);
 
 /* Starts r and waits for it; a->body is the caller's to free. Other requests
  * on their way move on meanwhile. */

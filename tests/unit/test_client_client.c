@@ -2,10 +2,12 @@
 #include "tests/support/unit.h"
 
 #include <netinet/in.h>
+#include <poll.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -107,7 +109,8 @@ static void wait__each_try__doubles_keeps_half_to_chance_and_ends(void **state)
 /* A server that gives each connection the next of its answers. */
 struct script {
     const char *const *answers; /* the last one again and again */
-    int listener, port, asked;
+    int listener, port;
+    _Atomic int asked;
     int timeout_ms; /* Connect-Timeout-Ms of the last request */
     pthread_t thread;
 };
@@ -208,6 +211,165 @@ call__refused_for_overload__tried_again_and_nothing_else(void **state)
                         o.deadline_ms == 10000 ? 10000 : 30000);
         free(a.body);
     }
+}
+
+/* ---- In a loop of the caller's ---- */
+
+/* One request in it. */
+struct asked {
+    struct cl_client *client;
+    const void *cancels; /* in its callback: what was started with this */
+    int calls, status;
+    enum api_code code; /* of its error */
+};
+
+static void note(void *ctx, struct cl_answer *a)
+{
+    struct asked *x = ctx;
+
+    x->calls++;
+    x->status = a->status;
+    x->code = a->ok ? 0 : a->err.code;
+    if (x->cancels)
+        assert_int_equal(cl_cancel(x->client, x->cancels), 1);
+}
+
+static void ask(struct cl_client *c, int deadline_ms, struct asked *x)
+{
+    struct cl_request r = {
+        .method = "GET", .path = "/healthz", .deadline_ms = deadline_ms};
+    struct ut_error e;
+
+    *x = (struct asked){.client = c};
+    assert_int_equal(cl_start(c, &r, note, x, &e), UT_OK);
+}
+
+static struct cl_client *client_of(const struct script *s, int retries)
+{
+    struct cl_options o = {.timeout_ms = 30000, .retries = retries};
+    struct cl_client *c;
+    struct ut_error e;
+    char url[60];
+
+    snprintf(url, sizeof(url), "http://127.0.0.1:%d", s->port);
+    o.url = url;
+    assert_int_equal(cl_open(&o, &c, &e), UT_OK);
+    return c;
+}
+
+/* As poll(2) has it, until nothing is on its way; how often it woke. */
+static int loop(struct cl_client *c)
+{
+    struct ut_error e;
+    int woken = 0;
+
+    for (; cl_busy(c); woken++) {
+        struct pollfd p = {.fd = cl_fd(c), .events = POLLIN};
+
+        assert_int_equal(poll(&p, 1, 60000), 1);
+        assert_int_equal(cl_wait(c, 0, &e), UT_OK);
+    }
+    return woken;
+}
+
+static void loop__refused_twice__woken_for_each_retry(void **state)
+{
+    static const char *const busy[] = {ANSWER("503", ""), ANSWER("503", ""),
+                                       ANSWER("200", ""), ANSWER("418", ""),
+                                       NULL};
+    struct cl_client *c;
+    struct script s;
+    struct asked x;
+
+    (void)state;
+    script_start(&s, busy);
+    c = client_of(&s, 2);
+    ask(c, 0, &x);
+    assert_in_range(loop(c), 3, 300); /* and not again and again */
+    assert_int_equal(x.calls, 1);
+    assert_int_equal(x.status, 200);
+    cl_close(c);
+    script_end(&s);
+}
+
+static void loop__no_answer__woken_at_the_deadline(void **state)
+{
+    struct sockaddr_in a = {.sin_family = AF_INET,
+                            .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    struct script s = {.listener = socket(AF_INET, SOCK_STREAM, 0)};
+    socklen_t len = sizeof(a);
+    struct cl_client *c;
+    struct asked x;
+
+    (void)state; /* connects, and is never accepted */
+    assert_int_equal(bind(s.listener, (void *)&a, sizeof(a)), 0);
+    assert_int_equal(listen(s.listener, 8), 0);
+    assert_int_equal(getsockname(s.listener, (void *)&a, &len), 0);
+    s.port = ntohs(a.sin_port);
+    c = client_of(&s, 2);
+    ask(c, 1, &x);
+    assert_in_range(loop(c), 1, 300);
+    assert_int_equal(x.calls, 1);
+    assert_int_equal(x.status, 0);
+    assert_int_equal(x.code, API_DEADLINE_EXCEEDED);
+    cl_close(c);
+    close(s.listener);
+}
+
+static void cancel__any_state__no_callback_and_the_others_go_on(void **state)
+{
+    static const char *const answers[] = {ANSWER("503", "Retry-After: 50\r\n"),
+                                          ANSWER("200", ""), NULL};
+    struct asked waits, first, never, last;
+    struct cl_client *c;
+    struct script s;
+    struct ut_error e;
+
+    (void)state;
+    script_start(&s, answers);
+    c = client_of(&s, 1);
+    ask(c, 0, &waits); /* waits for its retry, which nobody waits for */
+    while (!s.asked)
+        assert_int_equal(cl_wait(c, 10, &e), UT_OK);
+    for (int i = 0; i < 20; i++)
+        assert_int_equal(cl_wait(c, 1, &e), UT_OK);
+    ask(c, 0, &never);
+    assert_int_equal(cl_cancel(c, &never), 1); /* before it was sent */
+    assert_int_equal(cl_cancel(c, &never), 0);
+    ask(c, 0, &first);
+    first.cancels = &waits;
+    while (!first.calls)
+        assert_int_equal(cl_wait(c, 1000, &e), UT_OK);
+    assert_int_equal(cl_busy(c), 0);
+    ask(c, 0, &last);
+    loop(c);
+    assert_int_equal(last.status, 200);
+    assert_int_equal(first.status, 200);
+    assert_int_equal(waits.calls + never.calls, 0);
+    ask(c, 0, &last); /* closed with one on its way */
+    cl_close(c);
+    assert_int_equal(last.calls, 0);
+    script_end(&s);
+}
+
+static void open__no_descriptors__said(void **state)
+{
+    struct cl_options o = {.url = "http://127.0.0.1:1", .timeout_ms = 1};
+    struct rlimit all, few;
+    struct cl_client *c;
+    struct ut_error e;
+    enum ut_err rc;
+
+    (void)state;
+    assert_int_equal(getrlimit(RLIMIT_NOFILE, &all), 0);
+    few = all;
+    few.rlim_cur = 0;
+    assert_int_equal(setrlimit(RLIMIT_NOFILE, &few), 0);
+    rc = cl_open(&o, &c, &e);
+    assert_int_equal(setrlimit(RLIMIT_NOFILE, &all), 0);
+    assert_int_equal(rc, UT_EIO);
+    assert_null(c);
+    assert_non_null(strstr(e.msg, "descriptors"));
 }
 
 /* From a URL to an answer that does not come. */
@@ -350,6 +512,10 @@ int main(void)
         cmocka_unit_test(wait__each_try__doubles_keeps_half_to_chance_and_ends),
         cmocka_unit_test(
             call__refused_for_overload__tried_again_and_nothing_else),
+        cmocka_unit_test(loop__refused_twice__woken_for_each_retry),
+        cmocka_unit_test(loop__no_answer__woken_at_the_deadline),
+        cmocka_unit_test(cancel__any_state__no_callback_and_the_others_go_on),
+        cmocka_unit_test(open__no_descriptors__said),
         cmocka_unit_test(client__any_allocation_fails__clean_error),
         cmocka_unit_test(pictures__folders__sorted_and_filtered),
     };
