@@ -212,13 +212,46 @@ static void find_peer(struct h2_conn *c)
         srv_http_peer((const struct sockaddr *)&ss, c->peer, &c->loopback);
 }
 
+static void on_connection(uv_stream_t *listener, int status);
+
+static void on_turned_away(uv_handle_t *t)
+{
+    struct srv_h2 *h = t->data;
+
+    h->handles--;
+    h->turning_away = false;
+    if (h->left_standing && !uv_is_closing((uv_handle_t *)&h->listener))
+        on_connection((uv_stream_t *)&h->listener, 0);
+    free_if_last(h);
+}
+
+/* Ends a connection that there is no memory for: libuv takes no others until
+ * it has been accepted. */
+static void turn_away(struct srv_h2 *h)
+{
+    h->left_standing = h->turning_away;
+    if (h->turning_away)
+        return;
+    h->turning_away = true;
+    h->handles++;
+    uv_tcp_init(h->loop, &h->away);
+    h->away.data = h;
+    uv_accept((uv_stream_t *)&h->listener, (uv_stream_t *)&h->away);
+    uv_close((uv_handle_t *)&h->away, on_turned_away);
+}
+
 static void on_connection(uv_stream_t *listener, int status)
 {
     struct srv_h2 *h = listener->data;
-    struct h2_conn *c = status ? NULL : calloc(1, sizeof(*c));
+    struct h2_conn *c;
 
-    if (!c)
-        return; /* the next one may find memory */
+    if (status)
+        return;
+    c = calloc(1, sizeof(*c));
+    if (!c) {
+        turn_away(h);
+        return;
+    }
     c->h = h;
     uv_tcp_init(h->loop, &c->tcp);
     c->tcp.data = c;

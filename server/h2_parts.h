@@ -77,7 +77,9 @@ struct srv_h2 {
     uv_tcp_t listener;
     uv_timer_t sweep;
     uv_prepare_t prepare; /* sends what answers have left */
-    int handles;          /* of those three, still open */
+    uv_tcp_t away;        /* a connection without memory, being closed */
+    bool turning_away, left_standing; /* it is; another waits for its turn */
+    int handles;                      /* of those four, still open */
     bool need_pump, draining, freed;
     struct h2_conn *conns;
     int n_conns, port;
