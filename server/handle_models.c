@@ -9,6 +9,7 @@
 #include "server/answer.h"
 #include "server/app.h"
 #include "server/handlers.h"
+#include "server/message.h"
 #include "server/store_call.h"
 
 #define MAX_UNMATCHABLE 1000
@@ -24,17 +25,12 @@ struct models {
     Tscaf__V1__ModelRef ref;
     Tscaf__V1__ModelInfo **list; /* owned array: active first */
     size_t n;
-    char progress[80], failure[240];
 };
 
 static void free_models(void *result)
 {
     struct models *m = result;
 
-    for (size_t i = 0; i < m->n; i++)
-        if (m->list[i]->reason == m->progress ||
-            m->list[i]->reason == m->failure)
-            m->list[i]->reason = (char *)(uintptr_t)protobuf_c_empty_string;
     srv_messages_free(m->stored, m->n_stored);
     srv_generation_drop(m->g);
     free(m->active.spec);
@@ -61,12 +57,30 @@ static enum ut_err fill_active(struct models *m, struct ut_error *e)
     return rc;
 }
 
-/* Lends a record a text of m's. */
-static void set_reason(Tscaf__V1__ModelInfo *x, char *text)
+/* What the gate said stays first: a failed activation does not undo it. */
+static bool add_reason(Tscaf__V1__ModelInfo *x, const char *news)
 {
-    if (x->reason != protobuf_c_empty_string)
-        free(x->reason);
-    x->reason = text;
+    char both[640];
+
+    snprintf(both, sizeof(both), "%.320s%s%s", x->reason,
+             *x->reason ? "; " : "", news);
+    return srv_message_set(&x->reason, both);
+}
+
+/* How an activation of a version goes, or went, if it was the last. */
+static enum ut_err add_activation(struct srv_app *app, Tscaf__V1__ModelInfo *x,
+                                  struct ut_error *e)
+{
+    const char *version = x->model->version;
+    char text[300];
+
+    if (srv_change_over_state(app, version, text, sizeof(text)))
+        x->state = STATE(ACTIVATING);
+    else if (!srv_change_over_failed(app, version, text, sizeof(text)))
+        return UT_OK;
+    return add_reason(x, text)
+               ? UT_OK
+               : ut_fail(e, UT_ENOMEM, "no memory for a model's reason");
 }
 
 static enum ut_err read_models(struct srv_app *app, struct models *m,
@@ -87,22 +101,15 @@ static enum ut_err read_models(struct srv_app *app, struct models *m,
     if (rc)
         return rc;
     m->list[m->n++] = &m->active;
-    for (size_t i = 0; i < m->n_stored; i++) {
+    for (size_t i = 0; i < m->n_stored && !rc; i++) {
         Tscaf__V1__ModelInfo *x = (Tscaf__V1__ModelInfo *)(void *)m->stored[i];
 
         if (!x->model || !strcmp(x->model->version, m->ref.version))
             continue;
-        if (srv_change_over_state(app, x->model->version, m->progress,
-                                  sizeof(m->progress))) {
-            x->state = STATE(ACTIVATING);
-            set_reason(x, m->progress);
-        } else if (srv_change_over_failed(app, x->model->version, m->failure,
-                                          sizeof(m->failure))) {
-            set_reason(x, m->failure);
-        }
         m->list[m->n++] = x;
+        rc = add_activation(app, x, e);
     }
-    return UT_OK;
+    return rc;
 }
 
 static enum ut_err list(struct srv_store_call *w, struct ut_error *e)

@@ -147,6 +147,7 @@ static void activate__file_is_gone__told_and_served_on(void **state)
         assert_int_equal(test_get(&s, path, &a), 200);
     }
     assert_non_null(strstr(a.body, "has no file"));
+    assert_non_null(strstr(a.body, "below the base's 0.99; its activation"));
     assert_non_null(strstr(a.body, "\"state\":\"candidate\""));
     test_model_active(&s, now);
     assert_string_equal(now, base);
