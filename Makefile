@@ -40,7 +40,7 @@ obj   = $(patsubst %.c,$B/%.o,$(1))
 libs  = $(foreach f,$(1),$(if $(PKGS_$f),$(shell $(PKG) --libs $(PKGS_$f))) $(LIBS_$f))
 ar    = $(patsubst %,$B/lib%.a,$(1))
 
-PROTOS   := api/tscaf api/oip/inference model/onnx/onnx
+PROTOS   := api/tscaf api/oip/inference api/health/health model/onnx/onnx
 WEIGHTS  := $(wildcard model/weights/*.safetensors)
 PROGRAMS := $B/tscafd $B/tscaf $B/tscaf-model
 TESTS    := $(patsubst tests/%.c,$B/tests/%,$(wildcard tests/unit/test_*.c tests/golden/test_*.c tests/integration/test_*.c))

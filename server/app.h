@@ -7,6 +7,7 @@
 #include "server/config.h"
 #include "server/datasets.h"
 #include "server/generations.h"
+#include "server/health.h"
 #include "server/jobs.h"
 #include "server/mailbox.h"
 #include "server/pool.h"
@@ -41,8 +42,9 @@ struct srv_app {
     struct srv_jobs *jobs;
     struct srv_faces *faces; /* server/faces.h: images to scored faces */
     struct srv_http *http;
-    struct srv_h2 *h2; /* NULL: without --grpc */
-    bool ready, draining;
+    struct srv_h2 *h2;    /* NULL: without --grpc */
+    bool ready, draining; /* srv_health_changed() after a change */
+    struct srv_health health;
 };
 
 #endif

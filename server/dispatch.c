@@ -366,7 +366,7 @@ static void on_begin(void *arg, struct srv_http_exchange *x)
     if (!set_deadline(r, &err) || r->protocol->begin(r, &err) ||
         !check_encoding(r, &err)) {
         r->protocol->fail(r, &err);
-    } else if (!r->route->plain && !d->app->ready) {
+    } else if (!r->route->plain && !r->route->early && !d->app->ready) {
         api_fail(&err, API_UNAVAILABLE, "the server is starting");
         refuse(r, SRV_REJECT_STARTING, &err);
     }

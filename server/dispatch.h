@@ -28,6 +28,7 @@ struct srv_route {
     const char *rpc; /* "tscaf.v1.Models/ListModels"; NULL: REST only. One
                         whose method is GET has no side effects. */
     bool streams;    /* the handler sends; it may reply to none */
+    bool early;      /* called before the server is ready, too */
     /* Or something that is no call: answers x itself, also before the server
      * is ready. */
     void (*plain)(struct srv_app *app, struct srv_http_exchange *x);

@@ -67,6 +67,10 @@ void srv_handle_repository_index(struct srv_call *c); /* handle_models.c */
 void srv_handle_repository_model_load(struct srv_call *c);
 void srv_handle_repository_model_unload(struct srv_call *c);
 
+/* handle_health.c: gRPC's health checking, of api/health/health.proto */
+void srv_handle_health_check(struct srv_call *c);
+void srv_handle_health_watch(struct srv_call *c); /* streams */
+
 /* handle_admin.c */
 void srv_handle_create_key(struct srv_call *c);
 void srv_handle_list_keys(struct srv_call *c);

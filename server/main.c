@@ -119,6 +119,7 @@ static void on_drained(void *arg)
     uv_close((uv_handle_t *)&s->term, NULL);
     uv_close((uv_handle_t *)&s->intr, NULL);
     uv_close((uv_handle_t *)&s->limit, NULL);
+    srv_health_stop(app);
 }
 
 static void on_limit(uv_timer_t *t)
@@ -138,6 +139,7 @@ static void on_limit(uv_timer_t *t)
 static void drain(struct server *s)
 {
     __atomic_store_n(&s->app.draining, true, __ATOMIC_RELAXED);
+    srv_health_changed(&s->app);
     srv_jobs_drain(s->app.jobs);
     uv_timer_start(&s->limit, on_limit, (uint64_t)s->config.drain_timeout_ms,
                    0);
@@ -220,6 +222,7 @@ static void on_started(struct srv_mail *m)
         srv_log_line(app->log, SRV_LOG_INFO, NULL, "cuda is not used: %s",
                      mdl_backend_note(app->device));
     app->ready = true;
+    srv_health_changed(app);
     srv_log_line(app->log, SRV_LOG_INFO, NULL,
                  "ready: model %s %s, backend %s, %s, %d lanes, %zu faces in "
                  "the gallery",
@@ -338,6 +341,7 @@ static int serve(struct server *s)
         return 1;
     }
     watch_signals(s);
+    srv_health_start(app);
     srv_log_line(app->log, SRV_LOG_INFO, NULL,
                  "tscafd " SRV_VERSION " listens on %s port %d", s->config.host,
                  srv_http_port(app->http));

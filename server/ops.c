@@ -37,7 +37,7 @@ void srv_ops_ready(struct srv_app *app, struct srv_http_exchange *x)
 {
     struct api_error err;
 
-    if (app->ready && !app->draining) {
+    if (srv_health_ready(app)) {
         say(x, "{\"status\":\"ready\"}");
         return;
     }
@@ -55,7 +55,7 @@ void srv_ops_metrics(struct srv_app *app, struct srv_http_exchange *x)
     struct ut_error e;
     struct ut_buf b;
 
-    srv_metrics_set(m, SRV_GAUGE_READY, app->ready && !app->draining);
+    srv_metrics_set(m, SRV_GAUGE_READY, srv_health_ready(app));
     if (app->ready) {
         struct srv_generation *g = srv_generation_take(app);
 

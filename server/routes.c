@@ -1,4 +1,5 @@
 /* Every method of the server: its path over REST, its name over RPC. */
+#include "api/health/health.pb-c.h"
 #include "api/oip/inference.pb-c.h"
 #include "api/tscaf.pb-c.h"
 #include "server/dispatch.h"
@@ -24,6 +25,13 @@
         .method = m, .path = p, .role = SRV_ROLE_##who,                        \
         .request = &inference__##fn##_request__descriptor,                     \
         .handler = srv_handle_##fn, .status = 200, .rpc = name                 \
+    }
+#define HEALTH(fn, name, is_stream)                                            \
+    {                                                                          \
+        .method = "GET", .role = SRV_ROLE_NONE, .status = 200,                 \
+        .request = &grpc__health__v1__health_check_request__descriptor,        \
+        .handler = srv_handle_##fn, .rpc = "grpc.health.v1.Health/" name,      \
+        .streams = is_stream, .early = true                                    \
     }
 #define PLAIN(p, who, fn)                                                      \
     {                                                                          \
@@ -92,6 +100,9 @@ const struct srv_route srv_routes[] = {
     CALL("GET", "/v1/keys", ADMIN, list_keys_request, list_keys, 200, Admin, ListKeys),
     CALL("DELETE", "/v1/keys/{id}", ADMIN, key_ref, delete_key, 204, Admin, DeleteKey),
     CALL("GET", "/v1/audit", ADMIN, list_audit_request, list_audit, 200, Admin, ListAudit),
+
+    HEALTH(health_check, "Check", false),
+    HEALTH(health_watch, "Watch", true),
 
     PLAIN("/v2/health/live", NONE, live),
     OIP("GET", NULL, NONE, server_live, RPC(ServerLive)),

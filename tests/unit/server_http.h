@@ -15,11 +15,13 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "api/health/health.pb-c.h"
 #include "api/tscaf.pb-c.h"
 #include "server/app.h"
 #include "server/auth.h"
 #include "server/dispatch.h"
 #include "server/h2.h"
+#include "server/handlers.h"
 #include "server/http.h"
 #include "server/ops.h"
 #include "tests/support/unit.h"
@@ -251,6 +253,19 @@ static const struct srv_route routes[] = {
      .handler = on_broken,
      .rpc = "tscaf.v1.Admin/ListKeys",
      .status = 200},
+    {.method = "GET",
+     .request = &grpc__health__v1__health_check_request__descriptor,
+     .handler = srv_handle_health_check,
+     .rpc = "grpc.health.v1.Health/Check",
+     .status = 200,
+     .early = true},
+    {.method = "GET",
+     .request = &grpc__health__v1__health_check_request__descriptor,
+     .handler = srv_handle_health_watch,
+     .rpc = "grpc.health.v1.Health/Watch",
+     .streams = true,
+     .status = 200,
+     .early = true},
 };
 
 /* ---- The loop's thread ---- */

@@ -482,6 +482,74 @@ static void stream__client_leaves__handler_told(void **state)
     assert_null(the_stream.call);
 }
 
+/* ---- Health ---- */
+
+#define CHECK "POST /grpc.health.v1.Health/Check"
+
+static void do_ready(void)
+{
+    the.app.ready = true;
+    srv_health_changed(&the.app);
+}
+
+static void do_say_draining(void)
+{
+    the.app.draining = true;
+    srv_health_changed(&the.app);
+}
+
+static int watch_health(const char *service)
+{
+    char request[512];
+    int n = snprintf(request, sizeof(request),
+                     "POST /grpc.health.v1.Health/Watch HTTP/1.1\r\n" HOST
+                     "Content-Type: application/connect+proto\r\n"
+                     "Content-Length: %zu\r\n\r\n",
+                     strlen(service) + 7);
+    size_t len = (size_t)n;
+    int fd = dial();
+
+    memcpy(request + len, "\0\0\0", 4);
+    request[len + 4] = (char)(strlen(service) + 2);
+    request[len + 5] = '\x0a';
+    request[len + 6] = (char)strlen(service);
+    memcpy(request + len + 7, service, strlen(service));
+    assert_true(put_n(fd, request, len + 7 + strlen(service)));
+    expect_head(fd, "Content-Type: application/connect+proto\r\n");
+    return fd;
+}
+
+static void health__starting_ready_draining__checked_and_watched(void **state)
+{
+    int ours, other;
+
+    (void)state;
+    the.app.ready = false;
+    start();
+    send_to(VERIFY, PROTO, PAIR, 503);
+    send_to(CHECK, JSON, "{}", 2, 200);
+    has(body, "{\"status\":\"NOT_SERVING\"}");
+    ours = watch_health("tscaf.v1.DriverMonitor");
+    other = watch_health("tscaf.v1.Driver");
+    EXPECT(ours, "7\r\n\0\0\0\0\2\x08\2\r\n");
+    EXPECT(other, "7\r\n\0\0\0\0\2\x08\3\r\n");
+
+    ask(do_ready);
+    EXPECT(ours, "7\r\n\0\0\0\0\2\x08\1\r\n");
+    send_to(CHECK, PROTO, "\x0a\x16tscaf.v1.DriverMonitor", 24, 200);
+    assert_memory_equal(body, "\x08\1", 2);
+    has(send_to(CHECK, JSON, "{\"service\":\"tscaf.v1.Driver\"}", 29, 404),
+        "there is no service \\\"tscaf.v1.Driver\\\"");
+
+    ask(do_say_draining); /* both frames are in one chunk */
+    EXPECT(ours, "E\r\n\0\0\0\0\2\x08\2\2\0\0\0\2{}\r\n0\r\n\r\n");
+    EXPECT(other, "7\r\n\2\0\0\0\2{}\r\n0\r\n\r\n");
+    send_to(CHECK, JSON, "{}", 2, 200);
+    has(body, "{\"status\":\"NOT_SERVING\"}");
+    close(ours);
+    close(other);
+}
+
 static struct srv_key key = {.id = "key_1", .role = SRV_ROLE_ANALYZE};
 
 static void do_add_key(void)
@@ -535,6 +603,9 @@ int main(void)
             finish),
         cmocka_unit_test_setup_teardown(stream__client_leaves__handler_told,
                                         prepare, finish),
+        cmocka_unit_test_setup_teardown(
+            health__starting_ready_draining__checked_and_watched, prepare,
+            finish),
         cmocka_unit_test_setup_teardown(keys__as_over_rest, prepare, finish),
     };
 
