@@ -14,16 +14,22 @@ static enum ut_err bad(struct api_error *err, const char *why)
     return UT_EFORMAT;
 }
 
+size_t api_frame_size(const char head[API_FRAME_HEAD])
+{
+    const uint8_t *p = (const uint8_t *)head;
+
+    return API_FRAME_HEAD +
+           ((size_t)p[1] << 24 | (size_t)p[2] << 16 | (size_t)p[3] << 8 | p[4]);
+}
+
 enum ut_err api_frame_next(const char **at, const char *end, unsigned *flags,
                            const char **data, size_t *len,
                            struct api_error *err)
 {
-    const uint8_t *p = (const uint8_t *)*at;
-
     if (end - *at < API_FRAME_HEAD)
         return bad(err, "a frame begins with five bytes");
-    *flags = p[0];
-    *len = (size_t)p[1] << 24 | (size_t)p[2] << 16 | (size_t)p[3] << 8 | p[4];
+    *flags = (uint8_t) * *at;
+    *len = api_frame_size(*at) - API_FRAME_HEAD;
     if (*len > (size_t)(end - *at - API_FRAME_HEAD))
         return bad(err, "a frame says that it is longer than the body");
     *data = *at + API_FRAME_HEAD;

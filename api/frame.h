@@ -20,6 +20,9 @@ enum api_frame_flags {
     API_FRAME_TRAILERS = 0x80, /* gRPC-Web: the last frame, fields */
 };
 
+/* The bytes of the frame with that head, the head among them. */
+size_t api_frame_size(const char head[API_FRAME_HEAD]);
+
 /* The frame at *at, which moves behind it; data is a view. Errors: UT_EFORMAT
  * for one that is cut off. */
 UT_MUSTUSE enum ut_err api_frame_next(const char **at, const char *end,

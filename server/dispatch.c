@@ -142,6 +142,58 @@ static void on_end(struct srv_call *c)
     end_stream((struct srv_request *)c, NULL);
 }
 
+/* A reply to one of many requests: goes on with the next. */
+static void on_reply_to_one(struct srv_call *c,
+                            const ProtobufCMessage *response)
+{
+    struct srv_request *r = (struct srv_request *)c;
+    struct api_error err;
+    struct ut_error e;
+    struct ut_buf b;
+
+    open_stream(r);
+    ut_buf_init(&b, SRV_MAX_ANSWER);
+    if (r->x->cancelled) {
+        srv_http_end(r->x);
+    } else if (r->protocol->piece(r, response, &b, &e)) {
+        api_fail(&err, API_INTERNAL, "the answer: %s", e.msg);
+        c->fail(c, &err);
+    } else if (!srv_http_write(r->x, b.data, b.len)) {
+        api_fail(&err, API_INTERNAL, "no memory for the answer");
+        c->fail(c, &err);
+    } else {
+        srv_http_next(r->x);
+    }
+    ut_buf_fini(&b);
+}
+
+static void on_next(void *arg, struct srv_http_exchange *x)
+{
+    struct srv_request *r = x->user;
+
+    (void)arg;
+    r->protocol->unbind(r);
+    r->message = NULL;
+}
+
+static void on_last(void *arg, struct srv_http_exchange *x)
+{
+    (void)arg;
+    end_stream(x->user, NULL);
+}
+
+/* A message of a duplex exchange is a call with a deadline of its own, within
+ * the stream's. */
+static void restart(struct srv_request *r)
+{
+    int64_t ms = r->dispatch->app->config->default_deadline_ms;
+
+    r->call.start_us = ut_clock_us();
+    r->call.deadline_us = r->call.start_us + ms * 1000;
+    if (r->x->until_us && r->x->until_us < r->call.deadline_us)
+        r->call.deadline_us = r->x->until_us;
+}
+
 /* ---- Errors ---- */
 
 static void on_fail(struct srv_call *c, const struct api_error *err)
@@ -369,6 +421,11 @@ static void on_begin(void *arg, struct srv_http_exchange *x)
     } else if (!r->route->plain && !r->route->early && !d->app->ready) {
         api_fail(&err, API_UNAVAILABLE, "the server is starting");
         refuse(r, SRV_REJECT_STARTING, &err);
+    } else if (r->route->duplex) {
+        r->call.reply = on_reply_to_one;
+        if (srv_http_field(x, "Grpc-Timeout"))
+            x->until_us = r->call.deadline_us;
+        srv_http_duplex(x);
     }
 }
 
@@ -378,8 +435,10 @@ static void on_refuse(void *arg, struct srv_http_exchange *x,
     struct srv_request r = {
         .dispatch = arg, .x = x, .protocol = protocol_of(x->path)};
 
-    if (r.protocol == &srv_oip ||
-        (r.protocol == &srv_rpc && srv_http_has_trailers(x)))
+    if (x->status) /* in the midst of a duplex exchange */
+        end_stream(x->user, err);
+    else if (r.protocol == &srv_oip ||
+             (r.protocol == &srv_rpc && srv_http_has_trailers(x)))
         r.protocol->fail(&r, err);
     else
         srv_http_fail(x, err);
@@ -410,6 +469,8 @@ static void on_handle(void *arg, struct srv_http_exchange *x)
     struct srv_request *r = x->user;
     struct api_error err;
 
+    if (r->route->duplex)
+        restart(r);
     if (unpack(r, &err) || r->protocol->bind(r, &err)) {
         on_fail(&r->call, &err);
         return;
@@ -429,7 +490,7 @@ static void on_left(void *arg, struct srv_http_exchange *x)
     (void)arg;
     /* Executors read it while we write: see srv_item.cancelled. */
     __atomic_store_n(&r->call.cancelled, true, __ATOMIC_RELAXED);
-    if (x->status) /* it was streaming */
+    if (x->status && !r->route->duplex) /* it was streaming */
         r->call.left(&r->call);
 }
 
@@ -447,7 +508,7 @@ static void on_done(void *arg, struct srv_http_exchange *x)
         .peer = x->peer,
         .actor = r ? r->call.actor : "",
         .status = status,
-        .bytes_in = x->body_len,
+        .bytes_in = x->taken + x->body_len,
         .bytes_out = x->sent,
         .us = us,
     };
@@ -502,6 +563,8 @@ struct srv_http_hooks srv_dispatch_hooks(struct srv_dispatch *d)
 {
     return (struct srv_http_hooks){.begin = on_begin,
                                    .handle = on_handle,
+                                   .next = on_next,
+                                   .last = on_last,
                                    .refuse = on_refuse,
                                    .left = on_left,
                                    .done = on_done,

@@ -10,9 +10,10 @@
  * protocol's own, bytes to messages and back, is behind srv_protocol.
  * Thread: the loop. */
 
-#define SRV_MAX_PARAMS 2          /* {names} in a path */
-#define SRV_MAX_TIMEOUT_DIGITS 10 /* of Connect-Timeout-Ms */
-#define SRV_GZIP_LEAST 4096       /* bytes of an answer worth to be packed */
+#define SRV_MAX_PARAMS 2            /* {names} in a path */
+#define SRV_MAX_TIMEOUT_DIGITS 10   /* of Connect-Timeout-Ms */
+#define SRV_MAX_ANSWER (256u << 20) /* bytes of an answer of RPC */
+#define SRV_GZIP_LEAST 4096         /* bytes of an answer worth to be packed */
 
 struct srv_app;
 struct srv_protocol;
@@ -27,7 +28,10 @@ struct srv_route {
     int status;      /* of its answer over REST */
     const char *rpc; /* "tscaf.v1.Models/ListModels"; NULL: REST only. One
                         whose method is GET has no side effects. */
-    bool streams;    /* the handler sends; it may reply to none */
+    bool streams;    /* the answer is a stream: the handler sends; it may
+                        reply to none */
+    bool duplex;     /* and so is the request: the handler is called for each
+                        message, and replies; gRPC over HTTP/2 only */
     bool early;      /* called before the server is ready, too */
     /* Or something that is no call: answers x itself, also before the server
      * is ready. */

@@ -20,8 +20,7 @@
 #include "server/h2_parts.h"
 
 #define SWEEP_MS 100
-#define STREAM_WINDOW (1 << 20)     /* bytes that may come unasked */
-#define CONNECTION_WINDOW (4 << 20) /* and on all streams together */
+#define CONNECTION_WINDOW (4 << 20) /* bytes unasked, on all streams */
 #define MAX_FRAME (16 * 1024 + 64)
 #define TOKEN 1000000
 
@@ -190,7 +189,7 @@ static bool start_session(struct h2_conn *c)
 {
     const nghttp2_settings_entry settings[] = {
         {NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS, SRV_H2_MAX_STREAMS},
-        {NGHTTP2_SETTINGS_INITIAL_WINDOW_SIZE, STREAM_WINDOW},
+        {NGHTTP2_SETTINGS_INITIAL_WINDOW_SIZE, SRV_H2_WINDOW},
         {NGHTTP2_SETTINGS_MAX_HEADER_LIST_SIZE, SRV_HTTP_MAX_HEADER_BYTES},
     };
     struct srv_h2 *h = c->h;
@@ -288,9 +287,11 @@ static void sweep_stream(struct h2_stream *s, int64_t now)
 {
     int64_t limit = s->h->c.request_timeout_ms * 1000;
 
+    if (s->duplex)
+        h2_duplex_sweep(s, now);
     if (now - s->since_us <= limit)
         return;
-    if (s->phase == H2_BODY && !s->x.status) {
+    if (s->phase == H2_BODY && !s->duplex && !s->x.status) {
         h2_refuse(s, SRV_REJECT_SLOW, API_DEADLINE_EXCEEDED, 408,
                   "the request came too slowly");
         s->discard = true;
@@ -356,16 +357,30 @@ static void on_sweep(uv_timer_t *t)
             sweep_conn(c, now);
 }
 
+/* Duplex streams' next messages. */
+static void take_turns(struct h2_conn *c)
+{
+    c->turn = false;
+    for (struct h2_stream *s = c->streams; s; s = s->next)
+        if (s->turn)
+            h2_turn(s);
+}
+
 static void on_prepare(uv_prepare_t *p)
 {
     struct srv_h2 *h = p->data;
 
     if (!h->need_pump)
         return;
-    h->need_pump = false;
-    for (struct h2_conn *c = h->conns; c; c = c->next)
-        if (c->pump && !c->closing)
-            pump(c);
+    do {
+        h->need_pump = false;
+        for (struct h2_conn *c = h->conns; c; c = c->next) {
+            if (c->turn && !c->closing)
+                take_turns(c);
+            if (c->pump && !c->closing)
+                pump(c);
+        }
+    } while (h->need_pump); /* what was sent may have made room for a turn */
     for (struct h2_stream *s = h->orphans, *next; s; s = next) {
         next = s->next;
         if (s->ended)
@@ -426,6 +441,8 @@ enum ut_err srv_h2_new(uv_loop_t *loop, const struct srv_http_config *c,
         goto out;
     }
     h2_request_callbacks(h->callbacks);
+    /* h2_request.c gives windows back: at once, but for duplex streams. */
+    nghttp2_option_set_no_auto_window_update(h->options, 1);
     errno = 0;
     fd = srv_http_listen(c->host, c->port, &h->port);
     if (fd < 0)

@@ -13,9 +13,10 @@
  * Thread: the loop, everything.
  * Source: https://www.rfc-editor.org/rfc/rfc9113 */
 
-#define SRV_H2_MAX_STREAMS 128 /* of a connection, at once; others refused */
-#define SRV_H2_BURST 500       /* idle frames: resets, pings, settings... */
-#define SRV_H2_PER_SECOND 33   /* and how many more a second */
+#define SRV_H2_MAX_STREAMS 128  /* of a connection, at once; others refused */
+#define SRV_H2_WINDOW (1 << 20) /* bytes that a stream may bring unasked */
+#define SRV_H2_BURST 500        /* idle frames: resets, pings, settings... */
+#define SRV_H2_PER_SECOND 33    /* and how many more a second */
 
 struct srv_h2;
 

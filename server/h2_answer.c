@@ -92,6 +92,8 @@ static ssize_t on_more(nghttp2_session *session, int32_t id, uint8_t *out,
         s->unsent.len = s->unsent_at = 0;
         if (s->over)
             *flags |= NGHTTP2_DATA_FLAG_EOF;
+        else if (s->duplex && s->phase == H2_ANSWERING)
+            h2_turn_later(s);
     }
     if ((*flags & NGHTTP2_DATA_FLAG_EOF) && s->x.trailers) {
         struct fields f = {.n = 0};
@@ -172,7 +174,7 @@ static void start_stream(struct srv_http_exchange *x, struct srv_http_answer *a)
     assert(!x->status && !a->body);
     x->status = a->status;
     s->streams = true;
-    ut_buf_init(&s->unsent, SRV_HTTP_MAX_UNSENT);
+    ut_buf_init(&s->unsent, s->duplex ? MAX_ANSWER : SRV_HTTP_MAX_UNSENT);
     if (s->conn)
         submit(s, a);
 }
@@ -219,6 +221,8 @@ static void end_stream(struct srv_http_exchange *x)
     if (s->over)
         return;
     s->over = true;
+    if (s->duplex)
+        h2_enter(s, H2_ANSWERING);
     if (s->conn)
         wake(s);
     else
@@ -234,5 +238,7 @@ const struct srv_http_transport h2_transport = {
     .stream = start_stream,
     .write = write_stream,
     .end = end_stream,
+    .duplex = h2_duplex,
+    .next = h2_next,
     .trailers = true,
 };

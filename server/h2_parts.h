@@ -10,8 +10,8 @@
 #include "server/http_exchange.h"
 #include "server/http_socket.h"
 
-/* What h2.c (connections), h2_request.c and h2_answer.c share. Nobody else
- * includes it. Thread: the loop. */
+/* What h2.c (connections), h2_request.c, h2_duplex.c and h2_answer.c share.
+ * Nobody else includes it. Thread: the loop. */
 
 #define H2_MAX_FIELDS 100
 #define H2_WRITE_BYTES (64 * 1024) /* of a connection, on their way */
@@ -45,6 +45,12 @@ struct h2_stream {
     size_t received;
     bool begun, handed, discard;
 
+    bool duplex, half_closed;   /* the latter: its client has sent all */
+    bool turn;                  /* its next message's */
+    struct srv_http_body inbox; /* what came while a message is at work */
+    size_t inbox_at, inbox_len;
+    size_t held; /* bytes of the window that were not given back */
+
     struct ut_buf unsent; /* of the answer */
     size_t unsent_at;     /* what is before it has gone */
     bool streams, over;   /* over: nothing more will be written */
@@ -65,7 +71,7 @@ struct h2_conn {
     int64_t header_us; /* a header began and has not ended; 0: none */
     int64_t refill_us; /* of tokens */
     int64_t tokens;    /* idle frames that it may send, by the million */
-    bool writing, greeted, closing, pump;
+    bool writing, greeted, closing, pump, turn;
     int told; /* to go away: steps */
     bool loopback;
     char peer[SRV_HTTP_PEER_LEN];
@@ -106,6 +112,8 @@ void h2_abandon(struct h2_conn *c);
 /* It is over for everybody. */
 void h2_finish(struct h2_stream *s);
 void h2_drop_body(struct h2_stream *s);
+/* The body is in: it is the hooks'. */
+void h2_hand_over(struct h2_stream *s);
 const char *h2_field(const struct srv_http_exchange *x, const char *name);
 void h2_query(const struct srv_http_exchange *x,
               bool (*fn)(void *arg, const char *name, const char *value),
@@ -116,6 +124,16 @@ enum ut_err h2_replace_body(struct srv_http_exchange *x, char *body, size_t len,
 void h2_refuse(struct h2_stream *s, enum srv_reject why, enum api_code code,
                int status, const char *fmt, ...)
     __attribute__((format(printf, 5, 6)));
+
+/* h2_duplex.c */
+void h2_duplex(struct srv_http_exchange *x);
+void h2_next(struct srv_http_exchange *x);
+void h2_duplex_data(struct h2_stream *s, const char *data, size_t n);
+void h2_duplex_end(struct h2_stream *s); /* the client's */
+/* Its next message may be due: h2.c takes the turn before the loop sleeps. */
+void h2_turn_later(struct h2_stream *s);
+void h2_turn(struct h2_stream *s);
+void h2_duplex_sweep(struct h2_stream *s, int64_t now);
 
 /* h2_answer.c */
 extern const struct srv_http_transport h2_transport;

@@ -125,6 +125,7 @@ void h2_finish(struct h2_stream *s)
     if (s->begun)
         hooks(s)->done(hooks(s)->arg, &s->x);
     h2_drop_body(s);
+    srv_http_body_free(&h->bodies, &s->inbox);
     ut_buf_fini(&s->unsent);
     ut_buf_fini(&s->text);
     free(s->x.trailers);
@@ -149,7 +150,7 @@ static void detach(struct h2_stream *s, bool well)
     s->conn = NULL;
     link_to(&s->h->orphans, s);
     s->x.cancelled = true;
-    if (s->handed && !s->x.status) {
+    if (s->handed && (s->duplex || !s->x.status)) {
         hooks(s)->left(hooks(s)->arg, &s->x); /* it answers all the same */
         return;
     }
@@ -299,7 +300,12 @@ static int on_data(nghttp2_session *session, uint8_t flags, int32_t id,
 
     (void)flags;
     (void)user;
-    if (!s || s->discard)
+    if (s && s->duplex && !s->discard && !s->over) {
+        h2_duplex_data(s, (const char *)data, n);
+        return 0;
+    }
+    nghttp2_session_consume(session, id, n);
+    if (!s || s->discard || s->duplex)
         return 0;
     g = &s->h->c;
     s->received += n;
@@ -318,12 +324,10 @@ static int on_data(nghttp2_session *session, uint8_t flags, int32_t id,
     return 0;
 }
 
-static void on_body_end(struct h2_stream *s)
+void h2_hand_over(struct h2_stream *s)
 {
     struct srv_h2 *h = s->h;
 
-    if (s->x.status)
-        return;
     h2_enter(s, H2_WORKING);
     s->handed = true;
     h->n_calls++;
@@ -381,8 +385,10 @@ static int on_frame(nghttp2_session *session, const nghttp2_frame *f,
         return 0;
     if (s->phase == H2_HEADER)
         on_header_end(s, !last);
-    if (last)
-        on_body_end(s);
+    if (last && s->duplex)
+        h2_duplex_end(s);
+    else if (last && !s->x.status)
+        h2_hand_over(s);
     return 0;
 }
 

@@ -39,11 +39,13 @@ struct srv_http_exchange {
     const char *peer;                         /* its address */
     bool loopback;                            /* it is on this machine */
     int64_t start_us;
-    bool cancelled; /* the client left */
-    int status;     /* answered so; 0: cut off before */
-    size_t sent;    /* bytes of the answer's body */
-    char *trailers; /* owned; "name: value\r\n"... after the body, or NULL */
-    void *user;     /* the hooks' own; NULL at first */
+    int64_t until_us; /* a duplex exchange ends then; 0: when its ends want */
+    size_t taken;     /* bytes of its messages before this one */
+    bool cancelled;   /* the client left */
+    int status;       /* answered so; 0: cut off before */
+    size_t sent;      /* bytes of the answer's body */
+    char *trailers;   /* owned; "name: value\r\n"... after the body, or NULL */
+    void *user;       /* the hooks' own; NULL at first */
 };
 
 struct srv_http_field {
@@ -67,8 +69,13 @@ struct srv_http_hooks {
     void (*begin)(void *arg, struct srv_http_exchange *x);
     /* The body too. Must be answered exactly once, now or later. */
     void (*handle)(void *arg, struct srv_http_exchange *x);
-    /* Answers what broke a limit or HTTP's framing, begun or not, in the shape
-     * that its path has for errors. NULL: by srv_http_fail. */
+    /* Of a duplex exchange: the message in handle() was answered, and goes
+     * when this returns; and: no message is left, and none will come. */
+    void (*next)(void *arg, struct srv_http_exchange *x);
+    void (*last)(void *arg, struct srv_http_exchange *x);
+    /* Answers what broke a limit or HTTP's framing, begun or not, or in the
+     * midst of a duplex exchange, in the shape that its path has for errors.
+     * NULL: by srv_http_fail. */
     void (*refuse)(void *arg, struct srv_http_exchange *x,
                    const struct api_error *err);
     /* The client left while its answer was being made: answer all the same
@@ -120,6 +127,9 @@ struct srv_http_transport {
     void (*stream)(struct srv_http_exchange *x, struct srv_http_answer *a);
     bool (*write)(struct srv_http_exchange *x, const void *data, size_t len);
     void (*end)(struct srv_http_exchange *x);
+    /* NULL: it has no duplex exchanges. */
+    void (*duplex)(struct srv_http_exchange *x);
+    void (*next)(struct srv_http_exchange *x);
     bool trailers; /* an answer can have them */
 };
 
@@ -140,6 +150,16 @@ void srv_http_fail_as(struct srv_http_exchange *x, const struct api_error *err,
 void srv_http_stream(struct srv_http_exchange *x, struct srv_http_answer *a);
 bool srv_http_write(struct srv_http_exchange *x, const void *data, size_t len);
 void srv_http_end(struct srv_http_exchange *x);
+
+/* In begin(): x is duplex. Its body is messages, each with gRPC's head
+ * (api/frame.h); handle() gets one at a time, as soon as it is there, as x's
+ * body. Each is answered by srv_http_write into one stream, which takes more
+ * than SRV_HTTP_MAX_UNSENT here, and then srv_http_next asks for the one after
+ * it: it is handed over once the client has taken the answer. Until then what
+ * comes waits, at most SRV_H2_WINDOW bytes, and then the client waits.
+ * srv_http_end ends it, and so does the first thing that goes wrong. */
+void srv_http_duplex(struct srv_http_exchange *x);
+void srv_http_next(struct srv_http_exchange *x);
 
 /* Whether an answer can have trailers, and those it ends with: "name:
  * value\r\n"..., malloc'ed and taken. Before srv_http_answer or

@@ -11,24 +11,39 @@ static void hold(struct srv_http_bodies *all, int64_t more)
     srv_metrics_add(all->metrics, SRV_GAUGE_BODY_BYTES, more);
 }
 
+bool srv_http_body_room(struct srv_http_bodies *all, struct srv_http_body *b,
+                        size_t need)
+{
+    size_t cap = b->cap ? b->cap : FIRST_BYTES;
+    char *grown;
+
+    if (need <= b->cap)
+        return true;
+    while (cap < need)
+        cap *= 2;
+    if (all->bytes + (int64_t)(cap - b->cap) > all->limit)
+        return false;
+    grown = realloc(b->data, cap);
+    if (!grown)
+        return false;
+    hold(all, (int64_t)(cap - b->cap));
+    b->data = grown;
+    b->cap = cap;
+    return true;
+}
+
+void srv_http_body_free(struct srv_http_bodies *all, struct srv_http_body *b)
+{
+    hold(all, -(int64_t)b->cap);
+    free(b->data);
+    *b = (struct srv_http_body){0};
+}
+
 bool srv_http_body_keep(struct srv_http_bodies *all, struct srv_http_body *b,
                         struct srv_http_exchange *x, const void *data, size_t n)
 {
-    if (x->body_len + n > b->cap) {
-        size_t cap = b->cap ? b->cap : FIRST_BYTES;
-        char *grown;
-
-        while (cap < x->body_len + n)
-            cap *= 2;
-        if (all->bytes + (int64_t)(cap - b->cap) > all->limit)
-            return false;
-        grown = realloc(b->data, cap);
-        if (!grown)
-            return false;
-        hold(all, (int64_t)(cap - b->cap));
-        b->data = grown;
-        b->cap = cap;
-    }
+    if (!srv_http_body_room(all, b, x->body_len + n))
+        return false;
     memcpy(b->data + x->body_len, data, n);
     x->body_len += n;
     x->body = b->data;
@@ -38,9 +53,7 @@ bool srv_http_body_keep(struct srv_http_bodies *all, struct srv_http_body *b,
 void srv_http_body_drop(struct srv_http_bodies *all, struct srv_http_body *b,
                         struct srv_http_exchange *x)
 {
-    hold(all, -(int64_t)b->cap);
-    free(b->data);
-    *b = (struct srv_http_body){0};
+    srv_http_body_free(all, b);
     x->body = NULL;
     x->body_len = 0;
 }

@@ -17,6 +17,10 @@ struct srv_http_body {
     size_t cap;
 };
 
+/* Room for need bytes, what it held before them. False if there is none. */
+UT_MUSTUSE bool srv_http_body_room(struct srv_http_bodies *all,
+                                   struct srv_http_body *b, size_t need);
+void srv_http_body_free(struct srv_http_bodies *all, struct srv_http_body *b);
 /* Keeps n bytes more of x's body. False if there is no room. */
 UT_MUSTUSE bool srv_http_body_keep(struct srv_http_bodies *all,
                                    struct srv_http_body *b,

@@ -52,6 +52,16 @@ void srv_http_end(struct srv_http_exchange *x)
     x->via->end(x);
 }
 
+void srv_http_duplex(struct srv_http_exchange *x)
+{
+    x->via->duplex(x);
+}
+
+void srv_http_next(struct srv_http_exchange *x)
+{
+    x->via->next(x);
+}
+
 bool srv_http_has_trailers(const struct srv_http_exchange *x)
 {
     return x->via->trailers;

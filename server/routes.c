@@ -20,6 +20,13 @@
         .handler = srv_handle_##fn, .status = code,                            \
         .rpc = "tscaf.v1." #service "/" #name, .streams = true                 \
     }
+#define DUPLEX(who, message, fn, service, name)                                \
+    {                                                                          \
+        .method = "POST", .role = SRV_ROLE_##who,                              \
+        .request = &tscaf__v1__##message##__descriptor,                        \
+        .handler = srv_handle_##fn, .status = 200,                             \
+        .rpc = "tscaf.v1." #service "/" #name, .streams = true, .duplex = true \
+    }
 #define OIP(m, p, who, fn, name)                                               \
     {                                                                          \
         .method = m, .path = p, .role = SRV_ROLE_##who,                        \
@@ -58,6 +65,7 @@ const struct srv_route srv_routes[] = {
     PLAIN("/metrics", ANALYZE, metrics),
 
     CALL("POST", "/v1/analyze", ANALYZE, analyze_request, analyze, 200, DriverMonitor, Analyze),
+    DUPLEX(ANALYZE, analyze_request, analyze, DriverMonitor, AnalyzeStream),
     CALL("POST", "/v1/embed", ANALYZE, embed_request, embed, 200, DriverMonitor, Embed),
     CALL("POST", "/v1/verify", ANALYZE, verify_request, verify, 200, DriverMonitor, Verify),
     CALL("POST", "/v1/search", ANALYZE, search_request, search, 200, DriverMonitor, Search),

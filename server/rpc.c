@@ -16,8 +16,6 @@
 #include "api/proto.h"
 #include "server/dispatch.h"
 
-#define MAX_ANSWER (256u << 20)
-
 /* How a media type carries a message. */
 struct form {
     const char *type;
@@ -147,6 +145,13 @@ static enum ut_err rpc_begin(struct srv_request *r, struct api_error *err)
 
     if (!form)
         return bad_form(r, err);
+    if (r->route->duplex && !form->http2) {
+        api_fail(err, API_UNIMPLEMENTED,
+                 "%s takes a stream: it is served as gRPC over HTTP/2 only "
+                 "(application/grpc, --grpc)",
+                 r->route->rpc);
+        return UT_EINVAL;
+    }
     if (is_get(r) && r->x->has_body)
         return fail(err, "the body of GET", "empty");
     if (!form->grpc && version && strcmp(version, "1") != 0)
@@ -319,7 +324,7 @@ static enum ut_err add_frame(const struct srv_request *r,
     enum ut_err rc;
     size_t len;
 
-    ut_buf_init(&plain, MAX_ANSWER);
+    ut_buf_init(&plain, SRV_MAX_ANSWER);
     rc = form->json ? api_json_add(m, 0, &plain, e)
                     : api_proto_write(m, &plain, e);
     if (!rc && plain.len >= SRV_GZIP_LEAST && takes_packed(r, form))
@@ -396,7 +401,7 @@ static enum ut_err rpc_reply(struct srv_request *r, const ProtobufCMessage *m,
 
     a->status = 200;
     a->type = form->type;
-    ut_buf_init(&b, MAX_ANSWER);
+    ut_buf_init(&b, SRV_MAX_ANSWER);
     if (form->grpc) {
         add_encoding(r, form, a);
         rc = add_frame(r, form, m, &b, e);

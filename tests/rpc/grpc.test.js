@@ -120,6 +120,183 @@ test("draining: what was asked is answered, then the connection goes", async () 
   monitor.close();
 });
 
+// One AnalyzeStream: write, end, cancel; next() is its next answer, and
+// status its end.
+class Camera {
+  answers = [];
+  waiting = [];
+
+  constructor(monitor, options = {}) {
+    this.call = monitor.AnalyzeStream(new grpc.Metadata(), options);
+    this.call.on("data", (answer) => {
+      const told = this.waiting.shift();
+      told ? told.done(answer) : this.answers.push(answer);
+    });
+    this.call.on("error", () => {});
+    this.status = new Promise((done) => this.call.on("status", (status) => {
+      this.waiting.forEach((w) => w.lost(new Error(status.details)));
+      done(status);
+    }));
+  }
+
+  next() {
+    if (this.answers.length) return Promise.resolve(this.answers.shift());
+    return new Promise((done, lost) => this.waiting.push({ done, lost }));
+  }
+
+  async ends(code, pattern) {
+    const { code: seen, details } = await this.status;
+    assert.equal(grpc.status[seen], code, details);
+    assert.match(details, pattern);
+  }
+}
+const crops = (...images) => ({ images: images.map((data) => ({ data })), input: "INPUT_KIND_CROP" });
+
+test("AnalyzeStream: each frame is answered before the next is sent", async () => {
+  const monitor = clientOf("DriverMonitor");
+  const camera = new Camera(monitor);
+  const alone = await call(monitor, "Analyze", crops(ada));
+  for (let n = 1; n <= 5; n++) {
+    camera.call.write(crops(...Array(n).fill(ada)));
+    const { frames } = await camera.next();
+    assert.equal(frames.length, n);
+    assert.deepEqual(frames[n - 1], alone.frames[0]);
+  }
+  camera.call.end();
+  await camera.ends("OK", /^/);
+  monitor.close();
+});
+
+test("AnalyzeStream: many in a row, packed too, answered in order", async () => {
+  const monitor = clientOf("DriverMonitor", server,
+    { "grpc.default_compression_algorithm": grpc.compressionAlgorithms.gzip });
+  const camera = new Camera(monitor);
+  const sizes = Array.from({ length: 60 }, (_, i) => 1 + (i * 7) % 5);
+  for (const n of sizes) camera.call.write(crops(...Array(n).fill(ada)));
+  camera.call.end();
+  await camera.ends("OK", /^/);
+  assert.deepEqual(camera.answers.map((a) => a.frames.length), sizes);
+  const none = new Camera(monitor);
+  none.call.end();
+  await none.ends("OK", /^/);
+  monitor.close();
+});
+
+test("AnalyzeStream: the first broken one ends it, after the answers before it", async () => {
+  const monitor = clientOf("DriverMonitor");
+  const camera = new Camera(monitor);
+  for (const message of [crops(ada), crops(ada), { ...crops(ada), top_k: 101 }, crops(ada)])
+    camera.call.write(message);
+  await camera.ends("INVALID_ARGUMENT", /101 is over the limit of 100/);
+  assert.equal(camera.answers.length, 2);
+  const first = new Camera(monitor);
+  first.call.write(crops());
+  await first.ends("INVALID_ARGUMENT", /images/);
+  monitor.close();
+});
+
+test("AnalyzeStream: one message at the limit and past it; streams may be longer", async () => {
+  const small = await new Server().start("--max-body-bytes", "1MiB");
+  try {
+    const monitor = clientOf("DriverMonitor", small);
+    const of = (n) => ({ images: [{ data: Buffer.alloc(n - 13) }] });
+    let camera = new Camera(monitor);
+    camera.call.write(of(1 << 20));
+    await camera.ends("FAILED_PRECONDITION", /no face detector/);
+    camera = new Camera(monitor);
+    camera.call.write(of((1 << 20) + 1));
+    await camera.ends("RESOURCE_EXHAUSTED", /1048577 bytes, the limit is 1048576/);
+    camera = new Camera(monitor);
+    const padded = Buffer.concat([ada, Buffer.alloc(300000)]); // behind the PNG's end
+    for (let i = 0; i < 12; i++) camera.call.write(crops(padded));
+    camera.call.end();
+    await camera.ends("OK", /^/);
+    assert.equal(camera.answers.length, 12);
+    monitor.close();
+  } finally {
+    assert.equal(await small.stop(), 0);
+  }
+});
+
+test("AnalyzeStream: a client that does not read is not read from", async () => {
+  const session = http2.connect(`http://${server.grpc}`, { settings: { initialWindowSize: 0 } });
+  const stream = session.request({ ":method": "POST", "content-type": "application/grpc",
+    ":path": "/tscaf.v1.DriverMonitor/AnalyzeStream", te: "trailers" });
+  // A message of 70 kB, whose picture is the drawn face with bytes behind it.
+  const picture = Buffer.concat([ada, Buffer.alloc(70000 - ada.length)]);
+  const varint = (n) => (n < 128 ? [n] : [(n & 127) | 128, ...varint(n >> 7)]);
+  const image = Buffer.from([0x0a, ...varint(picture.length), ...picture]);
+  const message = Buffer.from([0x0a, ...varint(image.length), ...image, 0x10, 2]);
+  const head = Buffer.alloc(5);
+  head.writeUInt32BE(message.length, 1);
+  const frame = Buffer.concat([head, message]);
+  let answered = 0, written = 0;
+  stream.on("data", (data) => { answered += data.length; });
+  await new Promise((ready) => session.once("remoteSettings", ready));
+  const more = () => stream.write(frame, (error) => { if (!error && ++written < 40) more(); });
+  more(); // one by one: node would count what it writes together once
+  // 2.8 MB: 14 fit into the window of 1 MiB, and no more go.
+  while (written < 14) await new Promise((later) => setTimeout(later, 20));
+  for (let i = 0; i < 5; i++)
+    await call(clientOf("DriverMonitor"), "Analyze", crops(ada)); // others are served
+  assert.equal(written, 14);
+  assert.equal(answered, 0);
+  stream.close(http2.constants.NGHTTP2_CANCEL);
+  session.close();
+});
+
+test("AnalyzeStream: cancelled, past its deadline, drained in mid-stream", async () => {
+  const own = await new Server().start();
+  const monitor = clientOf("DriverMonitor", own);
+  const working = new Camera(monitor);
+  for (let i = 0; i < 20; i++) working.call.write(crops(...Array(8).fill(ada)));
+  await working.next();
+  working.call.cancel();
+  await working.ends("CANCELLED", /./);
+  const resting = new Camera(monitor);
+  resting.call.write(crops(ada));
+  await resting.next();
+  resting.call.cancel();
+  await resting.ends("CANCELLED", /./);
+  const late = new Camera(monitor, { deadline: Date.now() + 3000 });
+  late.call.write(crops(ada));
+  await late.next();
+  await late.ends("DEADLINE_EXCEEDED", /./);
+  const drained = new Camera(monitor);
+  drained.call.write(crops(ada));
+  await drained.next();
+  const stopped = own.stop();
+  await drained.ends("UNAVAILABLE", /draining/);
+  assert.equal(await stopped, 0);
+  monitor.close();
+});
+
+test("AnalyzeStream: a message that is cut off, or never comes", async () => {
+  const own = await new Server().start("--idle-timeout-ms", "1000");
+  const session = http2.connect(`http://${own.grpc}`);
+  const half = session.request({ ":method": "POST", "content-type": "application/grpc",
+    ":path": "/tscaf.v1.DriverMonitor/AnalyzeStream", te: "trailers" });
+  const said = new Promise((done) => half.once("response", done));
+  half.end(Buffer.from([0, 0, 0, 0, 9, 1, 2]));
+  const { "grpc-status": status, "grpc-message": text } = await said;
+  assert.equal(status, "3");
+  assert.match(text, /cut off/);
+  session.close();
+  const monitor = clientOf("DriverMonitor", own);
+  await new Camera(monitor).ends("DEADLINE_EXCEEDED", /no whole message came for 1000 ms/);
+  monitor.close();
+  assert.equal(await own.stop(), 0);
+});
+
+test("AnalyzeStream: refused by name where it is no gRPC", async () => {
+  const path = "/tscaf.v1.DriverMonitor/AnalyzeStream";
+  for (const type of ["application/grpc-web+proto", "application/connect+json"]) {
+    const answer = await fetch(server.url + path, {
+      method: "POST", headers: { "Content-Type": type }, body: Buffer.alloc(5) });
+    assert.match(await answer.text(), /AnalyzeStream takes a stream: it is served as gRPC/);
+  }
+});
+
 // Not spawnSync: the server's log has to be read meanwhile.
 test("h2load: REST over HTTP/2", { skip: spawnSync("h2load", ["--version"]).error && "no h2load" },
   async () => {
