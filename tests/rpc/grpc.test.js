@@ -5,6 +5,7 @@ import { execFile, spawnSync } from "node:child_process";
 import http2 from "node:http2";
 import { after, before, test } from "node:test";
 import { promisify } from "node:util";
+import { gunzipSync } from "node:zlib";
 
 import grpc from "@grpc/grpc-js";
 import loader from "@grpc/proto-loader";
@@ -13,6 +14,8 @@ import { Server } from "./server.js";
 
 const { tscaf: { v1: api } } = grpc.loadPackageDefinition(
   loader.loadSync("api/tscaf.proto", { keepCase: true, enums: String, longs: Number }));
+const { Health } = grpc.loadPackageDefinition(
+  loader.loadSync("api/health/health.proto", { enums: String, defaults: true })).grpc.health.v1;
 const plain = grpc.credentials.createInsecure();
 let server, ada;
 
@@ -56,6 +59,21 @@ test("unary: answers, errors, deadlines, cancellation", async () => {
   monitor.close();
 });
 
+// The bytes that answer a message, its frame's head among them.
+async function raw(method, message) {
+  const body = method.requestSerialize(message);
+  const head = Buffer.alloc(5);
+  head.writeUInt32BE(body.length, 1);
+  const session = http2.connect(`http://${server.grpc}`);
+  const stream = session.request({ ":method": "POST", ":path": method.path, te: "trailers",
+    "content-type": "application/grpc", "grpc-accept-encoding": "identity,gzip" });
+  stream.end(Buffer.concat([head, body]));
+  const pieces = [];
+  for await (const piece of stream) pieces.push(piece);
+  session.close();
+  return Buffer.concat(pieces);
+}
+
 test("gzip both ways", async () => {
   const monitor = clientOf("DriverMonitor", server,
     { "grpc.default_compression_algorithm": grpc.compressionAlgorithms.gzip });
@@ -64,6 +82,13 @@ test("gzip both ways", async () => {
     return: ["RETURN_PART_EMBEDDING", "RETURN_PART_CROP"] });
   assert.equal(seen.frames.length, 16);
   assert.deepEqual(seen.frames[15].faces[0].crop, seen.frames[0].faces[0].crop);
+  const { Embed } = api.DriverMonitor.service;
+  const sixteen = { images: Array(16).fill({ data: ada }), input: "INPUT_KIND_CROP" };
+  const bytes = await raw(Embed, sixteen);
+  assert.equal(bytes[0], 1, "the answer is packed");
+  const frames = Embed.responseDeserialize(gunzipSync(bytes.subarray(5))).frames;
+  assert.equal(frames[15].faces[0].embedding.length, 64);
+  assert.equal((await raw(Embed, { ...sixteen, images: [{ data: ada }] }))[0], 0, "short");
   monitor.close();
 });
 
@@ -103,6 +128,28 @@ test("many calls on one connection, past its streams", async () => {
     call(monitor, "Embed", { images: [{ data: ada }], input: "INPUT_KIND_CROP" })));
   for (const s of seen) assert.equal(s.frames[0].faces[0].embedding.length, 64);
   monitor.close();
+});
+
+test("health: checked and watched, until the server ends", async () => {
+  const own = await new Server().start();
+  const client = new Health(own.grpc, plain);
+  for (const service of ["", "tscaf.v1.DriverMonitor", "inference.GRPCInferenceService"])
+    assert.equal((await call(client, "Check", { service })).status, "SERVING");
+  await refused(call(client, "Check", { service: "tscaf.v1.Driver" }), "NOT_FOUND", /v1\.Driver"/);
+  const watch = (service) => {
+    const seen = [];
+    const running = client.Watch({ service });
+    const first = new Promise((told) => running.once("data", told));
+    const ended = new Promise((done, lost) => running.on("error", lost).on("end", () => done(seen)));
+    running.on("data", ({ status }) => seen.push(status));
+    return { first, ended };
+  };
+  const ours = watch("tscaf.v1.Models"), other = watch("tscaf.v1.Driver");
+  await Promise.all([ours.first, other.first]);
+  assert.equal(await own.stop(), 0);
+  assert.deepEqual(await ours.ended, ["SERVING", "NOT_SERVING"]);
+  assert.deepEqual(await other.ended, ["SERVICE_UNKNOWN"]);
+  client.close();
 });
 
 test("draining: what was asked is answered, then the connection goes", async () => {
