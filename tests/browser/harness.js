@@ -11,8 +11,10 @@ const SHOTS = 'build/screenshots';
 const PATIENCE_MS = 180_000; // only how long a failure takes
 
 export const folder = mkdtempSync(join(tmpdir(), 'tscaf-browser-'));
-const model = join(folder, 'model.safetensors');
-execFileSync(join(PROGRAMS, 'tscaf-model'), ['init', 'tests/support/tiny.json', model], { stdio: 'ignore' });
+// $MODEL, for pictures of the console with a trained network, or a small one that knows nothing.
+const model = process.env.MODEL ?? join(folder, 'model.safetensors');
+if (!process.env.MODEL)
+  execFileSync(join(PROGRAMS, 'tscaf-model'), ['init', 'tests/support/tiny.json', model], { stdio: 'ignore' });
 export const clean = () => rmSync(folder, { recursive: true, force: true });
 
 /** A drawn face, by the numbers that tscaf-model sample takes; its path. */
