@@ -122,7 +122,7 @@ static void set_own(const char *path, int value)
     close(fd);
 }
 
-/* Serving goes first: least weight of processor time, first to go when memory
+/* Serving goes first: less weight of processor time, first to go when memory
  * is short. What is not allowed here is left as it is. A session of its own is
  * its own scheduling group where the kernel makes such, and then only the
  * group's niceness counts against the server's (sched(7), autogroup). */
