@@ -21,6 +21,7 @@
 #include "model/vision/face.h"
 #include "model/vision/image.h"
 #include "server/app.h"
+#include "server/gate.h"
 #include "server/generations.h"
 
 #define BATCH 32
@@ -319,8 +320,9 @@ static void change_run(void *arg, int worker)
 /* The version that rollback means, and whether the asked one may be used. */
 static enum ut_err choose(struct change *c, struct ut_error *e)
 {
+    const struct srv_generation *current = c->app->generations.current;
     ProtobufCMessage **list;
-    bool found = false, passed = false;
+    bool found = false;
     size_t n;
     enum ut_err rc =
         srv_store_list(c->store, SRV_TABLE_MODEL,
@@ -337,13 +339,8 @@ static enum ut_err choose(struct change *c, struct ut_error *e)
                         : !strcmp(m->model->version, c->version)) {
             snprintf(c->version, sizeof(c->version), "%s", m->model->version);
             found = true;
-            passed = m->passed || m->state == STATE(PREVIOUS) ||
-                     m->state == STATE(ACTIVE);
-            if (!passed && !c->force)
-                rc = ut_fail(e, UT_ESTATE,
-                             "model %s did not pass: %.120s; force=true uses "
-                             "it all the same",
-                             c->version, m->reason);
+            if (!c->force)
+                rc = srv_gate_admits(m, srv_generation_version(current), e);
         }
     }
     srv_messages_free(list, n);
@@ -351,8 +348,7 @@ static enum ut_err choose(struct change *c, struct ut_error *e)
         return rc;
     if (c->rollback)
         return ut_fail(e, UT_ESTATE, "there is no model to roll back to");
-    return !strcmp(c->version,
-                   srv_generation_version(c->app->generations.current))
+    return !strcmp(c->version, srv_generation_version(current))
                ? UT_OK
                : ut_fail(e, UT_ENOTFOUND, "there is no model \"%.17s\"",
                          c->version);

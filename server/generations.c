@@ -29,6 +29,7 @@ static void destroy(struct srv_generation *g)
     for (int i = 0; i < 2; i++)
         mdl_explainer_free(g->explainers[i]);
     srv_engine_free(g->engine);
+    free(g->path);
     free(g);
 }
 
@@ -94,6 +95,11 @@ enum ut_err srv_generation_new(struct srv_app *app, const char *path,
     g->app = app;
     g->refs = 1;
     rc = srv_engine_new(&engine, &g->engine, e);
+    if (!rc && path) {
+        g->path = realpath(path, NULL);
+        if (!g->path)
+            rc = ut_fail(e, UT_EIO, "%.150s: cannot be found", path);
+    }
     if (!rc)
         rc = srv_gallery_new(srv_engine_dim(g->engine),
                              (size_t)c->gallery_max_faces, &g->gallery, e);

@@ -26,6 +26,7 @@
 struct srv_app;
 
 struct srv_generation {
+    char *path; /* of the model's file; NULL: the network without --model */
     struct srv_engine *engine;
     struct srv_gallery *gallery;
     struct srv_batcher *batcher; /* NULL until it is in use */

@@ -8,6 +8,7 @@
 #include "api/oip/inference.pb-c.h"
 #include "server/answer.h"
 #include "server/app.h"
+#include "server/gate.h"
 #include "server/handlers.h"
 #include "server/message.h"
 #include "server/store_call.h"
@@ -83,6 +84,23 @@ static enum ut_err add_activation(struct srv_app *app, Tscaf__V1__ModelInfo *x,
                : ut_fail(e, UT_ENOMEM, "no memory for a model's reason");
 }
 
+/* A verdict beside a model that answers no more is none: see gate.h. */
+static enum ut_err age_verdict(Tscaf__V1__ModelInfo *x, const char *active,
+                               struct ut_error *e)
+{
+    struct ut_error why;
+    char text[100];
+
+    if (!x->passed || !srv_gate_admits(x, active, &why))
+        return UT_OK;
+    x->passed = false;
+    snprintf(text, sizeof(text),
+             "model %.16s answers now, with which it was not compared", active);
+    return add_reason(x, text)
+               ? UT_OK
+               : ut_fail(e, UT_ENOMEM, "no memory for a model's reason");
+}
+
 static enum ut_err read_models(struct srv_app *app, struct models *m,
                                struct ut_error *e)
 {
@@ -107,7 +125,9 @@ static enum ut_err read_models(struct srv_app *app, struct models *m,
         if (!x->model || !strcmp(x->model->version, m->ref.version))
             continue;
         m->list[m->n++] = x;
-        rc = add_activation(app, x, e);
+        rc = age_verdict(x, m->ref.version, e);
+        if (!rc)
+            rc = add_activation(app, x, e);
     }
     return rc;
 }
@@ -242,11 +262,7 @@ static void start_activation(struct srv_store_call *w)
 
         if (strcmp(x->model->version, r->version))
             continue;
-        if (!x->passed && !r->force && x->state != STATE(PREVIOUS)) {
-            ut_fail(&e, UT_ESTATE,
-                    "model %s did not pass: %.120s; force=true uses it all the "
-                    "same",
-                    r->version, x->reason);
+        if (!r->force && srv_gate_admits(x, m->ref.version, &e)) {
             srv_answer_fail(c, &e);
         } else if (srv_change_over(c->app, c->actor, r->version, r->force,
                                    false, on_activated, NULL, &e)) {

@@ -18,26 +18,24 @@
 #include "base/buf.h"
 #include "base/clock.h"
 #include "base/file.h"
-#include "model/eval/evaluate.h"
 #include "model/train/session.h"
 #include "server/engine.h"
+#include "server/gate.h"
+#include "server/job_figures.h"
 
-#define TELL_US 300000   /* between two writes of the progress */
-#define GATE_SLACK 0.005 /* AUC that a candidate may lose */
-#define GATE_LEAST 0.6   /* AUC that it must have */
-#define CALIBRATION_RATE 1e-3
+#define TELL_US 300000        /* between two writes of the progress */
 #define CRASH_SLACK (8 << 20) /* bytes */
 #define MEMORY_LIMIT "a job's data is limited to %lld bytes (--job-memory)"
 
 struct child {
     char dir[PATH_MAX], model[PATH_MAX], base[PATH_MAX];
+    const char *active, *active_version; /* what answers now: file, "-" */
     Tscaf__V1__JobRecord *job;
     const char *data[MDL_TASKS];
     double held_out;
     uint64_t seed;
     int64_t told_us;
-    Tscaf__V1__JobFigures figures[MDL_TASKS], *list[MDL_TASKS];
-    int n_figures;
+    struct srv_job_figures figures;
 };
 
 static volatile sig_atomic_t stop;
@@ -57,6 +55,14 @@ static enum ut_err write_file(const struct child *c, const char *name,
 
     snprintf(path, sizeof(path), "%s/%s", c->dir, name);
     return ut_file_write(path, text, len, e);
+}
+
+static void drop(const struct child *c, const char *name)
+{
+    char path[PATH_MAX + 32];
+
+    snprintf(path, sizeof(path), "%s/%s", c->dir, name);
+    unlink(path);
 }
 
 static enum ut_err write_message(const struct child *c, const char *name,
@@ -166,20 +172,21 @@ static void on_progress(void *arg, const struct mdl_progress *p)
 }
 
 /* The network that the server makes without --model, as a file. */
-static enum ut_err make_base(struct child *c, struct ut_error *e)
+static enum ut_err make_fresh(const struct child *c, char path[PATH_MAX],
+                              struct ut_error *e)
 {
     const struct mdl_st_pair meta[] = {{"name", "untrained"},
                                        {"trained", "false"}};
     struct mdl_model m;
     enum ut_err rc;
 
-    snprintf(c->base, sizeof(c->base), "%.4000s/base.safetensors", c->dir);
-    if (!access(c->base, F_OK))
+    snprintf(path, PATH_MAX, "%.4000s/base.safetensors", c->dir);
+    if (!access(path, F_OK))
         return UT_OK;
     rc = srv_engine_fresh(&m, e);
     if (rc)
         return rc;
-    rc = mdl_model_write(c->base, &m.spec, &m.graph, meta, 2, NULL, 0, e);
+    rc = mdl_model_write(path, &m.spec, &m.graph, meta, 2, NULL, 0, e);
     mdl_model_close(&m);
     return rc;
 }
@@ -244,133 +251,6 @@ static void configure(struct child *c, int threads,
     mdl_onnx_input_parse("insightface", &s->teacher_input);
 }
 
-/* ---- figures, and the gate ---- */
-
-static enum ut_err measure(struct mdl_evaluator *v, int task,
-                           const struct mdl_dataset *held, double *auc,
-                           double *eer, int *pictures, struct ut_error *e)
-{
-    struct mdl_identity_figures who;
-    struct mdl_binary_figures f;
-    float *p;
-    int n;
-    enum ut_err rc;
-
-    if (task == MDL_RECOGNITION) {
-        rc = mdl_evaluate_identities(v, held, mdl_task_names[task],
-                                     CALIBRATION_RATE, &who, e);
-        *auc = who.auc;
-        *eer = who.eer;
-        *pictures = who.pictures;
-        return rc;
-    }
-    rc = mdl_evaluate(v, held, "fatigue.probability", &p, &n, e);
-    if (rc)
-        return rc;
-    rc = mdl_binary_figures_of(held, p, 0.5, &f, e);
-    free(p);
-    *auc = f.auc;
-    *eer = f.eer;
-    *pictures = f.pictures;
-    return rc;
-}
-
-/* Both models over what the session held out: the same split by the same
- * seed. */
-static enum ut_err compare(struct child *c, int task,
-                           struct mdl_evaluator *const v[2], struct ut_error *e)
-{
-    Tscaf__V1__JobFigures *f = &c->figures[c->n_figures];
-    struct mdl_dataset set, held = {0};
-    double auc[2] = {0}, eer[2] = {0};
-    struct ut_error why;
-    int pictures = 0;
-    enum ut_err rc = mdl_dataset_open(c->data[task], &set, e);
-
-    if (rc)
-        return rc;
-    rc = mdl_dataset_split(
-        &set, task == MDL_FATIGUE ? MDL_SPLIT_GROUP : MDL_SPLIT_LABEL,
-        c->held_out, c->seed, &held, e);
-    tscaf__v1__job_figures__init(f);
-    for (int i = 0; i < 2 && !rc; i++) {
-        rc = measure(v[i], task, &held, &auc[i], &eer[i], &pictures, &why);
-        if (rc == UT_EINVAL) { /* too few pictures to say anything */
-            f->error = strdup(why.msg);
-            rc = UT_OK;
-            break;
-        }
-        if (rc)
-            ut_fail(e, rc, "%s", why.msg);
-    }
-    f->task = (char *)(uintptr_t)mdl_task_names[task];
-    f->pictures = (uint32_t)pictures;
-    f->auc = (float)auc[1];
-    f->equal_error_rate = (float)eer[1];
-    f->base_auc = (float)auc[0];
-    f->base_equal_error_rate = (float)eer[0];
-    c->list[c->n_figures++] = f;
-    mdl_dataset_fini(&set);
-    mdl_dataset_fini(&held);
-    return rc;
-}
-
-static enum ut_err compare_all(struct child *c, struct ut_error *e)
-{
-    const char *paths[2] = {c->base, c->model};
-    struct mdl_evaluator *v[2] = {0};
-    struct mdl_model m[2] = {0};
-    enum ut_err rc = UT_OK;
-
-    for (int i = 0; i < 2 && !rc; i++) {
-        rc = mdl_model_open(paths[i], &m[i], e);
-        if (!rc)
-            rc = mdl_evaluator_new(&m[i], NULL, MDL_PREC_F32, &v[i], e);
-    }
-    for (int i = 0; i < MDL_TASKS && !rc; i++)
-        if (c->data[i])
-            rc = compare(c, i, v, e);
-    for (int i = 0; i < 2; i++) {
-        mdl_evaluator_free(v[i]);
-        mdl_model_close(&m[i]);
-    }
-    return rc;
-}
-
-/* Whether the candidate may go into use, and why not. */
-static bool gate(const struct child *c, const struct mdl_model *m, char *why,
-                 size_t size)
-{
-    int leaves = 0;
-
-    for (int i = 0; i < m->spec.n_nodes; i++)
-        leaves += m->spec.nodes[i].head != MDL_HEAD_NONE;
-    if (leaves > c->n_figures && !c->job->settings->frozen_root) {
-        snprintf(why, size,
-                 "the root was trained with one dataset only: the other branch "
-                 "was not measured (frozen_root leaves it as it is)");
-        return false;
-    }
-    for (int i = 0; i < c->n_figures; i++) {
-        const Tscaf__V1__JobFigures *f = &c->figures[i];
-
-        if (*f->error)
-            snprintf(why, size, "%s was not measured: %s", f->task, f->error);
-        else if ((double)f->auc < (double)f->base_auc - GATE_SLACK)
-            snprintf(why, size,
-                     "%s: held-out AUC %.4f is below the base's %.4f", f->task,
-                     (double)f->auc, (double)f->base_auc);
-        else if ((double)f->auc < GATE_LEAST)
-            snprintf(why, size, "%s: held-out AUC %.4f is below %.2f", f->task,
-                     (double)f->auc, GATE_LEAST);
-        else
-            continue;
-        return false;
-    }
-    snprintf(why, size, "held-out figures are no worse than the base's");
-    return true;
-}
-
 /* ---- the result ---- */
 
 static enum ut_err add_card(struct child *c, const struct mdl_model *m,
@@ -385,20 +265,21 @@ static enum ut_err add_card(struct child *c, const struct mdl_model *m,
     if (rc)
         return rc;
     rc = ut_buf_addf(b, e,
-                     "{\"version\":\"%s\",\"base_version\":\"%s\",\"job\":"
-                     "\"%s\",\"data\":{\"fatigue\":\"%s\",\"recognition\":"
+                     "{\"version\":\"%s\",\"base_version\":\"%s\","
+                     "\"compared_with\":\"%s\",\"job\":\"%s\",\"data\":{"
+                     "\"fatigue\":\"%s\",\"recognition\":"
                      "\"%s\"},\"settings\":%s,\"held_out\":{",
-                     m->version, j->base_version, j->id, j->fatigue_dataset,
-                     j->recognition_dataset, settings);
+                     m->version, j->base_version, c->active_version, j->id,
+                     j->fatigue_dataset, j->recognition_dataset, settings);
     free(settings);
-    for (int i = 0; i < c->n_figures && !rc; i++) {
+    for (size_t i = 0; i < c->figures.n && !rc; i++) {
+        const Tscaf__V1__JobFigures *f = c->figures.list[i];
         char *json;
 
-        rc = api_json_write(&c->figures[i].base, API_JSON_REST, &json, &len, e);
+        rc = api_json_write(&f->base, API_JSON_REST, &json, &len, e);
         if (rc)
             return rc;
-        rc = ut_buf_addf(b, e, "%s\"%s\":%s", i ? "," : "", c->figures[i].task,
-                         json);
+        rc = ut_buf_addf(b, e, "%s\"%s\":%s", i ? "," : "", f->task, json);
         free(json);
     }
     return rc ? rc
@@ -407,6 +288,21 @@ static enum ut_err add_card(struct child *c, const struct mdl_model *m,
                             "\"recognition\":%.4f}}",
                             mdl_model_threshold(m, "fatigue", 0.5),
                             mdl_model_threshold(m, "recognition", 0.35));
+}
+
+static bool passes(const struct child *c, char *why, size_t size)
+{
+    const struct srv_gate g = {
+        .active = c->active_version,
+        .base = c->job->base_version,
+        .frozen_root = c->job->settings->frozen_root,
+        .answers = c->figures.tasks[SRV_TRIAL_ACTIVE],
+        .candidate = c->figures.tasks[SRV_TRIAL_CANDIDATE],
+        .figures = c->figures.list,
+        .n = c->figures.n,
+    };
+
+    return srv_gate_pass(&g, why, size);
 }
 
 static enum ut_err write_result(struct child *c, struct ut_error *e)
@@ -436,19 +332,44 @@ static enum ut_err write_result(struct child *c, struct ut_error *e)
         info.identity_threshold =
             (float)mdl_model_threshold(&m, "recognition", 0.35);
         info.state = TSCAF__V1__MODEL_STATE__MODEL_STATE_CANDIDATE;
-        info.passed = gate(c, &m, why, sizeof(why));
+        info.passed = passes(c, why, sizeof(why));
         info.reason = why;
+        info.compared_with = (char *)(uintptr_t)c->active_version;
         info.job_id = c->job->id;
         info.card = card.data;
         r.model = &info;
-        r.n_figures = (size_t)c->n_figures;
-        r.figures = c->list;
+        r.n_figures = c->figures.n;
+        r.figures = c->figures.list;
         rc = write_message(c, "result.json", &r.base, e);
     }
     ut_buf_fini(&card);
     free(spec);
     mdl_model_close(&m);
     return rc;
+}
+
+/* Beside the model that answers now, whether the base was that or another. */
+static enum ut_err take_figures(struct child *c, struct ut_error *e)
+{
+    struct srv_trial t = {
+        .models = {c->base, c->model},
+        .data = {c->data[0], c->data[1]},
+        .held_out = c->held_out,
+        .seed = c->seed,
+    };
+    char fresh[PATH_MAX];
+    enum ut_err rc = UT_OK;
+
+    if (!strcmp(c->active, "-")) {
+        rc = make_fresh(c, fresh, e);
+        t.models[SRV_TRIAL_ACTIVE] = fresh;
+    } else {
+        t.models[SRV_TRIAL_ACTIVE] = c->active;
+        t.active_version = c->active_version;
+    }
+    if (!strcmp(c->job->base_version, c->active_version))
+        t.models[SRV_TRIAL_ACTIVE] = NULL;
+    return rc ? rc : srv_job_figures_take(&t, &c->figures, e);
 }
 
 static enum ut_err work(struct child *c, int threads, bool *done,
@@ -458,7 +379,7 @@ static enum ut_err work(struct child *c, int threads, bool *done,
     enum ut_err rc = UT_OK;
 
     if (!strcmp(c->base, "-"))
-        rc = make_base(c, e);
+        rc = make_fresh(c, c->base, e);
     if (rc)
         return rc;
     configure(c, threads, &s);
@@ -466,7 +387,7 @@ static enum ut_err work(struct child *c, int threads, bool *done,
     if (!*done)
         rc = mdl_session_run(&s, done, e);
     if (!rc && *done)
-        rc = compare_all(c, e);
+        rc = take_figures(c, e);
     if (!rc && *done)
         rc = write_result(c, e);
     return rc;
@@ -528,7 +449,6 @@ int srv_job_child(char **argv)
     long long memory = atoll(argv[8]);
     struct sigaction action = {.sa_handler = on_signal};
     static struct child c;
-    char path[PATH_MAX + 32];
     struct ut_error e;
     enum ut_err rc;
     bool done = false;
@@ -542,13 +462,15 @@ int srv_job_child(char **argv)
     snprintf(c.model, sizeof(c.model), "%.4000s/model.safetensors", argv[2]);
     for (int i = 0; i < MDL_TASKS; i++)
         c.data[i] = strcmp(argv[4 + i], "-") ? argv[4 + i] : NULL;
+    c.active = argv[9];
+    c.active_version = argv[10];
     rc = lock(&c, &e);
     if (rc) {
         fprintf(stderr, "%s\n", e.msg);
         return 4; /* another is at it: nothing here is ours */
     }
-    snprintf(path, sizeof(path), "%s/error", c.dir);
-    unlink(path);
+    drop(&c, "error");
+    drop(&c, "result.json"); /* of a comparison with another model */
     limit(atoi(argv[7]), memory);
     if (memory > 0)
         watch_for_crash(&c, memory);

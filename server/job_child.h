@@ -2,8 +2,10 @@
 #define SERVER_JOB_CHILD_H
 
 /* The process of one training job: "tscafd --job DIR BASE FATIGUE RECOGNITION
- * THREADS NICE MEMORY", started by jobs.c. A path may be "-": the network that
- * the server has without --model; no dataset. In DIR:
+ * THREADS NICE MEMORY ACTIVE VERSION", started by jobs.c. ACTIVE and VERSION
+ * are the model that answers now, with which the result is compared. A path may
+ * be
+ * "-": the network that the server has without --model; no dataset. In DIR:
  *
  *   job.json         the record, from the server
  *   lock             write-locked (fcntl) as long as the process lives
@@ -13,7 +15,7 @@
  *   error            why it has not
  *
  * Exit: 0 with a result, 3 stopped by SIGTERM with a checkpoint, 1 an error. */
-#define SRV_JOB_ARGS 9
+#define SRV_JOB_ARGS 11
 
 int srv_job_child(char **argv);
 

@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "server/generations.h"
 #include "server/job_folder.h"
 #include "server/store.h"
 
@@ -69,7 +70,8 @@ static void on_exit_of(uv_process_t *h, int64_t status, int signum)
 /* ---- start ---- */
 
 static enum ut_err spawn(struct srv_job_process *p, uv_loop_t *loop,
-                         const struct srv_config *c, int log,
+                         const struct srv_config *c,
+                         const struct srv_generation *active, int log,
                          char *order[SRV_JOB_ORDER], struct ut_error *e)
 {
     char dir[PATH_MAX], threads[16], niceness[16], memory[32];
@@ -82,6 +84,8 @@ static enum ut_err spawn(struct srv_job_process *p, uv_loop_t *loop,
                     threads,
                     niceness,
                     memory,
+                    active->path ? active->path : (char *)"-",
+                    (char *)(uintptr_t)srv_generation_version(active),
                     NULL};
     uv_stdio_container_t io[3] = {
         {.flags = UV_IGNORE},
@@ -116,7 +120,9 @@ static enum ut_err spawn(struct srv_job_process *p, uv_loop_t *loop,
 }
 
 enum ut_err srv_job_process_start(uv_loop_t *loop, const struct srv_config *c,
-                                  const char *id, srv_job_end_fn end, void *arg,
+                                  const char *id,
+                                  const struct srv_generation *active,
+                                  srv_job_end_fn end, void *arg,
                                   struct srv_job_process **out,
                                   struct ut_error *e)
 {
@@ -137,7 +143,7 @@ enum ut_err srv_job_process_start(uv_loop_t *loop, const struct srv_config *c,
     if (!rc && !p)
         rc = ut_fail(e, UT_ENOMEM, "no memory for a process");
     if (!rc)
-        rc = spawn(p, loop, c, log, order, e);
+        rc = spawn(p, loop, c, active, log, order, e);
     if (!rc)
         *out = p;
     if (log >= 0)

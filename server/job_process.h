@@ -8,6 +8,7 @@
 /* The process of a job: a child of this server's, or one that was found again
  * by the lock it holds, whose server has ended. Thread: the loop. */
 
+struct srv_generation;
 struct srv_job_process;
 
 /* It has ended and is gone; status is job_child.h's, signum is not 0 where it
@@ -15,9 +16,11 @@ struct srv_job_process;
  * but srv_job_process_look. */
 typedef void (*srv_job_end_fn)(void *arg, int status, int signum);
 
+/* active: the generation that answers now, with which it compares. */
 UT_MUSTUSE enum ut_err
 srv_job_process_start(uv_loop_t *loop, const struct srv_config *c,
-                      const char *id, srv_job_end_fn end, void *arg,
+                      const char *id, const struct srv_generation *active,
+                      srv_job_end_fn end, void *arg,
                       struct srv_job_process **out, struct ut_error *e);
 /* NULL where none lives, or without memory. */
 struct srv_job_process *srv_job_process_find(const struct srv_config *c,

@@ -171,19 +171,40 @@ static void why_it_ended(const struct job *x, int signum, char *why,
     ut_buf_fini(&b);
 }
 
+/* Whether another model answers than the one that its result was compared with:
+ * then the gate's verdict says nothing, and the figures are taken again. */
+static bool is_stale(const struct job *x)
+{
+    struct srv_generation *g = srv_generation_take(x->jobs->app);
+    Tscaf__V1__JobResult *r = (Tscaf__V1__JobResult *)srv_job_read(
+        data_of(x), x->record->id, "result.json",
+        &tscaf__v1__job_result__descriptor);
+    bool is = r && r->model &&
+              strcmp(r->model->compared_with, srv_generation_version(g)) != 0;
+
+    if (r)
+        tscaf__v1__job_result__free_unpacked(r, NULL);
+    srv_generation_drop(g);
+    return is;
+}
+
 /* What a process left tells how it ended; signal 0 where that is not known. */
 static void ended(struct job *x, int status, int signum)
 {
     const char *id = x->record->id;
+    bool result = srv_job_has(data_of(x), id, "result.json");
     char why[300];
 
     look_at_progress(x);
     if (x->record->state == STATE(CANCELLED)) {
         srv_job_drop_work(data_of(x), id);
-    } else if (srv_job_has(data_of(x), id, "result.json")) {
+    } else if (result && !is_stale(x)) {
         finish(x);
     } else if (x->record->state != STATE(RUNNING)) {
         return; /* paused, or resumed meanwhile: as it is wanted */
+    } else if (result) {
+        change(x, STATE(QUEUED),
+               "another model answers since: it is compared with that");
     } else if (status == 3 && !signum) {
         change(x, STATE(QUEUED), "its process was stopped from outside");
     } else {
@@ -213,12 +234,17 @@ static void pump(struct srv_jobs *j)
         running += j->list[i]->process || j->list[i]->finishing;
     for (size_t i = 0; i < j->n && running < app->config->max_jobs; i++) {
         struct job *x = j->list[i];
+        struct srv_generation *active;
         struct ut_error e;
+        enum ut_err rc;
 
         if (x->record->state != STATE(QUEUED) || x->process || x->finishing)
             continue;
-        if (srv_job_process_start(&app->loop, app->config, x->record->id,
-                                  on_process_end, x, &x->process, &e)) {
+        active = srv_generation_take(app);
+        rc = srv_job_process_start(&app->loop, app->config, x->record->id,
+                                   active, on_process_end, x, &x->process, &e);
+        srv_generation_drop(active);
+        if (rc) {
             change(x, STATE(FAILED), e.msg);
             continue;
         }
@@ -399,7 +425,7 @@ static void find_again(struct job *x)
         if (x->record->state != STATE(RUNNING))
             srv_job_process_stop(x->process); /* it may not know yet */
     } else if (srv_job_has(data_of(x), id, "result.json") && !has_ended(x)) {
-        finish(x);
+        ended(x, 0, 0);
     } else if (x->record->state == STATE(RUNNING)) {
         if (srv_job_has(data_of(x), id, "error"))
             ended(x, 1, 0);

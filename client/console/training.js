@@ -127,7 +127,8 @@ function jobForm(started) {
 // ---- Jobs, and one that is watched ----
 
 const figureRows = (list) => list.map((x) => h('tr', null, cell(x.task), cell(number(x.pictures)),
-  ...x.error ? [h('td', { colspan: 4, class: 'problem' }, x.error)] : [x.auc, x.base_auc, x.equal_error_rate, x.base_equal_error_rate].map((v) => cell(number(v, 4)))));
+  ...x.error ? [h('td', { colspan: 6, class: 'problem' }, x.error)]
+    : [x.auc, x.base_auc, x.active_auc, x.equal_error_rate, x.base_equal_error_rate, x.active_equal_error_rate].map((v) => cell(number(v, 4)))));
 
 function watched(problem, changed) {
   const node = h('div', { class: 'stack' });
@@ -152,7 +153,7 @@ function watched(problem, changed) {
       h('dl', { class: 'facts' }, [['update', `${number(p.step)} of ${number(p.steps)}`], ['pictures a second', number(p.images_per_second, 1)],
         ['learning rate', (p.rate ?? 0).toPrecision(3)], ['gradient', number(p.gradient_norm, 3)],
         ['time left', GOING.includes(job.state) ? duration(p.seconds_left) : '–'], ['broken pictures', number(p.broken)]].map(([k, v]) => h('div', null, h('dt', null, k), h('dd', null, v)))),
-      job.figures.length > 0 && table(['Held out', 'Pictures', 'AUC', 'before', 'Equal error rate', 'before'], h('tbody', null, figureRows(job.figures))));
+      job.figures.length > 0 && table(['Held out', 'Pictures', 'AUC', 'before', 'in use', 'Equal error rate', 'before', 'in use'], h('tbody', null, figureRows(job.figures))));
     if (!GOING.includes(job.state)) {
       announce(`The job ${job.name} is ${job.state}`);
       changed();

@@ -83,9 +83,12 @@ static void print_job(const ProtobufCMessage *m)
     for (size_t i = 0; i < x->n_figures; i++) {
         const Tscaf__V1__JobFigures *f = x->figures[i];
 
-        printf("  %s, held out: AUC %.4f (base %.4f), EER %.4f (base %.4f)\n",
+        printf("  %s, held out: AUC %.4f (base %.4f, in use %.4f), EER %.4f "
+               "(base %.4f, in use %.4f)\n",
                f->task, (double)f->auc, (double)f->base_auc,
-               (double)f->equal_error_rate, (double)f->base_equal_error_rate);
+               (double)f->active_auc, (double)f->equal_error_rate,
+               (double)f->base_equal_error_rate,
+               (double)f->active_equal_error_rate);
     }
 }
 

@@ -23,7 +23,7 @@ static void add_candidate(const struct test_server *s, const char *name,
     Tscaf__V1__ModelInfo info = TSCAF__V1__MODEL_INFO__INIT;
     Tscaf__V1__ModelRef ref = TSCAF__V1__MODEL_REF__INIT;
     const struct srv_record put = {SRV_TABLE_MODEL, version, &info.base};
-    char made[128], line[512];
+    char made[128], line[512], base[64];
     struct srv_store *store;
     struct mdl_model m;
     struct ut_error e;
@@ -45,6 +45,8 @@ static void add_candidate(const struct test_server *s, const char *name,
     info.model = &ref;
     info.state = TSCAF__V1__MODEL_STATE__MODEL_STATE_CANDIDATE;
     info.passed = passed;
+    test_model_active(s, base);
+    info.compared_with = base;
     info.reason = (char *)(uintptr_t) "fatigue: held-out AUC 0.51 is below the "
                                       "base's 0.99";
     snprintf(line, sizeof(line), "%s/data", s->dir);
@@ -128,6 +130,37 @@ static void activate__did_not_pass__refused_without_force(void **state)
     test_answer_fini(&a);
 }
 
+/* Both are no worse than what answered; then one of them answers. */
+static void activate__compared_with_another__refused_without_force(void **state)
+{
+    char base[64], one[17], other[17], path[64], words[120];
+    struct test_answer a = {0};
+    struct test_server s;
+
+    (void)state;
+    test_server_start(&s, NULL);
+    test_model_active(&s, base);
+    add_candidate(&s, "one", true, true, one);
+    add_candidate(&s, "other", true, true, other);
+    assert_int_equal(activate(&s, one, "{}", &a), 202);
+    test_model_wait(&s, one);
+    assert_int_equal(activate(&s, other, "{}", &a), 400);
+    snprintf(words, sizeof(words), "compared with %s, not with %s", base, one);
+    assert_non_null(strstr(a.body, words));
+    snprintf(path, sizeof(path), "/v1/models/%s", other);
+    assert_int_equal(test_get(&s, path, &a), 200);
+    assert_non_null(strstr(a.body, "\"passed\":false"));
+    assert_non_null(strstr(a.body, "with which it was not compared"));
+    /* What it was compared with answers again. */
+    test_model_rollback(&s);
+    assert_int_equal(test_get(&s, path, &a), 200);
+    assert_non_null(strstr(a.body, "\"passed\":true"));
+    assert_int_equal(activate(&s, other, "{}", &a), 202);
+    test_model_wait(&s, other);
+    assert_int_equal(test_server_stop(&s), 0);
+    test_answer_fini(&a);
+}
+
 static void activate__file_is_gone__told_and_served_on(void **state)
 {
     char base[64], made[17], now[64], path[64];
@@ -198,6 +231,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(activate__did_not_pass__refused_without_force),
+        cmocka_unit_test(
+            activate__compared_with_another__refused_without_force),
         cmocka_unit_test(activate__file_is_gone__told_and_served_on),
         cmocka_unit_test(
             activate__face_without_a_crop__listed_unmatched_and_back),

@@ -1,5 +1,6 @@
 /* From two drawn datasets to a model in use: jobs, their ends, change over
  * under load, and kill -9 in the middle of all of it. */
+#include <math.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
@@ -11,6 +12,7 @@
 
 #include "model/vision/face.h"
 #include "model/vision/image.h"
+#include "server/job_folder.h"
 #include "tests/support/models.h"
 #include "tests/support/server.h"
 #include "tests/support/unit.h"
@@ -134,22 +136,30 @@ static void upload(const struct test_server *s, const char *kind,
 
 /* ---- jobs ---- */
 
-static void start_job(const struct test_server *s, const char *fatigue,
-                      const char *recognition, int steps, char id[64])
+static void start_job_from(const struct test_server *s, const char *base,
+                           const char *fatigue, const char *recognition,
+                           int steps, char id[64])
 {
     struct test_answer a = {0};
     char text[512];
 
     snprintf(text, sizeof(text),
-             "{\"name\":\"first\",\"fatigue_dataset\":\"%s\","
+             "{\"name\":\"first\",\"base_version\":\"%s\","
+             "\"fatigue_dataset\":\"%s\","
              "\"recognition_dataset\":\"%s\",\"settings\":{\"steps\":%d,"
              "\"batch\":16,\"warm_up\":10,\"rate\":0.003,\"save\":20,"
              "\"no_augment\":true}}",
-             fatigue, recognition, steps);
+             base, fatigue, recognition, steps);
     if (test_json(s, "POST", "/v1/jobs", text, &a) != 202)
         fail_msg("%s", a.body);
     test_member(&a, "id", id, 64);
     test_answer_fini(&a);
+}
+
+static void start_job(const struct test_server *s, const char *fatigue,
+                      const char *recognition, int steps, char id[64])
+{
+    start_job_from(s, "", fatigue, recognition, steps, id);
 }
 
 /* Asks path until its answer has one of the words; which. */
@@ -320,6 +330,48 @@ static void change_over_under_load(struct test_server *s, const char *base,
         free(l.png[i]);
 }
 
+/* ---- the gate ---- */
+
+/* A job from an older version, and another comes into use while it runs: its
+ * candidate is compared with that, whose figures on the same pictures are auc,
+ * and does not pass. Its version into made. */
+static void compared_with_what_answers(struct test_server *s, const char *base,
+                                       const char *better, double auc,
+                                       const char *fatigue,
+                                       const char *recognition, char made[64])
+{
+    struct test_answer a = {0};
+    char job[64], data[80], text[64], *log;
+    pid_t pid;
+
+    start_job_from(s, base, fatigue, recognition, 2, job);
+    snprintf(data, sizeof(data), "%s/data", s->dir);
+    for (int tries = 0; !(pid = srv_job_holder(data, job)); tries++) {
+        if (tries == PATIENCE)
+            fail_msg("%s never began", job);
+        usleep(10000);
+    }
+    kill(pid, SIGSTOP);
+    post(s, "models", better, "activate", 202);
+    test_model_wait(s, better);
+    kill(pid, SIGCONT);
+    wait_state(s, job, "succeeded", &a);
+    log = test_server_log(s);
+    assert_non_null(strstr(log, "another model answers since"));
+    free(log);
+    assert_true(fabs(number(a.body, "active_auc") - auc) < 1e-6);
+    assert_true(number(a.body, "auc") < auc - 0.005);
+    test_member(&a, "model_version", made, 64);
+    snprintf(text, sizeof(text), "/v1/models/%s", made);
+    assert_int_equal(test_get(s, text, &a), 200);
+    snprintf(text, sizeof(text), "\"compared_with\":\"%s\"", better);
+    assert_non_null(strstr(a.body, text));
+    assert_non_null(strstr(a.body, "\"passed\":false"));
+    snprintf(text, sizeof(text), "of model %s, then in use", better);
+    assert_non_null(strstr(a.body, text));
+    test_answer_fini(&a);
+}
+
 /* ---- tests ---- */
 
 static void job__two_datasets__a_better_model_in_use(void **state)
@@ -327,7 +379,8 @@ static void job__two_datasets__a_better_model_in_use(void **state)
     struct test_server s;
     struct test_answer a = {0}, *events;
     char fatigue[64], recognition[64], job[64], base[64], made[64], path[128];
-    char file[128], now[64];
+    char file[128], now[64], worse[64];
+    double auc;
     const char *of[2] = {(const char *)&s, path};
     pthread_t thread;
 
@@ -364,7 +417,9 @@ static void job__two_datasets__a_better_model_in_use(void **state)
 
         assert_non_null(f);
         assert_non_null(r);
-        assert_true(number(f, "auc") > number(f, "base_auc"));
+        auc = number(f, "auc");
+        assert_true(auc > number(f, "base_auc"));
+        assert_true(number(f, "active_auc") == number(f, "base_auc"));
         assert_true(number(r, "auc") > number(r, "base_auc") - 0.05);
     }
 
@@ -389,10 +444,9 @@ static void job__two_datasets__a_better_model_in_use(void **state)
     }
 
     /* A candidate that nobody wants goes. */
-    start_job(&s, fatigue, recognition, 2, job);
-    wait_state(&s, job, "succeeded", &a);
-    test_member(&a, "model_version", made, sizeof(made));
-    snprintf(path, sizeof(path), "/v1/models/%s", made);
+    compared_with_what_answers(&s, base, made, auc, fatigue, recognition,
+                               worse);
+    snprintf(path, sizeof(path), "/v1/models/%s", worse);
     assert_int_equal(test_json(&s, "DELETE", path, NULL, &a), 204);
     assert_int_equal(test_get(&s, path, &a), 404);
     assert_int_equal(test_server_stop(&s), 0);
