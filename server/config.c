@@ -34,8 +34,12 @@ static const struct option options[] = {
      "where to listen; beyond this machine only with an API key in the store; "
      "port 0 picks a free one"},
     {"grpc", LISTEN, ANYWHERE, AT(grpc), 0, 0, NULL, "ADDR:PORT",
-     "where to listen for gRPC, and all else, over HTTP/2 without TLS; without "
-     "it nowhere"},
+     "where to listen for gRPC, and all else, over HTTP/2; without it nowhere"},
+    {"grpc-cert", TEXT, ANYWHERE, AT(grpc_cert), 0, 0, NULL, "FILE",
+     "the certificate, and those up to its root, for TLS on --grpc (PEM); "
+     "without it no TLS; read once"},
+    {"grpc-key", TEXT, ANYWHERE, AT(grpc_key), 0, 0, NULL, "FILE",
+     "the private key of --grpc-cert (PEM)"},
     {"data", TEXT, ANYWHERE, AT(data), 0, 0, "tscaf-data", "DIR",
      "the folder of the database; made if it is missing"},
     {"model", TEXT, ANYWHERE, AT(model), 0, 0, NULL, "FILE",
@@ -450,6 +454,12 @@ enum ut_err srv_config_read(int argc, char *const *argv, char *const *env,
         rc = read_flags(argc, argv, false, &c, e);
     if (!rc && !c.data)
         rc = ut_fail(e, UT_EINVAL, "--data: needs a folder");
+    if (!rc && !c.grpc_cert != !c.grpc_key)
+        rc = ut_fail(e, UT_EINVAL,
+                     "--grpc-cert and --grpc-key: one of them is "
+                     "missing");
+    if (!rc && c.grpc_cert && !c.grpc)
+        rc = ut_fail(e, UT_EINVAL, "--grpc-cert: needs --grpc ADDR:PORT");
     if (rc) {
         srv_config_fini(&c);
         return rc;

@@ -25,7 +25,8 @@ struct srv_config {
     char *grpc; /* the same for HTTP/2; NULL: no such listener */
     char grpc_host[64];
     int grpc_port;
-    int max_connections; /* this and what follows: of each listener */
+    char *grpc_cert, *grpc_key; /* its TLS's PEM files; NULL: without TLS */
+    int max_connections;        /* this and what follows: of each listener */
     int64_t max_body_bytes;
     int64_t header_timeout_ms;  /* a request's header, once it may begin   */
     int64_t idle_timeout_ms;    /* a connection between two requests       */

@@ -66,6 +66,18 @@ static void on_written(uv_write_t *w, int status)
         pump(c);
 }
 
+/* Whether both sides have said all that they will. */
+static bool is_over(const struct h2_conn *c)
+{
+    return !nghttp2_session_want_read(c->session) &&
+           !nghttp2_session_want_write(c->session);
+}
+
+static bool in_handshake(const struct h2_conn *c)
+{
+    return c->tls && !h2_tls_ready(c->tls);
+}
+
 /* Takes frames from the library until a write's worth is there. False if the
  * session is broken. */
 static bool gather(struct h2_conn *c)
@@ -74,11 +86,15 @@ static bool gather(struct h2_conn *c)
     const uint8_t *data;
     ssize_t n = 0;
 
-    while (c->out.len < H2_WRITE_BYTES &&
+    while (!in_handshake(c) && c->out.len < H2_WRITE_BYTES &&
            (n = nghttp2_session_mem_send(c->session, &data)) > 0)
         if (ut_buf_add(&c->out, data, (size_t)n, &e))
             return false;
-    return n >= 0;
+    if (n < 0 || !c->tls)
+        return n >= 0;
+    if (!c->out.len && is_over(c))
+        h2_tls_bye(c->tls);
+    return h2_tls_out(c->tls, &c->out);
 }
 
 static void pump(struct h2_conn *c)
@@ -94,8 +110,7 @@ static void pump(struct h2_conn *c)
             return;
         }
         if (!c->out.len) {
-            if (!nghttp2_session_want_read(c->session) &&
-                !nghttp2_session_want_write(c->session))
+            if (is_over(c))
                 close_conn(c);
             return;
         }
@@ -130,6 +145,34 @@ static void on_alloc(uv_handle_t *t, size_t suggested, uv_buf_t *buf)
     *buf = uv_buf_init(c->h->in, sizeof(c->h->in));
 }
 
+static ssize_t take(void *arg, const uint8_t *data, size_t len)
+{
+    struct h2_conn *c = arg;
+
+    return nghttp2_session_mem_recv(c->session, data, len);
+}
+
+/* What came over TLS; negative where that was the end. */
+static ssize_t take_sealed(struct h2_conn *c, const char *data, size_t len)
+{
+    bool shaking = in_handshake(c);
+    struct ut_error e;
+    uv_buf_t last;
+
+    if (!h2_tls_in(c->tls, data, len, take, c, &e))
+        return 0;
+    srv_log_line(c->h->c.log, SRV_LOG_DEBUG, NULL, "HTTP/2: %s: %s", c->peer,
+                 e.msg);
+    if (shaking)
+        srv_metrics_count(c->h->c.metrics, SRV_REJECT_TLS);
+    if (!c->writing && h2_tls_out(c->tls, &c->out) && c->out.len) {
+        /* An alert, which says why: if it goes at once, well. */
+        last = uv_buf_init(c->out.data, (unsigned)c->out.len);
+        uv_try_write((uv_stream_t *)&c->tcp, &last, 1);
+    }
+    return -1;
+}
+
 static void on_read(uv_stream_t *t, ssize_t n, const uv_buf_t *buf)
 {
     struct h2_conn *c = t->data;
@@ -137,8 +180,8 @@ static void on_read(uv_stream_t *t, ssize_t n, const uv_buf_t *buf)
     if (n == 0)
         return;
     if (n > 0)
-        n = nghttp2_session_mem_recv(c->session, (const uint8_t *)buf->base,
-                                     (size_t)n);
+        n = c->tls ? take_sealed(c, buf->base, (size_t)n)
+                   : take(c, (const uint8_t *)buf->base, (size_t)n);
     if (n < 0) /* its client left, or speaks no HTTP/2, or floods us */
         close_conn(c);
     else
@@ -153,6 +196,7 @@ static void free_if_last(struct srv_h2 *h)
         return;
     nghttp2_session_callbacks_del(h->callbacks);
     nghttp2_option_del(h->options);
+    h2_tls_free(h->tls);
     free(h);
 }
 
@@ -171,6 +215,7 @@ static void on_conn_closed(uv_handle_t *t)
     h->need_pump = true; /* it may have been the last one */
     srv_metrics_add(h->c.metrics, SRV_GAUGE_CONNECTIONS, -1);
     nghttp2_session_del(c->session);
+    h2_tls_close(c->tls);
     ut_buf_fini(&c->out);
     free(c);
     free_if_last(h);
@@ -194,6 +239,8 @@ static bool start_session(struct h2_conn *c)
     };
     struct srv_h2 *h = c->h;
 
+    if (h->tls && !(c->tls = h2_tls_open(h->tls)))
+        return false;
     return nghttp2_session_server_new2(&c->session, h->callbacks, c,
                                        h->options) == 0 &&
            nghttp2_submit_settings(c->session, NGHTTP2_FLAG_NONE, settings,
@@ -333,6 +380,10 @@ static void sweep_conn(struct h2_conn *c, int64_t now)
         close_conn(c);
         return;
     }
+    if (c->h->draining && in_handshake(c)) { /* it has asked for nothing */
+        close_conn(c);
+        return;
+    }
     for (struct h2_stream *s = c->streams, *next; s; s = next) {
         next = s->next;
         sweep_stream(s, now);
@@ -443,6 +494,11 @@ enum ut_err srv_h2_new(uv_loop_t *loop, const struct srv_http_config *c,
     h2_request_callbacks(h->callbacks);
     /* h2_request.c gives windows back: at once, but for duplex streams. */
     nghttp2_option_set_no_auto_window_update(h->options, 1);
+    if (c->tls_cert) {
+        rc = h2_tls_new(c->tls_cert, c->tls_key, &h->tls, e);
+        if (rc)
+            goto out;
+    }
     errno = 0;
     fd = srv_http_listen(c->host, c->port, &h->port);
     if (fd < 0)

@@ -3,10 +3,10 @@
 
 #include "server/http.h"
 
-/* HTTP/2 without TLS and with prior knowledge (h2c), on the loop, within
- * limits: the second listener, which gRPC needs for its trailers. Its exchanges
- * are server/http.h's, and so are its hooks and its config, whose limits hold
- * for each listener by itself. h2*.c alone know the HTTP/2 library.
+/* HTTP/2 on the loop, within limits, over TLS (ALPN: h2) or without it by prior
+ * knowledge (h2c): the second listener, which gRPC needs for its trailers. Its
+ * exchanges are server/http.h's, and so are its hooks and its config, whose
+ * limits hold for each listener by itself. h2*.c alone know the HTTP/2 library.
  *
  * A connection that floods us with frames that ask for nothing but work (resets
  * among them: rapid reset), or that rests too long, is told to go away.
@@ -20,7 +20,8 @@
 
 struct srv_h2;
 
-/* Listens. Errors: UT_EIO naming the address, UT_ENOMEM. */
+/* Listens. Errors: UT_EIO naming the address; UT_EIO, UT_EFORMAT naming TLS's
+ * files; UT_ENOMEM. */
 UT_MUSTUSE enum ut_err srv_h2_new(uv_loop_t *loop,
                                   const struct srv_http_config *c,
                                   struct srv_h2 **out, struct ut_error *e);

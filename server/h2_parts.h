@@ -6,6 +6,7 @@
 #include "base/buf.h"
 #include "base/clock.h"
 #include "server/h2.h"
+#include "server/h2_tls.h"
 #include "server/http_body.h"
 #include "server/http_exchange.h"
 #include "server/http_socket.h"
@@ -64,6 +65,7 @@ struct h2_conn {
     uv_tcp_t tcp;
     uv_write_t write;
     nghttp2_session *session;
+    struct h2_tls_conn *tls; /* NULL: without it */
     struct h2_stream *streams;
     int n_streams;
     struct ut_buf out; /* being written */
@@ -79,6 +81,7 @@ struct h2_conn {
 
 struct srv_h2 {
     struct srv_http_config c;
+    struct h2_tls *tls; /* NULL: without it */
     uv_loop_t *loop;
     uv_tcp_t listener;
     uv_timer_t sweep;

@@ -87,8 +87,10 @@ struct srv_http_hooks {
 };
 
 struct srv_http_config {
-    const char *host; /* borrowed for srv_http_new */
-    int port;         /* 0: any free one */
+    const char *host;               /* borrowed for srv_http_new */
+    int port;                       /* 0: any free one */
+    const char *tls_cert, *tls_key; /* HTTP/2's, PEM files, borrowed for
+                                       srv_h2_new; NULL: without TLS */
     int max_connections;
     int64_t max_body_bytes, max_total_bytes; /* of one body, of all */
     int64_t header_timeout_ms, idle_timeout_ms, request_timeout_ms;

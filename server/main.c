@@ -290,6 +290,8 @@ static enum ut_err listen_http(struct server *s, struct ut_error *e)
         return rc;
     http.host = s->config.grpc_host;
     http.port = s->config.grpc_port;
+    http.tls_cert = s->config.grpc_cert;
+    http.tls_key = s->config.grpc_key;
     http.hooks = srv_dispatch_hooks(s->dispatch);
     return srv_h2_new(&app->loop, &http, &app->h2, e);
 }
@@ -347,8 +349,8 @@ static int serve(struct server *s)
                  srv_http_port(app->http));
     if (app->h2)
         srv_log_line(app->log, SRV_LOG_INFO, NULL,
-                     "HTTP/2 and gRPC: %s port %d", s->config.grpc_host,
-                     srv_h2_port(app->h2));
+                     "HTTP/2 and gRPC: %s port %d%s", s->config.grpc_host,
+                     srv_h2_port(app->h2), s->config.grpc_cert ? ", TLS" : "");
     s->started.fn = on_started;
     rc = srv_pool_push(app->store_pool, start_job, s, &e);
     if (rc)

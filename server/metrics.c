@@ -44,6 +44,7 @@ static const char *const reject_names[SRV_N_REJECTS] = {
     [SRV_REJECT_HEADERS] = "headers",
     [SRV_REJECT_SLOW] = "slow",
     [SRV_REJECT_AUTH] = "auth",
+    [SRV_REJECT_TLS] = "tls",
     [SRV_REJECT_STARTING] = "starting",
 };
 static const struct {

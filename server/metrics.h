@@ -32,6 +32,7 @@ enum srv_reject {
     SRV_REJECT_HEADERS,     /* header limits and malformed frames */
     SRV_REJECT_SLOW,        /* a request that came too slowly     */
     SRV_REJECT_AUTH,        /* no key, a wrong one, a small role  */
+    SRV_REJECT_TLS,         /* a handshake that failed            */
     SRV_REJECT_STARTING,    /* not ready yet, or a stream's end   */
     SRV_N_REJECTS
 };

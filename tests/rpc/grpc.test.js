@@ -3,6 +3,8 @@
 import assert from "node:assert/strict";
 import { execFile, spawnSync } from "node:child_process";
 import http2 from "node:http2";
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
 import { after, before, test } from "node:test";
 import { promisify } from "node:util";
 import { gunzipSync } from "node:zlib";
@@ -106,6 +108,31 @@ test("keys: as metadata", async () => {
   } finally {
     assert.equal(await own.stop(), 0);
   }
+});
+
+test("TLS: calls and streams; no plain text, no other root", async () => {
+  const cert = join(server.dir, "cert.pem"), key = join(server.dir, "key.pem");
+  const made = spawnSync("openssl", ["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2",
+    "-subj", "/CN=test", "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", key, "-out", cert]);
+  assert.equal(made.status, 0, String(made.stderr));
+  const own = await new Server().start("--grpc-cert", cert, "--grpc-key", key);
+  const at = (credentials) => new api.DriverMonitor(own.grpc, credentials);
+  const monitor = at(grpc.credentials.createSsl(readFileSync(cert)));
+  const many = crops(...Array(16).fill(ada));
+  const answers = await Promise.all(Array.from({ length: 40 }, () => call(monitor, "Analyze", many)));
+  for (const { frames } of answers) assert.equal(frames.length, 16);
+  const camera = new Camera(monitor);
+  for (let i = 0; i < 30; i++) camera.call.write(many);
+  camera.call.end();
+  await camera.ends("OK", /^/);
+  assert.equal(camera.answers.length, 30);
+  for (const other of [plain, grpc.credentials.createSsl()]) {
+    const client = at(other);
+    await refused(call(client, "Analyze", many, { deadline: Date.now() + 60000 }), "UNAVAILABLE", /./);
+    client.close();
+  }
+  assert.equal(await own.stop(), 0);
+  monitor.close();
 });
 
 test("bodies at the limit and past it", async () => {

@@ -231,6 +231,14 @@ static void mistakes__by_source__say_where(void **state)
     assert_non_null(strstr(e.msg, "TSCAF_MAX_BATCH: \"5\""));
     assert_int_not_equal(read_args(ARGS("--model"), NULL, &c, &e), UT_OK);
     assert_non_null(strstr(e.msg, "needs a value"));
+    assert_int_not_equal(
+        read_args(ARGS("--grpc", "a:1", "--grpc-key", "k"), NULL, &c, &e),
+        UT_OK);
+    assert_non_null(strstr(e.msg, "--grpc-cert and --grpc-key"));
+    assert_int_not_equal(
+        read_args(ARGS("--grpc-cert", "c", "--grpc-key", "k"), NULL, &c, &e),
+        UT_OK);
+    assert_non_null(strstr(e.msg, "needs --grpc"));
     for (size_t i = 0; i < sizeof(files) / sizeof(files[0]); i++) {
         write_file(files[i].text);
         assert_int_not_equal(read_args(ARGS("--config", path), NULL, &c, &e),
