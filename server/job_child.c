@@ -151,6 +151,7 @@ static void limit(int niceness, long long memory)
 static void on_progress(void *arg, const struct mdl_progress *p)
 {
     Tscaf__V1__JobProgress m = TSCAF__V1__JOB_PROGRESS__INIT;
+    char text[MDL_WARNINGS][MDL_WARNING_LEN], *warnings[MDL_WARNINGS];
     struct child *c = arg;
     int64_t now = ut_clock_us();
     struct ut_error e;
@@ -167,6 +168,10 @@ static void on_progress(void *arg, const struct mdl_progress *p)
     m.images_per_second = (float)p->images_per_second;
     m.seconds_left = (float)p->seconds_left;
     m.broken = (uint32_t)(p->queue[0].broken + p->queue[1].broken);
+    m.warnings = warnings;
+    m.n_warnings = (size_t)mdl_progress_warnings(p, text);
+    for (size_t i = 0; i < m.n_warnings; i++)
+        warnings[i] = text[i];
     if (write_message(c, "progress.json", &m.base, &e))
         fprintf(stderr, "%s\n", e.msg);
 }

@@ -148,7 +148,7 @@ function watched(problem, changed) {
       h('div', { class: 'row' }, h('strong', null, job.name || job.id), h('span', { class: 'badge', id: 'job-state' }, job.state), job.reason && h('span', { class: 'muted' }, job.reason),
         h('span', { class: 'grow' }), job.state === 'running' && act('Pause', jobs.pause), job.state === 'paused' && act('Resume', jobs.resume),
         [...GOING, 'paused'].includes(job.state) && act('Cancel', jobs.cancel)),
-      bar,
+      bar, (p.warnings ?? []).map((text) => h('p', { class: 'problem' }, text)),
       lines(Object.entries(curves).filter(([, points]) => points.length).map(([name, points]) => ({ name: `${name} loss`, points })), { label: 'losses by update' }),
       h('dl', { class: 'facts' }, [['update', `${number(p.step)} of ${number(p.steps)}`], ['pictures a second', number(p.images_per_second, 1)],
         ['learning rate', (p.rate ?? 0).toPrecision(3)], ['gradient', number(p.gradient_norm, 3)],

@@ -80,6 +80,8 @@ static void print_job(const ProtobufCMessage *m)
     printf("%s%s\n", *x->model_version ? "  model " : "", x->model_version);
     if (*x->reason)
         printf("  %s\n", x->reason);
+    for (size_t i = 0; x->progress && i < x->progress->n_warnings; i++)
+        printf("  %s\n", x->progress->warnings[i]);
     for (size_t i = 0; i < x->n_figures; i++) {
         const Tscaf__V1__JobFigures *f = x->figures[i];
 

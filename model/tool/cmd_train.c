@@ -126,31 +126,13 @@ static void print_bar(void *arg, const struct mdl_progress *p)
     fputs(p->step == p->steps ? "\n" : end, stderr);
 }
 
-/* A queue that made training wait, a dataset much shorter than the other. */
 static void warn(const struct mdl_progress *p)
 {
-    for (int i = 0; i < MDL_TASKS; i++) {
-        const struct mdl_queue_state *q = &p->queue[i];
-        int64_t more = p->epochs[!i] + 1;
+    char text[MDL_WARNINGS][MDL_WARNING_LEN];
+    int n = mdl_progress_warnings(p, text);
 
-        /* The first batch is always waited for. */
-        if (q->dry > 1 + p->steps / 10)
-            fprintf(stderr,
-                    "tscaf-model train: the %s queue ran dry %lld times: "
-                    "reading the pictures is slower than training\n",
-                    mdl_task_names[i], (long long)q->dry);
-        if (p->epochs[i] > 10 * more)
-            fprintf(stderr,
-                    "tscaf-model train: the %s data were gone through %lld "
-                    "times, the other %lld: it is much shorter\n",
-                    mdl_task_names[i], (long long)p->epochs[i],
-                    (long long)more);
-        if (q->broken)
-            fprintf(stderr,
-                    "tscaf-model train: %lld pictures of %s could not be read, "
-                    "the last: %s\n",
-                    (long long)q->broken, mdl_task_names[i], q->last);
-    }
+    for (int i = 0; i < n; i++)
+        fprintf(stderr, "tscaf-model train: %s\n", text[i]);
 }
 
 /* ---- options ---- */

@@ -431,6 +431,7 @@ static void tell(struct session *s, int64_t began_us, long began)
     for (int i = 0; i < MDL_TASKS; i++) {
         if (!s->queues[i])
             continue;
+        p->trained[i] = true;
         mdl_queue_state(s->queues[i], &p->queue[i]);
         p->epochs[i] = s->taken[i] * s->c->trainer.batch / s->sets[i].n;
     }

@@ -26,9 +26,18 @@ struct mdl_progress {
     long step, steps;
     double loss[MDL_TASKS]; /* moving means */
     double rate, gradient_norm, images_per_second, seconds_left;
+    bool trained[MDL_TASKS]; /* which there are data for */
     struct mdl_queue_state queue[MDL_TASKS];
     int64_t epochs[MDL_TASKS]; /* begun of each dataset: a short one shows */
 };
+
+/* What is wrong with the data, in words: a queue that training waits for, a
+ * dataset much shorter than the other, pictures that cannot be read. Returns
+ * how many of text are filled. */
+#define MDL_WARNINGS (3 * MDL_TASKS)
+#define MDL_WARNING_LEN 300
+int mdl_progress_warnings(const struct mdl_progress *p,
+                          char text[MDL_WARNINGS][MDL_WARNING_LEN]);
 
 struct mdl_session_config {
     const char *base; /* model file to start from */
