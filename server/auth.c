@@ -121,17 +121,23 @@ size_t srv_auth_keys(const struct srv_auth *a)
 }
 
 enum ut_err srv_auth_check(const struct srv_auth *a, const char *secret,
-                           size_t len, bool loopback, enum srv_role *role,
+                           size_t len, bool local, enum srv_role *role,
                            char actor[SRV_ID_LEN], struct ut_error *e)
 {
     const struct entry *found = NULL;
     uint8_t hash[32];
 
-    if (!a->closed && loopback) {
+    if (!a->closed && local) {
         *role = SRV_ROLE_ADMIN;
         strcpy(actor, "local");
         return UT_OK;
     }
+    if (!a->closed)
+        return ut_fail(e, UT_EINVAL,
+                       "no API key exists yet: until then only this machine "
+                       "may ask, for localhost, through no proxy and from no "
+                       "other site's page; tscafd --create-key admin:NAME "
+                       "makes one");
     if (!secret)
         return ut_fail(e, UT_EINVAL,
                        "an API key is needed: send \"Authorization: Bearer "

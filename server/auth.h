@@ -44,11 +44,12 @@ void srv_auth_remove(struct srv_auth *a, const char *id);
 size_t srv_auth_keys(const struct srv_auth *a);
 
 /* Whose secret that is (not NUL-ended; NULL: none was sent), in time that
- * does not tell which. *role becomes theirs and actor their key's id or
- * "local"; UT_EINVAL where nobody's, with a message for the caller. */
+ * does not tell which. local: srv_local. *role becomes theirs and actor their
+ * key's id or "local"; UT_EINVAL where nobody's, with a message for the caller.
+ */
 UT_MUSTUSE enum ut_err srv_auth_check(const struct srv_auth *a,
                                       const char *secret, size_t len,
-                                      bool loopback, enum srv_role *role,
+                                      bool local, enum srv_role *role,
                                       char actor[SRV_ID_LEN],
                                       struct ut_error *e);
 

@@ -486,7 +486,7 @@ bool srv_config_loopback(const char *host)
         return ntohl(in4.s_addr) >> 24 == 127;
     if (inet_pton(AF_INET6, host, &in6) == 1)
         return IN6_IS_ADDR_LOOPBACK(&in6);
-    return strcmp(host, "localhost") == 0;
+    return strcasecmp(host, "localhost") == 0;
 }
 
 void srv_config_help(FILE *f)

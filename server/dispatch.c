@@ -9,6 +9,7 @@
 #include "api/gzip.h"
 #include "base/clock.h"
 #include "server/app.h"
+#include "server/local.h"
 
 struct srv_dispatch {
     struct srv_app *app;
@@ -102,6 +103,8 @@ static void open_stream(struct srv_request *r)
     if (r->x->status)
         return;
     r->protocol->stream(r, &a);
+    /* nginx would keep a stream's messages until a buffer is full. */
+    a.fields[a.n_fields++] = (struct srv_http_field){"X-Accel-Buffering", "no"};
     srv_http_stream(r->x, &a);
 }
 
@@ -335,7 +338,7 @@ static bool check_key(struct srv_request *r)
     if (r->route->role == SRV_ROLE_NONE)
         return true;
     if (srv_auth_check(r->dispatch->app->auth, secret,
-                       secret ? strlen(secret) : 0, r->x->loopback, &role,
+                       secret ? strlen(secret) : 0, srv_local(r->x), &role,
                        r->call.actor, &e)) {
         api_fail(&err, API_UNAUTHENTICATED, "%s", e.msg);
         refuse(r, SRV_REJECT_AUTH, &err);

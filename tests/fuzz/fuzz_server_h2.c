@@ -235,7 +235,7 @@ static void put_message(int fd, const uint8_t *body, size_t len, size_t piece)
         return;
     memcpy(block, fixed, n);
     block[n++] = 0x01; /* :authority */
-    n += add_literal(block + n, "test");
+    n += add_literal(block + n, "localhost");
     block[n++] = 0x04; /* :path */
     n += add_literal(block + n, paths[body[0] % 3]);
     block[n++] = 0x0f; /* content-type */

@@ -118,10 +118,11 @@ static void send_and_leave(const struct test_server *s, const char *png,
                              .sin_port = htons((uint16_t)s->port)};
     int fd = socket(AF_INET, SOCK_STREAM, 0);
     char head[256];
-    int n = snprintf(head, sizeof(head),
-                     "POST /v1/analyze?input=crop HTTP/1.1\r\nHost: x\r\n"
-                     "Content-Type: image/png\r\nContent-Length: %zu\r\n\r\n",
-                     len);
+    int n =
+        snprintf(head, sizeof(head),
+                 "POST /v1/analyze?input=crop HTTP/1.1\r\nHost: localhost\r\n"
+                 "Content-Type: image/png\r\nContent-Length: %zu\r\n\r\n",
+                 len);
 
     to.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
     assert_int_equal(connect(fd, (struct sockaddr *)&to, sizeof(to)), 0);

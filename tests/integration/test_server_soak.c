@@ -94,7 +94,7 @@ static size_t post(char *out, size_t size, const char *type, const char *body,
 {
     size_t n = (size_t)snprintf(out, size,
                                 "POST /v1/analyze?input=crop HTTP/1.1\r\n"
-                                "Host: t\r\nContent-Type: %s\r\n"
+                                "Host: localhost\r\nContent-Type: %s\r\n"
                                 "Content-Length: %zu\r\n\r\n",
                                 type, len);
 

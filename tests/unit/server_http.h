@@ -517,6 +517,6 @@ static inline bool ended(int fd)
     return recv(fd, &byte, 1, 0) <= 0;
 }
 
-#define HOST "Host: test\r\n"
+#define HOST "Host: localhost\r\n"
 
 #endif

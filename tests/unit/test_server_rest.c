@@ -179,6 +179,42 @@ static void do_unready(void)
     the.app.ready = false;
 }
 
+/* Proxies and browsers are on this machine too. */
+static void no_key_yet__open_to_this_machine_alone(void **state)
+{
+#define AS(fields) "PATCH /echo/a HTTP/1.1\r\n" fields "\r\n"
+    static const char *const open[] = {
+        AS("Host: localhost\r\n"),
+        AS("Host: LOCALHOST:8080\r\n"),
+        AS("Host: 127.0.0.1:8080\r\n"),
+        AS("Host: [::1]:8080\r\n"),
+        AS("Host: [::1]\r\n"),
+        AS("Host: localhost:8080\r\nOrigin: http://localhost:8080\r\n"),
+    };
+    static const char *const closed[] = {
+        AS("Host: rebound.example.org\r\n"),
+        AS("Host: 127.0.0.1.example.org\r\n"),
+        AS("Host: [2001:db8::1]:8080\r\n"),
+        AS("Host: \r\n"),
+        AS("Host: localhost:8080\r\nOrigin: http://example.org\r\n"),
+        AS("Host: localhost:8080\r\nOrigin: http://localhost:3000\r\n"),
+        AS("Host: localhost\r\nOrigin: null\r\n"),
+        AS("Host: localhost\r\nX-Forwarded-For: 192.0.2.1\r\n"),
+        AS("Host: localhost\r\nForwarded: for=192.0.2.1\r\n"),
+    };
+
+    (void)state;
+    start();
+    for (size_t i = 0; i < sizeof(open) / sizeof(open[0]); i++)
+        is_status(once(open[i]), 201);
+    for (size_t i = 0; i < sizeof(closed) / sizeof(closed[0]); i++) {
+        char *answer = once(closed[i]);
+
+        is_status(answer, 401);
+        has(answer, "no API key exists yet");
+    }
+}
+
 static void starting__calls_refused_and_plain_routes_not(void **state)
 {
     (void)state;
@@ -233,6 +269,7 @@ int main(void)
         T(multipart__files_and_texts__in_their_fields),
         T(deadline__sent_or_not__the_clients_or_the_default),
         T(keys__once_one_exists__needed),
+        T(no_key_yet__open_to_this_machine_alone),
         T(starting__calls_refused_and_plain_routes_not),
         T(operations__starting_and_draining__told),
         T(metrics__of_requests__by_route_and_status),

@@ -476,7 +476,7 @@ static void stream__client_leaves__handler_told(void **state)
     the_stream.n = 1;
     fd = open_watch(grpc, sizeof(grpc));
     ask(do_send);
-    expect_head(fd, "grpc-web");
+    expect_head(fd, "X-Accel-Buffering: no\r\n");
     close(fd);
     UNTIL(atomic_load(&the_stream.left));
     assert_null(the_stream.call);
