@@ -40,7 +40,7 @@ obj   = $(patsubst %.c,$B/%.o,$(1))
 libs  = $(foreach f,$(1),$(if $(PKGS_$f),$(shell $(PKG) --libs $(PKGS_$f))) $(LIBS_$f))
 ar    = $(patsubst %,$B/lib%.a,$(1))
 
-PROTOS   := api/tscaf api/oip/inference api/health/health model/onnx/onnx
+PROTOS   := api/tscaf api/oip/inference api/health/health api/reflection/reflection api/reflection/descriptor model/onnx/onnx
 WEIGHTS  := $(wildcard model/weights/*.safetensors)
 PROGRAMS := $B/tscafd $B/tscaf $B/tscaf-model
 TESTS    := $(patsubst tests/%.c,$B/tests/%,$(wildcard tests/unit/test_*.c tests/golden/test_*.c tests/integration/test_*.c))
@@ -83,6 +83,18 @@ $B/gen/%.pb-c.o: $(GEN)/%.pb-c.c
 # The messages' headers must exist before anything that includes them.
 $(call obj,$(shell find api model server client tests -name '*.c')): | $(PROTOS:%=$(GEN)/%.pb-c.h)
 
+# What reflection tells of the services, under the names that others import.
+V1ALPHA := $(GEN)/v1alpha/reflection.proto
+SERVED  := api/tscaf.proto api/oip/inference.proto api/health/health.proto api/reflection/reflection.proto $(V1ALPHA)
+$(V1ALPHA): api/reflection/reflection.proto
+	@mkdir -p $(@D)
+	sed 's/^package grpc.reflection.v1;/package grpc.reflection.v1alpha;/' $< >$@
+$(GEN)/services.binpb: $(SERVED)
+	protoc-c -Igrpc/health/v1=api/health -Igrpc/reflection/v1=api/reflection \
+	    -Igrpc/reflection/v1alpha=$(GEN)/v1alpha -Iinference=api/oip -Itscaf/v1=api \
+	    --descriptor_set_out=$@ $^
+
+$B/server/handle_reflection.o: $(GEN)/services.binpb
 $B/server/console.o: $(wildcard client/console/*)
 $B/%.o: %.c Makefile
 	@mkdir -p $(@D)

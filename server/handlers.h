@@ -71,6 +71,10 @@ void srv_handle_repository_model_unload(struct srv_call *c);
 void srv_handle_health_check(struct srv_call *c);
 void srv_handle_health_watch(struct srv_call *c); /* streams */
 
+/* handle_reflection.c: gRPC's server reflection, of
+ * api/reflection/reflection.proto */
+void srv_handle_reflection(struct srv_call *c);
+
 /* handle_admin.c */
 void srv_handle_create_key(struct srv_call *c);
 void srv_handle_list_keys(struct srv_call *c);

@@ -1,6 +1,7 @@
 /* Every method of the server: its path over REST, its name over RPC. */
 #include "api/health/health.pb-c.h"
 #include "api/oip/inference.pb-c.h"
+#include "api/reflection/reflection.pb-c.h"
 #include "api/tscaf.pb-c.h"
 #include "server/dispatch.h"
 #include "server/handlers.h"
@@ -39,6 +40,16 @@
         .request = &grpc__health__v1__health_check_request__descriptor,        \
         .handler = srv_handle_##fn, .rpc = "grpc.health.v1.Health/" name,      \
         .streams = is_stream, .early = true                                    \
+    }
+#define REFLECTION(version)                                                    \
+    {                                                                          \
+        .method = "POST", .role = SRV_ROLE_ANALYZE, .status = 200,             \
+        .request =                                                             \
+            &grpc__reflection__v1__server_reflection_request__descriptor,      \
+        .handler = srv_handle_reflection, .streams = true, .duplex = true,     \
+        .early = true,                                                         \
+        .rpc = "grpc.reflection." version                                      \
+               ".ServerReflection/ServerReflectionInfo"                        \
     }
 #define PLAIN(p, who, fn)                                                      \
     {                                                                          \
@@ -111,6 +122,9 @@ const struct srv_route srv_routes[] = {
 
     HEALTH(health_check, "Check", false),
     HEALTH(health_watch, "Watch", true),
+
+    REFLECTION("v1"),
+    REFLECTION("v1alpha"), /* the same messages */
 
     PLAIN("/v2/health/live", NONE, live),
     OIP("GET", NULL, NONE, server_live, RPC(ServerLive)),

@@ -18,6 +18,8 @@ const { tscaf: { v1: api } } = grpc.loadPackageDefinition(
   loader.loadSync("api/tscaf.proto", { keepCase: true, enums: String, longs: Number }));
 const { Health } = grpc.loadPackageDefinition(
   loader.loadSync("api/health/health.proto", { enums: String, defaults: true })).grpc.health.v1;
+const { ServerReflection } = grpc.loadPackageDefinition(
+  loader.loadSync("api/reflection/reflection.proto", { keepCase: true, oneofs: true })).grpc.reflection.v1;
 const plain = grpc.credentials.createInsecure();
 let server, ada;
 
@@ -369,6 +371,100 @@ test("AnalyzeStream: refused by name where it is no gRPC", async () => {
       method: "POST", headers: { "Content-Type": type }, body: Buffer.alloc(5) });
     assert.match(await answer.text(), /AnalyzeStream takes a stream: it is served as gRPC/);
   }
+});
+
+// What buf curl prints, which knows the server's address and nothing else. Not
+// spawnSync: the server's log has to be read meanwhile.
+async function bufCurl(at, ...args) {
+  const { stdout } = await promisify(execFile)("tests/rpc/node_modules/.bin/buf",
+    ["curl", "--protocol", "grpc", "--http2-prior-knowledge", ...args.slice(0, -1),
+      `http://${at.grpc}${args.at(-1)}`]);
+  return stdout;
+}
+
+test("reflection: buf curl calls what it was told of; both versions", async () => {
+  const services = ["grpc.health.v1.Health", "grpc.reflection.v1.ServerReflection",
+    "grpc.reflection.v1alpha.ServerReflection", "inference.GRPCInferenceService", "tscaf.v1.Admin",
+    "tscaf.v1.Datasets", "tscaf.v1.DriverMonitor", "tscaf.v1.Identities", "tscaf.v1.Jobs",
+    "tscaf.v1.Models"];
+  for (const version of ["grpc-v1", "grpc-v1alpha"])
+    assert.deepEqual((await bufCurl(server, "--reflect-protocol", version, "--list-services", ""))
+      .trim().split("\n"), services);
+  const models = await bufCurl(server, "-d", "{}", "/tscaf.v1.Models/ListModels");
+  assert.equal(JSON.parse(models).models[0].model.name, "tiny");
+  const health = await bufCurl(server, "-d", "{}", "/grpc.health.v1.Health/Check");
+  assert.equal(JSON.parse(health).status, "SERVING");
+});
+
+test("reflection: what it tells of is there, and nobody is told without a key", async () => {
+  const own = await new Server().start();
+  const methods = (await bufCurl(own, "--list-methods", "")).trim().split("\n");
+  const admin = clientOf("Admin", own);
+  const { secret } = await call(admin, "CreateKey", { name: "x", role: "ROLE_ANALYZE" });
+  const client = new grpc.Client(own.grpc, plain);
+  const same = (bytes) => bytes;
+  const ask = (method, key) => new Promise((done) => {
+    const metadata = new grpc.Metadata();
+    if (key) metadata.set("x-api-key", key);
+    client.makeUnaryRequest("/" + method, same, same, Buffer.alloc(0), metadata,
+      (error) => done(error ? grpc.status[error.code] : "OK"));
+  });
+  assert.ok(methods.length > 50);
+  const open = /^grpc\.health|\/Server(Live|Ready)$/;
+  for (const method of methods)
+    if (!open.test(method)) assert.equal(await ask(method), "UNAUTHENTICATED", method);
+  assert.equal(await ask("tscaf.v1.Models/NoSuch"), "UNIMPLEMENTED");
+  await assert.rejects(bufCurl(own, "--list-methods", ""), /not authenticated/);
+  await bufCurl(own, "-H", `x-api-key: ${secret}`, "--reflect-header", `x-api-key: ${secret}`,
+    "--list-methods", "");
+  client.close();
+  admin.close();
+  assert.equal(await own.stop(), 0);
+});
+
+test("reflection: names at every depth; what is not there is said, and the stream goes on", async () => {
+  const client = new ServerReflection(server.grpc, plain);
+  const stream = client.ServerReflectionInfo();
+  const answers = [];
+  stream.on("data", (answer) => answers.push(answer));
+  const ended = new Promise((done, lost) => stream.on("end", done).on("error", lost));
+  const long = "ä".repeat(500);
+  const rows = [
+    [{ file_by_filename: "tscaf/v1/tscaf.proto" }, /tscaf\.proto/],
+    [{ file_by_filename: "tscaf.proto" }, /no file "tscaf\.proto"/],
+    [{ file_containing_symbol: "tscaf.v1.DriverMonitor" }, /tscaf\.proto/],
+    [{ file_containing_symbol: "tscaf.v1.DriverMonitor.AnalyzeStream" }, /tscaf\.proto/],
+    [{ file_containing_symbol: "tscaf.v1.AnalyzeRequest.images" }, /tscaf\.proto/],
+    [{ file_containing_symbol: "tscaf.v1.InputKind" }, /tscaf\.proto/],
+    [{ file_containing_symbol: "grpc.health.v1.HealthCheckResponse.ServingStatus" }, /health\.proto/],
+    [{ file_containing_symbol: "inference.ModelInferRequest.InferInputTensor" }, /inference\.proto/],
+    [{ file_containing_symbol: "tscaf.v1" }, /no symbol "tscaf\.v1"/],
+    [{ file_containing_symbol: "tscaf.v1." }, /no symbol/],
+    [{ file_containing_symbol: "tscaf.v1.Driver" }, /no symbol/],
+    [{ file_containing_symbol: "tscaf.v1.DriverMonitor.Analyze.x" }, /no symbol/],
+    [{ file_containing_symbol: "" }, /no symbol/],
+    [{ file_containing_symbol: long }, /no symbol "ä{75}"/],
+    [{ all_extension_numbers_of_type: "tscaf.v1.AnalyzeRequest" }, /AnalyzeRequest/],
+    [{ all_extension_numbers_of_type: "tscaf.v1.Models" }, /no message/],
+    [{ file_containing_extension: { containing_type: "tscaf.v1.AnalyzeRequest", extension_number: 9 } },
+      /no extension of "tscaf/],
+    [{}, /nothing/],
+  ];
+  for (const [question] of rows) stream.write({ host: "here", ...question });
+  stream.end();
+  await ended;
+  rows.forEach(([question, pattern], i) => {
+    const { valid_host: host, original_request: asked, message_response: kind, ...rest } = answers[i];
+    const text = JSON.stringify(question);
+    const said = { file_descriptor_response: (r) => String(r.file_descriptor_proto),
+      all_extension_numbers_response: (r) => r.base_type_name,
+      error_response: (r) => (assert.equal(r.error_code, text === "{}" ? 3 : 5), r.error_message) };
+    assert.equal(host, "here");
+    assert.equal(asked.message_request, Object.keys(question)[0], text);
+    assert.match(said[kind](rest[kind]), pattern, text);
+    assert.equal(kind === "error_response", /no |nothing/.test(pattern.source), text);
+  });
+  client.close();
 });
 
 // Not spawnSync: the server's log has to be read meanwhile.
