@@ -103,7 +103,7 @@ static void open_stream(struct srv_request *r)
     if (r->x->status)
         return;
     r->protocol->stream(r, &a);
-    /* nginx would keep a stream's messages until a buffer is full. */
+    /* nginx, over HTTP/1.0, would keep messages until a buffer is full. */
     a.fields[a.n_fields++] = (struct srv_http_field){"X-Accel-Buffering", "no"};
     srv_http_stream(r->x, &a);
 }
