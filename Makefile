@@ -81,7 +81,7 @@ $B/gen/%.pb-c.o: $(GEN)/%.pb-c.c
 	$(CC) $(CPPFLAGS) $(CFLAGS) -w -c -o $@ $<
 
 # The messages' headers must exist before anything that includes them.
-$(call obj,$(shell find api model server client tests -name '*.c')): | $(PROTOS:%=$(GEN)/%.pb-c.h)
+$(call obj,$(shell find api model server client $(wildcard tests) -name '*.c')): | $(PROTOS:%=$(GEN)/%.pb-c.h)
 
 # What reflection tells of the services, under the names that others import.
 V1ALPHA := $(GEN)/v1alpha/reflection.proto

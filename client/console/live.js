@@ -247,10 +247,12 @@ export function open(root, server) {
   const go = h('button', { type: 'button', class: 'primary', id: 'camera' }, 'Start the camera');
   const input = () => inputOf(server);
   const choice = inputChoice(server, 'live-input');
+  const which = h('select', { id: 'face', onchange: () => choose(which.selectedIndex) });
+  const several = h('span', { class: 'row', hidden: true }, h('label', { for: 'face', class: 'muted' }, 'Face'), which);
 
   let source = null; // stops what plays
   let aborter = new AbortController();
-  let last = { faces: [], shot: null }; // and how it was sent; still: redraws a picture
+  let last = { faces: [], shot: null }; // and the answer, how it was sent; still: redraws a picture
   let chosen = 0;
   let running = false;
   let raf = 0;
@@ -258,6 +260,23 @@ export function open(root, server) {
   const idle = () => view.say(
     h('p', { class: 'stage-title' }, 'Nothing is on'),
     h('p', null, input() === 'crop' ? 'Start the camera, or drop aligned pictures of a face here.' : 'Start the camera, or drop pictures and clips here.'));
+
+  function offer(faces) {
+    const names = faces.map((f, i) => `${i + 1}: ${nameOf(f.identity)}`);
+    if (names.join() !== [...which.options].map((o) => o.text).join()) // else it may be open
+      which.replaceChildren(...names.map((n) => h('option', null, n)));
+    which.selectedIndex = chosen;
+    several.hidden = faces.length < 2;
+  }
+
+  /** Of several faces, the one that is read and explained. */
+  function choose(i) {
+    chosen = i;
+    offer(last.faces);
+    panel.clear();
+    panel.show(last.answer, last.faces[i], last.trip, last.rate);
+    last.still?.();
+  }
 
   function fail(e) {
     if (e.name !== 'AbortError') problem.textContent = e.message;
@@ -271,6 +290,8 @@ export function open(root, server) {
     source?.();
     source = null;
     why.enable(false);
+    chosen = 0;
+    offer([]);
     go.textContent = 'Start the camera';
     go.classList.add('primary');
   }
@@ -293,9 +314,10 @@ export function open(root, server) {
 
   function take(answer, shot, trip, perSecond) {
     const faces = answer.frames[0]?.faces ?? [];
-    last = { faces, shot, input: input() };
+    last = { faces, shot, input: input(), answer, trip, rate: perSecond };
     why.enable(faces.length > 0);
     chosen = Math.min(chosen, Math.max(0, faces.length - 1));
+    offer(faces);
     view.describe(faces);
     panel.show(answer, faces[chosen], trip, perSecond);
   }
@@ -356,9 +378,10 @@ export function open(root, server) {
     const show = () => {
       chosen = 0;
       panel.show(answer, face, trip, 0);
-      last = { faces: answer.frames[0]?.faces ?? [], shot, input: sentAs };
-      last.still = (more) => view.draw(shot.image, shot.image.width, shot.image.height, { ...last, ...more });
+      last = { faces: answer.frames[0]?.faces ?? [], shot, input: sentAs, answer, trip, rate: 0 };
+      last.still = (more) => view.draw(shot.image, shot.image.width, shot.image.height, { ...last, chosen, ...more });
       last.still();
+      offer(last.faces);
       view.describe(last.faces);
       why.enable(last.faces.length > 0);
       for (const b of strip.querySelectorAll('button')) b.removeAttribute('aria-current');
@@ -423,7 +446,7 @@ export function open(root, server) {
   });
   view.canvas.addEventListener('click', (e) => {
     const i = last.shot ? view.at(e, last.faces, last.shot) : -1;
-    if (i >= 0) chosen = i;
+    if (i >= 0) choose(i);
   });
 
   const onModel = () => {
@@ -436,7 +459,7 @@ export function open(root, server) {
       h('h1', { class: 'unseen' }, 'Live'),
       h('div', { class: 'row tools' }, go,
         h('label', { class: 'button', for: 'files' }, 'Pictures or a clip'), file,
-        h('span', { class: 'grow' }), choice.node,
+        several, h('span', { class: 'grow' }), choice.node,
         h('label', { for: 'rate', class: 'muted' }, 'Send'), rate),
       view.node, problem, strip, video),
     h('div', { class: 'side' }, ...panel.cards, why.node)));

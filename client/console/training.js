@@ -174,6 +174,12 @@ function watched(problem, changed) {
         if (!mine.signal.aborted) problem.textContent = e.message;
       }).finally(() => { if (mine === stop) stop = null; });
     },
+    forget(job) {
+      if (id !== job.id) return;
+      stop?.abort();
+      id = '';
+      node.replaceChildren();
+    },
     close: () => stop?.abort(),
   };
 }
@@ -188,7 +194,7 @@ function jobsCard(changed) {
     body.replaceChildren(...list.map((j) => h('tr', null, cell(j.name || j.id.slice(0, 10)), cell(j.state),
       cell(`${number(j.progress?.step ?? 0)} / ${number(j.progress?.steps ?? j.settings?.steps ?? 0)}`), cell(when(j.created_at)),
       cell(small('Watch', `Watch ${j.name}`, () => view.open(j)), ' ', !GOING.includes(j.state) && j.state !== 'paused' &&
-        small('Delete', `Delete ${j.name}`, trying(problem, async () => { await jobs.remove(j.id); await refresh(); }))))));
+        small('Delete', `Delete ${j.name}`, trying(problem, async () => { await jobs.remove(j.id); view.forget(j); await refresh(); }))))));
     if (!list.length) body.append(none(5, 'No job yet.'));
     return list;
   }

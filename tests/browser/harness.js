@@ -1,9 +1,11 @@
 // A server with a folder of its own, drawn faces, and a browser whose camera
-// is a film of drawn faces.
+// is a film of drawn faces: one of each for a file of tests.
+import assert from 'node:assert/strict';
 import { execFileSync, spawn } from 'node:child_process';
 import { appendFileSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { basename, join } from 'node:path';
+import { after, before, test } from 'node:test';
 import { chromium } from 'playwright-core';
 
 const PROGRAMS = process.env.PROGRAMS;
@@ -60,17 +62,37 @@ export async function serve({ port = 0, data = 'data', flags = ['--detector', 'n
   } };
 }
 
+/** The API, by an admin's key where there is one; the JSON that it answers. */
+export async function api(server, method, path, { type, body, key } = {}) {
+  const answer = await fetch(server.url + path, { method, body,
+    headers: { ...type && { 'Content-Type': type }, ...key && { Authorization: `Bearer ${key}` } } });
+  const text = await answer.text();
+  if (!answer.ok) throw new Error(`${method} ${path}: ${answer.status} ${text}`);
+  return text ? JSON.parse(text) : null;
+}
+
+/** Somebody who is enrolled, by drawn pictures unless a test before did. */
+export async function enrolled(server, name, external, pictures) {
+  const { identities } = await api(server, 'GET', `v1/identities?query=${encodeURIComponent(external)}`);
+  const who = identities.find((i) => i.external_id === external) ??
+    await api(server, 'POST', 'v1/identities', { type: 'application/json', body: JSON.stringify({ name, external_id: external }) });
+  if (!who.face_count)
+    for (const picture of pictures)
+      await api(server, 'POST', `v1/identities/${who.id}/faces?input=crop&force=true`, { type: 'image/png', body: readFileSync(picture) });
+  return who;
+}
+
 /** Chromium. faults: whatever any page complained of, or asked of others. */
-export async function browse(server) {
-  const browser = await chromium.launch({ executablePath: process.env.CHROMIUM, args: ['--no-sandbox',
-    '--use-fake-device-for-media-stream', `--use-file-for-fake-video-capture=${film()}`] });
+export async function browse(server, { camera = true } = {}) {
+  const browser = await chromium.launch({ executablePath: process.env.CHROMIUM, args: ['--no-sandbox', ...camera
+    ? ['--use-fake-device-for-media-stream', `--use-file-for-fake-video-capture=${film()}`] : []] });
   const faults = [];
   return {
     faults,
     close: () => browser.close(),
-    async page({ camera = true, hash = '', ...options } = {}) {
+    async page({ camera: allowed = true, hash = '', ...options } = {}) {
       const context = await browser.newContext({ viewport: { width: 1360, height: 860 }, colorScheme: 'light', ...options });
-      if (camera) await context.grantPermissions(['camera'], { origin: server.url });
+      if (allowed) await context.grantPermissions(['camera'], { origin: server.url });
       const page = await context.newPage();
       page.setDefaultTimeout(PATIENCE_MS);
       page.on('pageerror', (e) => faults.push(`${e}`));
@@ -95,7 +117,37 @@ export async function shoot(page, name, options) {
 }
 
 /** A real frame, where the machine has one. */
-export function realFrame() {
-  const frame = join(process.env.TSCAF_TEST_DATA ?? '../shared/data', 'frames/driver_00_drowsy_g005.jpg');
+export function realFrame(name = 'driver_00_drowsy_g005.jpg') {
+  const frame = join(process.env.TSCAF_TEST_DATA ?? '../shared/data', 'frames', name);
   return existsSync(frame) ? frame : null;
+}
+
+/** What a file of tests goes on: a server, whose gallery fills, and a browser;
+ * ends with a test of what its pages did behind their backs. */
+export function scene() {
+  const s = { page: (options) => s.browser.page(options) };
+  before(async () => {
+    s.server = await serve();
+    s.browser = await browse(s.server);
+  });
+  after(async () => {
+    await s.browser?.close();
+    await s.server?.stop();
+    clean();
+  });
+  return s;
+}
+export const behaved = (s) => test('nothing was asked of others, the policy refused nothing', () =>
+  assert.deepEqual(s.browser.faults, []));
+
+export const leave = (page) => page.context().close();
+
+/** Drops a picture there, as somebody does by the mouse. */
+export async function drop(page, selector, path) {
+  const dataTransfer = await page.evaluateHandle(({ bytes, name }) => {
+    const data = new DataTransfer();
+    data.items.add(new File([new Uint8Array(bytes)], name, { type: 'image/png' }));
+    return data;
+  }, { bytes: [...readFileSync(path)], name: basename(path) });
+  for (const event of ['dragover', 'drop']) await page.dispatchEvent(selector, event, { dataTransfer });
 }

@@ -1,0 +1,135 @@
+// The Training page: datasets, a job with both queues, versions of the model.
+import assert from 'node:assert/strict';
+import { execFileSync } from 'node:child_process';
+import { mkdirSync, readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { test } from 'node:test';
+import { api, behaved, drawn, folder, leave, scene, shoot } from './harness.js';
+
+const s = scene();
+const PEOPLE = 10;
+const FACES = 300; // enough for a change over to be seen on its way
+
+/** Drawn people, awake and tired: an archive for each kind of dataset. */
+function archives() {
+  for (const label of ['alert', 'drowsy']) mkdirSync(join(folder, 'fatigue', label), { recursive: true });
+  for (let i = 1; i <= PEOPLE; i++) {
+    mkdirSync(join(folder, 'people', `p${i}`), { recursive: true });
+    drawn(`fatigue/alert/${i}.png`, { identity: i, noise: i, eyes: 1 });
+    drawn(`fatigue/drowsy/${i}.png`, { identity: i, noise: i, eyes: 0.1, mouth: 0.7 });
+    for (const noise of [1, 2, 3]) drawn(`people/p${i}/${noise}.png`, { identity: i, noise });
+  }
+  for (const kind of ['fatigue', 'people']) execFileSync('tar', ['-cf', join(folder, `${kind}.tar`), '-C', join(folder, kind), '.']);
+}
+
+/** A dataset, by the page's forms. */
+async function makeDataset(page, name, kind, archive) {
+  await page.getByLabel('New dataset').fill(name);
+  await page.getByLabel('Kind').selectOption(kind);
+  await page.getByRole('button', { name: 'Make' }).click();
+  await page.getByLabel(`An archive for ${name}`).setInputFiles(archive);
+}
+
+async function fillJob(page, { name, steps, fatigue = false, recognition = false }) {
+  await page.getByLabel('Name of the model').fill(name);
+  if (fatigue) await page.getByLabel('Fatigue dataset').selectOption({ index: 1 });
+  if (recognition) await page.getByLabel('Recognition dataset').selectOption({ index: 1 });
+  await page.getByLabel('Updates', { exact: true }).fill(String(steps));
+  await page.getByLabel('Pictures a batch').fill('4');
+  await page.getByLabel('Held out').fill('0.3');
+  await page.getByRole('button', { name: 'Start', exact: true }).click();
+}
+
+test('training: datasets made, filled by archives and one by one; what is wrong with them is said', async () => {
+  archives();
+  const page = await s.page({ hash: '#training' });
+  await page.getByText('No dataset yet.').waitFor();
+  await makeDataset(page, 'Drawn drivers', 'fatigue', join(folder, 'fatigue.tar'));
+  await page.getByText(`Drawn drivers: ${2 * PEOPLE} pictures, 0 left out`).waitFor();
+  await makeDataset(page, 'Drawn people', 'recognition', join(folder, 'people.tar'));
+  await page.getByText(`Drawn people: ${3 * PEOPLE} pictures, 0 left out`).waitFor();
+  await page.getByLabel('Label of pictures for Drawn people').fill('p1');
+  await page.getByLabel('Pictures for Drawn people', { exact: true }).setInputFiles(drawn('more.png', { identity: 1, noise: 9 }));
+  await page.getByText('1 picture added to Drawn people').waitFor();
+  const row = page.getByRole('row').filter({ hasText: 'Drawn people' });
+  assert.deepEqual((await row.getByRole('cell').allInnerTexts()).slice(1, 4), ['recognition', String(3 * PEOPLE + 1), String(PEOPLE)]);
+
+  await makeDataset(page, 'Broken', 'fatigue', { name: 'no.tar', mimeType: 'application/x-tar', buffer: Buffer.from('no archive') });
+  await page.getByRole('alert').filter({ hasText: /archive/ }).waitFor();
+  await page.getByRole('button', { name: 'Delete Broken' }).click();
+  await page.getByRole('dialog').getByRole('button', { name: 'Delete' }).click();
+  await page.getByRole('cell', { name: 'Broken', exact: true }).waitFor({ state: 'detached' });
+  await leave(page);
+});
+
+test('training: a job paused, resumed, cancelled, deleted; one without data refused', async () => {
+  const page = await s.page({ hash: '#training' });
+  await page.getByRole('cell', { name: 'Drawn drivers' }).first().waitFor();
+  await fillJob(page, { name: 'nothing', steps: 10 });
+  await page.getByRole('alert').filter({ hasText: /dataset/ }).waitFor();
+  await fillJob(page, { name: 'long', steps: 100000, fatigue: true });
+  const state = (text) => page.locator('#job-state').getByText(text, { exact: true }).waitFor();
+  await page.getByRole('button', { name: 'Pause long' }).click();
+  await state('paused');
+  await page.getByRole('button', { name: 'Resume long' }).click();
+  await page.getByRole('button', { name: 'Cancel long' }).click();
+  await state('cancelled');
+  // Until its process has ended the server says that it has not.
+  const gone = page.getByText('No job yet.');
+  const early = page.getByRole('alert').filter({ hasText: 'its process has not ended yet' });
+  for (;;) {
+    await page.getByRole('button', { name: 'Delete long' }).click();
+    await gone.or(early).first().waitFor();
+    if (await gone.isVisible()) break;
+  }
+  await page.locator('#job-state').waitFor({ state: 'detached' });
+  await leave(page);
+});
+
+test('training: a job of both queues watched to its end, its model compared, activated and rolled back', async () => {
+  const face = { type: 'image/png', body: readFileSync(drawn('enrolled.png', { identity: 7 })) };
+  const { id } = await api(s.server, 'POST', 'v1/identities', { type: 'application/json', body: '{"name":"Many Faces"}' });
+  for (let i = 0; i < FACES; i++) await api(s.server, 'POST', `v1/identities/${id}/faces?input=crop&force=true`, face);
+  const page = await s.page({ hash: '#training' });
+  await page.getByRole('cell', { name: 'Drawn people' }).first().waitFor();
+  await fillJob(page, { name: 'second', steps: 40, fatigue: true, recognition: true });
+  await page.locator('#job-state').getByText('succeeded').waitFor();
+  for (const [i, queue] of ['fatigue', 'recognition'].entries()) { // a curve each
+    await page.getByText(`${queue} loss`).waitFor();
+    assert.match(await page.locator(`path.series-${i}`).getAttribute('d'), /^M.*L/);
+  }
+  await page.getByRole('cell', { name: 'candidate' }).first().waitFor();
+  // Side by side, with what the API says: the base has the figures on the pictures held out of the job.
+  const { models } = await api(s.server, 'GET', 'v1/models');
+  const got = JSON.parse(models.find((m) => m.model.name === 'second').card).held_out.fatigue;
+  const beside = page.getByRole('table', { name: 'Two versions side by side' });
+  const figures = async (name) => (await beside.getByRole('row', { name }).getByRole('cell').allInnerTexts());
+  assert.deepEqual(await figures('AUC, fatigue'), [got.base_auc.toFixed(4), got.auc.toFixed(4)]);
+  assert.deepEqual(await figures('Equal error rate, fatigue'), [got.base_equal_error_rate.toFixed(4), got.equal_error_rate.toFixed(4)]);
+  assert.deepEqual(await figures('Updates'), ['–', '40']);
+  assert.deepEqual(await figures('Held out, fatigue'), Array(2).fill(`${got.pictures} of Drawn drivers`));
+  await page.getByLabel('Other version').selectOption({ index: 0 });
+  assert.deepEqual(await figures('Updates'), ['–', '–']);
+  await page.getByLabel('Other version').selectOption({ index: 1 });
+  await shoot(page, 'training', { fullPage: true });
+
+  await page.evaluate(() => { // what the page says meanwhile
+    window.said = [];
+    new MutationObserver(() => window.said.push(...[...document.querySelectorAll('tr.activating')].map((n) => n.textContent)))
+      .observe(document.querySelector('main'), { childList: true, subtree: true });
+  });
+  await page.getByRole('button', { name: /^Activate second/ }).click();
+  const asked = page.getByRole('dialog').getByRole('button', { name: 'Activate' });
+  await asked.or(page.locator('tr.active').filter({ hasText: 'second' })).first().waitFor();
+  if (await asked.count()) await asked.click(); // its figures did not pass: by force
+  await page.locator('tr.active').filter({ hasText: 'second' }).waitFor();
+  await page.locator('.status').getByText('second').waitFor();
+  const said = await page.evaluate(() => window.said);
+  assert.ok(said.some((text) => new RegExp(`[0-9]+ of ${FACES} faces`).test(text)), `the change over was not seen on its way: ${said}`);
+  await page.getByRole('button', { name: /^Roll back/ }).click();
+  await page.locator('tr.previous').filter({ hasText: 'second' }).waitFor();
+  await page.locator('.status').getByText('untrained').waitFor();
+  await leave(page);
+});
+
+behaved(s);
