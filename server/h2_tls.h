@@ -30,7 +30,7 @@ bool h2_tls_ready(const struct h2_tls_conn *c);
 
 /* What came from the socket; plain (called any number of times) takes what is
  * in it, and says no by a negative number. UT_EIO: the connection is over, in
- * order or by a failure that e names; h2_tls_sealed may have a last word. */
+ * order or by a failure that e names; h2_tls_out may have a last word. */
 UT_MUSTUSE enum ut_err
 h2_tls_in(struct h2_tls_conn *c, const char *bytes, size_t len,
           ssize_t (*plain)(void *arg, const uint8_t *data, size_t len),

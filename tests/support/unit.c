@@ -1,4 +1,4 @@
-/* Assertions, allocation faults and data lookup for all tests. */
+/* Assertions, allocation faults, folders and data lookup for all tests. */
 #include "tests/support/unit.h"
 
 #include <math.h>
@@ -100,6 +100,29 @@ void *__wrap_realloc(void *p, size_t size)
 void *__wrap_aligned_alloc(size_t align, size_t size)
 {
     return denied() ? NULL : __real_aligned_alloc(align, size);
+}
+
+static char own_dir[] = "/tmp/tscaf-test-XXXXXX";
+static pid_t owner;
+
+static void remove_own_dir(void)
+{
+    char line[64];
+
+    if (getpid() != owner) /* a child's end is not the test's */
+        return;
+    snprintf(line, sizeof(line), "rm -rf %s", own_dir);
+    (void)!system(line);
+}
+
+const char *test_dir(void)
+{
+    if (!owner) {
+        assert_non_null(mkdtemp(own_dir));
+        owner = getpid();
+        atexit(remove_own_dir);
+    }
+    return own_dir;
 }
 
 const char *test_data(const char *name)

@@ -32,6 +32,10 @@ long each_allocation_fails(enum ut_err (*attempt)(void *arg,
                                                   struct ut_error *e),
                            void *arg);
 
+/* A folder of this program's own, made when first asked for and removed at its
+ * end. */
+const char *test_dir(void);
+
 /* The folder of third-party test data ("../shared/data" or
  * $TSCAF_TEST_DATA), or NULL after printing "SKIPPED <name>: ..." */
 const char *test_data(const char *name);

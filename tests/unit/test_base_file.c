@@ -10,8 +10,6 @@
 
 #include "tests/support/unit.h"
 
-static char dir[] = "/tmp/tscaf-file-XXXXXX";
-
 static void check(const char *path, const char *want)
 {
     char got[64] = "";
@@ -29,7 +27,7 @@ static void write__new_and_again__replaced_whole(void **state)
     struct ut_error e;
 
     (void)state;
-    snprintf(path, sizeof(path), "%s/a", dir);
+    snprintf(path, sizeof(path), "%s/a", test_dir());
     snprintf(fresh, sizeof(fresh), "%s.new", path);
     assert_int_equal(ut_file_write(path, "a longer text", 13, &e), UT_OK);
     check(path, "a longer text");
@@ -59,7 +57,7 @@ static void write__disk_full__what_was_there_stays(void **state)
     enum ut_err rc;
 
     (void)state;
-    snprintf(path, sizeof(path), "%s/b", dir);
+    snprintf(path, sizeof(path), "%s/b", test_dir());
     snprintf(fresh, sizeof(fresh), "%s.new", path);
     assert_int_equal(ut_file_write(path, "before", 6, &e), UT_OK);
     getrlimit(RLIMIT_FSIZE, &old);
@@ -75,21 +73,6 @@ static void write__disk_full__what_was_there_stays(void **state)
     assert_int_not_equal(access(fresh, F_OK), 0);
 }
 
-static int make_dir(void **state)
-{
-    (void)state;
-    return mkdtemp(dir) ? 0 : -1;
-}
-
-static int remove_dir(void **state)
-{
-    char line[64];
-
-    (void)state;
-    snprintf(line, sizeof(line), "rm -rf %s", dir);
-    return system(line);
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -98,5 +81,5 @@ int main(void)
         cmocka_unit_test(write__disk_full__what_was_there_stays),
     };
 
-    return cmocka_run_group_tests(tests, make_dir, remove_dir);
+    return cmocka_run_group_tests(tests, NULL, NULL);
 }

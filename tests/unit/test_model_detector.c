@@ -18,15 +18,13 @@
     "file,width,height,x,y,w,h,l0x,l0y,l1x,l1y,l2x,l2y,l3x,l3y,l4x,l4y,"       \
     "score\n"
 
-static char dir[] = "/tmp/test_detector_XXXXXX";
-
 static const char *at(const char *name)
 {
     static char path[8][256];
     static int n;
     char *p = path[n++ % 8];
 
-    snprintf(p, sizeof(path[0]), "%s/%s", dir, name);
+    snprintf(p, sizeof(path[0]), "%s/%s", test_dir(), name);
     return p;
 }
 
@@ -90,7 +88,6 @@ static int set_up(void **state)
     int n;
 
     (void)state;
-    assert_non_null(mkdtemp(dir));
     n = sprintf(text, "%s", HEADER);
     for (int i = 0; i < 6; i++) {
         char name[16];
@@ -104,15 +101,6 @@ static int set_up(void **state)
     write_frame("none.png", 0, 0, 0, 3);
     write_text("none.txt", "none.png\n");
     return 0;
-}
-
-static int tear_down(void **state)
-{
-    char line[64];
-
-    (void)state;
-    snprintf(line, sizeof(line), "rm -r %s", dir);
-    return system(line);
 }
 
 static void open_frames(struct mdl_frames *f)
@@ -749,5 +737,5 @@ int main(void)
         cmocka_unit_test(measure__fresh_detector__figures_in_range),
     };
 
-    return cmocka_run_group_tests(tests, set_up, tear_down);
+    return cmocka_run_group_tests(tests, set_up, NULL);
 }

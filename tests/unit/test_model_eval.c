@@ -110,14 +110,12 @@ static void binary__groups__each_its_own(void **state)
 
 /* ---- pairs ---- */
 
-static char dir[] = "/tmp/test_eval_XXXXXX";
-
 static const char *write_text(const char *name, const char *text)
 {
     static char path[256];
     FILE *f;
 
-    snprintf(path, sizeof(path), "%s/%s", dir, name);
+    snprintf(path, sizeof(path), "%s/%s", test_dir(), name);
     f = fopen(path, "w");
     assert_non_null(f);
     fputs(text, f);
@@ -130,25 +128,15 @@ static int set_up(void **state)
     char path[256];
 
     (void)state;
-    assert_non_null(mkdtemp(dir));
-    snprintf(path, sizeof(path), "%s/Ada_L", dir);
+    snprintf(path, sizeof(path), "%s/Ada_L", test_dir());
     assert_int_equal(mkdir(path, 0700), 0);
-    snprintf(path, sizeof(path), "%s/Bo", dir);
+    snprintf(path, sizeof(path), "%s/Bo", test_dir());
     assert_int_equal(mkdir(path, 0700), 0);
     write_text("Ada_L/Ada_L_0001.jpg", "");
     write_text("Ada_L/0002.jpg", "");
     write_text("Bo/Bo_0001.png", "");
     write_text("Bo/0012.jpg", "");
     return 0;
-}
-
-static int tear_down(void **state)
-{
-    char line[300];
-
-    (void)state;
-    snprintf(line, sizeof(line), "rm -r %s", dir);
-    return system(line);
 }
 
 static void is_picture(const struct mdl_pairs *p, int at, const char *end)
@@ -256,5 +244,5 @@ int main(void)
         cmocka_unit_test(pairs__mistakes__line_named),
     };
 
-    return cmocka_run_group_tests(tests, set_up, tear_down);
+    return cmocka_run_group_tests(tests, set_up, NULL);
 }

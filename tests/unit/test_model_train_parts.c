@@ -271,14 +271,12 @@ static void metrics__folds__threshold_from_the_others(void **state)
 
 /* ---- datasets and queues ---- */
 
-static char dir[] = "/tmp/test_train_XXXXXX";
-
 static void write_text(const char *name, const char *text)
 {
     char path[256];
     FILE *f;
 
-    snprintf(path, sizeof(path), "%s/%s", dir, name);
+    snprintf(path, sizeof(path), "%s/%s", test_dir(), name);
     f = fopen(path, "w");
     assert_non_null(f);
     fputs(text, f);
@@ -292,7 +290,6 @@ static int set_up(void **state)
     char path[256];
 
     (void)state;
-    assert_non_null(mkdtemp(dir));
     for (int i = 0; i < 12; i++) {
         uint8_t *bytes;
         struct ut_error e;
@@ -302,7 +299,7 @@ static int set_up(void **state)
         memset(rgb, i * 20, sizeof(rgb));
         assert_int_equal(mdl_image_encode_png(rgb, 112, 112, &bytes, &len, &e),
                          UT_OK);
-        snprintf(path, sizeof(path), "%s/%02d.png", dir, i);
+        snprintf(path, sizeof(path), "%s/%02d.png", test_dir(), i);
         f = fopen(path, "wb");
         assert_int_equal(fwrite(bytes, 1, len, f), len);
         fclose(f);
@@ -311,22 +308,13 @@ static int set_up(void **state)
     return 0;
 }
 
-static int tear_down(void **state)
-{
-    char line[64];
-
-    (void)state;
-    snprintf(line, sizeof(line), "rm -r %s", dir);
-    return system(line);
-}
-
 static void open_text(const char *text, struct mdl_dataset *d)
 {
     char path[256];
     struct ut_error e;
 
     write_text("m.tsv", text);
-    snprintf(path, sizeof(path), "%s/m.tsv", dir);
+    snprintf(path, sizeof(path), "%s/m.tsv", test_dir());
     if (mdl_dataset_open(path, d, &e))
         fail_msg("%s", e.msg);
 }
@@ -338,7 +326,7 @@ static void refused(const char *text, const char *says)
     struct ut_error e;
 
     write_text("bad.tsv", text);
-    snprintf(path, sizeof(path), "%s/bad.tsv", dir);
+    snprintf(path, sizeof(path), "%s/bad.tsv", test_dir());
     assert_int_equal(mdl_dataset_open(path, &d, &e), UT_EFORMAT);
     if (!strstr(e.msg, says))
         fail_msg("no \"%s\" in: %s", says, e.msg);
@@ -506,5 +494,5 @@ int main(void)
         cmocka_unit_test(augment__seed__same_picture_same_view),
     };
 
-    return cmocka_run_group_tests(tests, set_up, tear_down);
+    return cmocka_run_group_tests(tests, set_up, NULL);
 }

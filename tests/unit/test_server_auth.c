@@ -151,26 +151,22 @@ static void role__names__known_or_none(void **state)
 static void
 load__from_the_store__keys_work_and_secrets_are_not_there(void **state)
 {
-    char dir[] = "/tmp/tscaf-auth-XXXXXX", secret[SRV_AUTH_SECRET_LEN];
-    char actor[SRV_ID_LEN], line[256];
+    char secret[SRV_AUTH_SECRET_LEN], actor[SRV_ID_LEN], line[256];
     struct srv_key k = new_key("", SRV_ROLE_ENROLL, secret);
     struct srv_store *s;
     struct ut_error e;
 
     (void)state;
-    assert_non_null(mkdtemp(dir));
-    assert_int_equal(srv_store_open(dir, &s, &e), UT_OK);
+    assert_int_equal(srv_store_open(test_dir(), &s, &e), UT_OK);
     k.name = strdup("ops");
     assert_int_equal(srv_store_key_create(s, "local", &k, &e), UT_OK);
     assert_int_equal(srv_auth_load(auth, s, &e), UT_OK);
     srv_store_close(s);
     assert_int_equal(check(secret, false, actor), SRV_ROLE_ENROLL);
     assert_string_equal(actor, k.id);
-    snprintf(line, sizeof(line), "cat %s/tscaf.db* | grep -qaF '%s'", dir,
-             secret + 6);
+    snprintf(line, sizeof(line), "cat %s/tscaf.db* | grep -qaF '%s'",
+             test_dir(), secret + 6);
     assert_int_not_equal(system(line), 0);
-    snprintf(line, sizeof(line), "rm -r %s", dir);
-    assert_int_equal(system(line), 0);
     srv_key_fini(&k);
 }
 

@@ -10,8 +10,6 @@
 #define FATIGUE TSCAF__V1__DATASET_KIND__DATASET_KIND_FATIGUE
 #define RECOGNITION TSCAF__V1__DATASET_KIND__DATASET_KIND_RECOGNITION
 
-static char dir[] = "/tmp/tscaf-classes-XXXXXX";
-
 static int label(struct srv_classes *c, const char *name)
 {
     struct ut_error e;
@@ -28,13 +26,13 @@ static void label__written_and_read_again__the_same(void **state)
     struct ut_error e;
 
     (void)state;
-    assert_int_equal(srv_classes_read(&c, dir, RECOGNITION, &e), UT_OK);
+    assert_int_equal(srv_classes_read(&c, test_dir(), RECOGNITION, &e), UT_OK);
     assert_int_equal(label(&c, "Ada"), 0);
     assert_int_equal(label(&c, "J\xc3\xb6rg M"), 1);
     assert_int_equal(label(&c, "Ada"), 0);
-    assert_int_equal(srv_classes_write(&c, dir, &e), UT_OK);
+    assert_int_equal(srv_classes_write(&c, test_dir(), &e), UT_OK);
     srv_classes_fini(&c);
-    assert_int_equal(srv_classes_read(&c, dir, RECOGNITION, &e), UT_OK);
+    assert_int_equal(srv_classes_read(&c, test_dir(), RECOGNITION, &e), UT_OK);
     assert_int_equal(c.n, 2);
     assert_int_equal(label(&c, "J\xc3\xb6rg M"), 1);
     assert_int_equal(label(&c, "new"), 2);
@@ -77,21 +75,6 @@ static void name__at_the_limit_and_one_past__taken_and_refused(void **state)
     srv_classes_fini(&c);
 }
 
-static int make_dir(void **state)
-{
-    (void)state;
-    return mkdtemp(dir) ? 0 : -1;
-}
-
-static int remove_dir(void **state)
-{
-    char line[64];
-
-    (void)state;
-    snprintf(line, sizeof(line), "rm -rf %s", dir);
-    return system(line);
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -100,5 +83,5 @@ int main(void)
         cmocka_unit_test(name__at_the_limit_and_one_past__taken_and_refused),
     };
 
-    return cmocka_run_group_tests(tests, make_dir, remove_dir);
+    return cmocka_run_group_tests(tests, NULL, NULL);
 }

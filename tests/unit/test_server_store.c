@@ -10,14 +10,12 @@
 
 #define DIM 8
 
-static char dir[] = "/tmp/tscaf-store-XXXXXX";
-
 static struct srv_store *open_store(void)
 {
     struct srv_store *s;
     struct ut_error e;
 
-    if (srv_store_open(dir, &s, &e))
+    if (srv_store_open(test_dir(), &s, &e))
         fail_msg("%s", e.msg);
     return s;
 }
@@ -257,21 +255,6 @@ static void open__first_schema__migrated_with_all_it_held(void **state)
     assert_int_equal(system(line), 0);
 }
 
-static int make_dir(void **state)
-{
-    (void)state;
-    return mkdtemp(dir) ? 0 : -1;
-}
-
-static int remove_dir(void **state)
-{
-    char line[64];
-
-    (void)state;
-    snprintf(line, sizeof(line), "rm -rf %s", dir);
-    return system(line);
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -282,5 +265,5 @@ int main(void)
         cmocka_unit_test(open__first_schema__migrated_with_all_it_held),
     };
 
-    return cmocka_run_group_tests(tests, make_dir, remove_dir);
+    return cmocka_run_group_tests(tests, NULL, NULL);
 }
