@@ -354,13 +354,15 @@ static enum ut_err write_result(struct child *c, struct ut_error *e)
 }
 
 /* Beside the model that answers now, whether the base was that or another. */
-static enum ut_err take_figures(struct child *c, struct ut_error *e)
+static enum ut_err take_figures(struct child *c, int threads,
+                                struct ut_error *e)
 {
     struct srv_trial t = {
         .models = {c->base, c->model},
         .data = {c->data[0], c->data[1]},
         .held_out = c->held_out,
         .seed = c->seed,
+        .threads = threads,
     };
     char fresh[PATH_MAX];
     enum ut_err rc = UT_OK;
@@ -392,7 +394,7 @@ static enum ut_err work(struct child *c, int threads, bool *done,
     if (!*done)
         rc = mdl_session_run(&s, done, e);
     if (!rc && *done)
-        rc = take_figures(c, e);
+        rc = take_figures(c, threads, e);
     if (!rc && *done)
         rc = write_result(c, e);
     return rc;

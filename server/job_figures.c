@@ -21,7 +21,7 @@ struct score {
     int pictures;
 };
 
-static enum ut_err open_rival(struct rival *r, const char *path,
+static enum ut_err open_rival(struct rival *r, const char *path, int threads,
                               struct ut_error *e)
 {
     enum ut_err rc = mdl_model_open(path, &r->model, e);
@@ -30,7 +30,8 @@ static enum ut_err open_rival(struct rival *r, const char *path,
         return rc;
     r->leaves[MDL_FATIGUE] = srv_engine_leaf(&r->model, MDL_HEAD_BINARY);
     r->leaves[MDL_RECOGNITION] = srv_engine_leaf(&r->model, MDL_HEAD_EMBEDDING);
-    return mdl_evaluator_new(&r->model, NULL, MDL_PREC_F32, &r->evaluator, e);
+    return mdl_evaluator_new(&r->model, NULL, MDL_PREC_F32, threads,
+                             &r->evaluator, e);
 }
 
 static enum ut_err open_all(const struct srv_trial *t,
@@ -41,7 +42,7 @@ static enum ut_err open_all(const struct srv_trial *t,
 
     for (int i = 0; i < SRV_TRIALS && !rc; i++)
         if (t->models[i])
-            rc = open_rival(&rivals[i], t->models[i], e);
+            rc = open_rival(&rivals[i], t->models[i], t->threads, e);
     if (!rc && t->models[SRV_TRIAL_ACTIVE] && t->active_version &&
         strcmp(active->model.version, t->active_version))
         rc =

@@ -19,6 +19,7 @@ struct srv_trial {
     const char *data[MDL_TASKS];    /* NULL: not trained */
     double held_out;                /* the split's, as in training */
     uint64_t seed;
+    int threads;
 };
 
 struct srv_job_figures {

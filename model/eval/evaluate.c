@@ -1,116 +1,11 @@
-/* Datasets through a model. */
+/* Figures of a model over datasets. */
 #include "model/eval/evaluate.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "model/data/queue.h"
 #include "model/panel.h"
-
-#define BATCH 16
-
-struct mdl_evaluator {
-    const struct mdl_model *model;
-    struct mdl_graph graph;
-    struct mdl_backend *backend;
-    struct mdl_lane *lane;
-    struct mdl_plan *plan;
-};
-
-void mdl_evaluator_free(struct mdl_evaluator *v)
-{
-    if (!v)
-        return;
-    mdl_plan_free(v->plan);
-    mdl_lane_free(v->lane);
-    mdl_backend_close(v->backend);
-    mdl_graph_fini(&v->graph);
-    free(v);
-}
-
-enum ut_err mdl_evaluator_new(const struct mdl_model *model,
-                              const char *backend, enum mdl_precision precision,
-                              struct mdl_evaluator **out, struct ut_error *e)
-{
-    struct mdl_evaluator *v = calloc(1, sizeof(*v));
-    enum ut_err rc;
-
-    *out = NULL;
-    if (!v)
-        return ut_fail(e, UT_ENOMEM, "no memory to evaluate");
-    v->model = model;
-    mdl_graph_init(&v->graph);
-    rc = mdl_graph_optimise(&model->graph, ~0ull, &v->graph, e);
-    if (!rc)
-        rc = mdl_backend_open(backend, 0, &v->backend, e);
-    if (!rc)
-        rc = mdl_lane_new(v->backend, &v->lane, e);
-    if (!rc)
-        rc = mdl_plan_new(v->lane, &v->graph, precision, BATCH, &v->plan, e);
-    if (rc) {
-        mdl_evaluator_free(v);
-        return rc;
-    }
-    *out = v;
-    return UT_OK;
-}
-
-/* The queue's order is a shuffle: rows are laid where they belong. */
-static enum ut_err fill(struct mdl_evaluator *v, const struct mdl_dataset *d,
-                        int at, float *values, size_t size, struct ut_error *e)
-{
-    struct mdl_queue_config c = {
-        .batch = BATCH, .side = v->model->spec.input, .threads = 1, .seed = 1};
-    float *out[MDL_MAX_OUTPUTS] = {0};
-    const struct mdl_batch *b = NULL;
-    struct mdl_queue_state state;
-    struct mdl_queue *q;
-    enum ut_err rc = mdl_queue_new(d, &c, &q, e);
-
-    if (rc)
-        return rc;
-    out[at] = malloc(BATCH * size * sizeof(*values));
-    if (!out[at])
-        rc = ut_fail(e, UT_ENOMEM, "no memory to evaluate");
-    for (int done = 0; done < d->n && !rc; done += BATCH) {
-        rc = mdl_queue_next(q, &b, e);
-        if (!rc)
-            rc = mdl_plan_run(v->plan, &(struct mdl_io){b->images, out}, e);
-        for (int i = 0; i < BATCH && !rc; i++)
-            memcpy(values + (size_t)b->row[i] * size,
-                   out[at] + (size_t)i * size, size * sizeof(*values));
-    }
-    mdl_queue_state(q, &state);
-    if (!rc && state.broken)
-        rc = ut_fail(e, UT_EFORMAT, "%lld pictures cannot be read: %.150s",
-                     (long long)state.broken, state.last);
-    mdl_queue_free(q);
-    free(out[at]);
-    return rc;
-}
-
-enum ut_err mdl_evaluate(struct mdl_evaluator *v, const struct mdl_dataset *d,
-                         const char *output, float **values, int *size,
-                         struct ut_error *e)
-{
-    int at = mdl_graph_find_output(&v->graph, output);
-    enum ut_err rc;
-
-    *values = NULL;
-    if (at < 0)
-        return ut_fail(e, UT_EINVAL, "the model has no output \"%s\"", output);
-    *size = (int)mdl_shape_count(&v->graph.values[v->graph.outputs[at]].shape);
-    *values = calloc((size_t)d->n * (size_t)*size, sizeof(**values));
-    if (!*values)
-        return ut_fail(e, UT_ENOMEM, "no memory for %d outputs", d->n);
-    rc = fill(v, d, at, *values, (size_t)*size, e);
-    if (rc) {
-        free(*values);
-        *values = NULL;
-    }
-    return rc;
-}
 
 static double share(int of, int other)
 {

@@ -1,29 +1,10 @@
 #ifndef MODEL_EVAL_EVALUATE_H
 #define MODEL_EVAL_EVALUATE_H
 
-#include "model/backend.h"
-#include "model/data/dataset.h"
+#include "model/eval/evaluator.h"
 #include "model/eval/metrics.h"
-#include "model/model.h"
 
-/* A model over whole datasets, and the figures of its leaves. Thread: one. */
-struct mdl_evaluator;
-
-/* model must outlive it. backend NULL: the best. */
-UT_MUSTUSE enum ut_err mdl_evaluator_new(const struct mdl_model *model,
-                                         const char *backend,
-                                         enum mdl_precision precision,
-                                         struct mdl_evaluator **out,
-                                         struct ut_error *e);
-void mdl_evaluator_free(struct mdl_evaluator *v); /* accepts NULL */
-
-/* An output for every example, in the dataset's order: *values [n, *size], the
- * caller's to free. Errors: UT_EINVAL for an unknown output, UT_EFORMAT for
- * pictures that cannot be read. */
-UT_MUSTUSE enum ut_err mdl_evaluate(struct mdl_evaluator *v,
-                                    const struct mdl_dataset *d,
-                                    const char *output, float **values,
-                                    int *size, struct ut_error *e);
+/* Figures of a model's leaves. Thread: one. */
 
 /* Drowsy or alert, from a binary leaf's probability. */
 struct mdl_binary_figures {

@@ -216,8 +216,8 @@ int cmd_calibrate(int argc, char **argv)
     }
     rc = mdl_model_open(argv[optind], &c.model, &e);
     if (!rc)
-        rc = mdl_evaluator_new(&c.model, c.backend, c.precision, &c.evaluator,
-                               &e);
+        rc = mdl_evaluator_new(&c.model, c.backend, c.precision, 0,
+                               &c.evaluator, &e);
     if (!rc)
         rc = calibrate(&c, &e);
     if (!rc)

@@ -29,6 +29,7 @@ static const char help[] =
     "                   (1e-3)\n"
     "  --roc            the curves' points too: [FAR, TAR, threshold]\n"
     "  --backend NAME, --precision P\n"
+    "  --threads N      batches at a time (one a processor)\n"
     "\n"
     "Prints one line of JSON for each. LFW is for testing only. `plot` draws "
     "what\n"
@@ -37,6 +38,7 @@ static const char help[] =
 struct evaluation {
     const char *backend;
     enum mdl_precision precision;
+    int threads;
     struct tool_tests tests;
     struct mdl_model model;
     struct mdl_evaluator *evaluator;
@@ -49,7 +51,7 @@ static enum ut_err evaluate(struct evaluation *v, const char *path,
     enum ut_err rc = mdl_model_open(path, &v->model, e);
 
     if (!rc)
-        rc = mdl_evaluator_new(&v->model, v->backend, v->precision,
+        rc = mdl_evaluator_new(&v->model, v->backend, v->precision, v->threads,
                                &v->evaluator, e);
     if (!rc && v->tests.fatigue) {
         rc = tool_figures_fatigue(v->evaluator, &v->model, &v->tests, &line, e);
@@ -92,6 +94,9 @@ static bool set(struct evaluation *v, int option, const char *text)
     case 'o':
         v->tests.roc = true;
         return true;
+    case 't':
+        v->threads = atoi(text);
+        return v->threads > 0;
     case 'b':
         v->backend = text;
         return true;
@@ -108,6 +113,7 @@ int cmd_eval(int argc, char **argv)
 {
     static const struct option options[] = {
         {"fatigue", required_argument, NULL, 'f'},
+        {"threads", required_argument, NULL, 't'},
         {"pairs", required_argument, NULL, 'p'},
         {"pictures", required_argument, NULL, 'd'},
         {"faces", required_argument, NULL, 'i'},

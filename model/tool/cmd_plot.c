@@ -87,7 +87,7 @@ static enum ut_err score(const struct plot_job *j, const char *path,
 
     *s = NULL;
     if (!rc)
-        rc = mdl_evaluator_new(&m, j->backend, MDL_PREC_F32, &v, e);
+        rc = mdl_evaluator_new(&m, j->backend, MDL_PREC_F32, 0, &v, e);
     if (!rc) {
         *threshold = mdl_model_threshold(&m, "fatigue", 0.5);
         rc = scores_of(j, v, s, n, e);

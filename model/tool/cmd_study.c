@@ -285,7 +285,7 @@ static enum ut_err test(const struct study *s, const char *path, json_t *into,
     enum ut_err rc = mdl_model_open(path, &m, e);
 
     if (!rc)
-        rc = mdl_evaluator_new(&m, s->backend, MDL_PREC_F32, &v, e);
+        rc = mdl_evaluator_new(&m, s->backend, MDL_PREC_F32, 0, &v, e);
     if (!rc && s->tests.fatigue) {
         rc = tool_figures_fatigue(v, &m, &s->tests, &o, e);
         json_object_set_new(into, "fatigue", o);

@@ -157,7 +157,7 @@ static enum ut_err add_model(const struct plot_job *j, const struct chosen *c,
 
     plot_name(path, name);
     if (!rc)
-        rc = mdl_evaluator_new(&m, j->backend, MDL_PREC_F32, &v, e);
+        rc = mdl_evaluator_new(&m, j->backend, MDL_PREC_F32, 0, &v, e);
     for (int i = 0; i < j->n_leaves && !rc; i++)
         rc = add_panel(j, c, v, &m, name, j->leaves[i], p, e);
     mdl_evaluator_free(v);

@@ -530,7 +530,8 @@ static enum ut_err measure(struct session *s, struct figures *f,
 
     if (rc)
         return rc;
-    rc = mdl_evaluator_new(&m, s->c->trainer.backend, MDL_PREC_F32, &v, e);
+    rc = mdl_evaluator_new(&m, s->c->trainer.backend, MDL_PREC_F32,
+                           s->c->trainer.threads, &v, e);
     for (int i = 0; i < MDL_TASKS && !rc; i++) {
         if (!s->held[i].n)
             continue;
