@@ -35,7 +35,8 @@ CFLAGS   += -std=c11 $(FLAGS_$(VARIANT)) -Wall -Wextra -Wshadow -Wvla -Wformat=2
 LDFLAGS  += $(FLAGS_$(VARIANT))
 
 MAINS := server/main.c $(wildcard client/example*.c client/tool/*.c model/tool/*.c)
-src   = $(filter-out $(MAINS) model/backends/cuda/%,$(shell find $(1) -name '*.c' | sort))
+# Of the CUDA plug-in, only what has a unit test is in libmodel.a.
+src   = $(filter-out $(MAINS) $(filter-out %/choice.c,$(wildcard model/backends/cuda/*.c)),$(shell find $(1) -name '*.c' | sort))
 obj   = $(patsubst %.c,$B/%.o,$(1))
 libs  = $(foreach f,$(1),$(if $(PKGS_$f),$(shell $(PKG) --libs $(PKGS_$f))) $(LIBS_$f))
 ar    = $(patsubst %,$B/lib%.a,$(1))
@@ -51,7 +52,7 @@ WRAP     := -Wl,--wrap=malloc,--wrap=calloc,--wrap=realloc,--wrap=aligned_alloc
 
 .DELETE_ON_ERROR:
 .SECONDARY:
-.PHONY: all cuda test asan tsan fuzz bench lint format install help clean
+.PHONY: all cuda cuda-graphs test asan tsan fuzz bench lint format install help clean
 
 all: $(PROGRAMS) ## build the server, the client and the model tool
 
@@ -131,21 +132,27 @@ $B/tests/unit/test_model_plugin: | $(PLUGINS)
 # The CUDA backend: a plug-in of its own, with what it needs of the engine inside.
 CUDA_HOME ?= /usr/local/cuda
 NVCC      ?= $(or $(shell command -v nvcc),$(wildcard $(CUDA_HOME)/bin/nvcc))
+CUDNN_HOME ?= $(CUDA_HOME)
+CUBLAS_HOME ?= $(CUDA_HOME)
 CUDA_ARCH ?= 75 80 86 89 90 100 120
-CUDA_C    := $(filter-out %/device.c,$(wildcard model/backends/cuda/*.c)) \
-             base/error.c model/tensor.c model/graph.c model/graph_gradient.c
+CUDA_LIBS := $(addprefix model/backends/cuda/,device.c cudnn.c cublaslt.c)
+CUDA_C    := $(filter-out $(CUDA_LIBS),$(wildcard model/backends/cuda/*.c)) \
+             base/error.c base/clock.c model/tensor.c model/graph.c model/graph_gradient.c
 CUDA_PIC  := $(CUDA_C:%.c=$B/plugin/%.o)
 last       = $(lastword $(CUDA_ARCH))
-cuda: ## build/release/libtscaf-cuda.so, where nvcc is found (CUDA_HOME, CUDA_ARCH)
+cuda: ## build/release/libtscaf-cuda.so, where nvcc and cuDNN 9 are found (CUDA_HOME, CUDNN_HOME, CUBLAS_HOME, CUDA_ARCH)
 ifeq ($(NVCC),)
 	@echo "SKIPPED cuda: there is no nvcc (CUDA_HOME=$(CUDA_HOME))"
+else ifeq ($(wildcard $(CUDNN_HOME)/include/cudnn_graph.h /usr/include/cudnn_graph.h),)
+	@echo "SKIPPED cuda: there is no cuDNN 9 (CUDNN_HOME=$(CUDNN_HOME))"
 else
 cuda: $B/libtscaf-cuda.so
 endif
-$B/libtscaf-cuda.so: $(CUDA_PIC) $B/plugin/model/backends/cuda/device.o $B/plugin/kernels.o
-	$(CC) $(LDFLAGS) -shared -Wl,--no-undefined -o $@ $^ -L$(CUDA_HOME)/lib64 -L$(CUDA_HOME)/lib \
-	    -lcudart_static -lstdc++ -lm -ldl -lrt -lpthread
-$B/plugin/model/backends/cuda/device.o: CPPFLAGS += -isystem $(CUDA_HOME)/include
+# cuDNN and cuBLASLt are opened at run time, from here too if they are here.
+$B/libtscaf-cuda.so: $(CUDA_PIC) $(CUDA_LIBS:%.c=$B/plugin/%.o) $B/plugin/kernels.o
+	$(CC) $(LDFLAGS) -shared -Wl,--no-undefined -Wl,-rpath,'$$ORIGIN:$(CUDA_HOME)/lib64:$(CUDA_HOME)/lib:$(CUDNN_HOME)/lib:$(CUBLAS_HOME)/lib' \
+	    -o $@ $^ -L$(CUDA_HOME)/lib64 -L$(CUDA_HOME)/lib -lcudart_static -lstdc++ -lm -ldl -lrt -lpthread
+$(CUDA_LIBS:%.c=$B/plugin/%.o): CPPFLAGS += -isystem $(CUDA_HOME)/include -isystem $(CUDNN_HOME)/include -isystem $(CUBLAS_HOME)/include
 $B/plugin/kernels.o: model/backends/cuda/kernels.cu model/backends/cuda/gpu.h model/graph.h
 	@mkdir -p $(@D)
 	$(NVCC) -I. -O3 -std=c++17 -Xcompiler -fPIC,-fvisibility=hidden,-Wall$(if $(WERROR),$(comma)-Werror) \
@@ -156,9 +163,20 @@ $B/plugin/%.o: %.c Makefile
 	$(CC) $(CPPFLAGS) $(CFLAGS) -fPIC -fvisibility=hidden -MMD -MP -c -o $@ $<
 comma := ,
 
+# What the backend asks of cuDNN, judged by cuDNN: no GPU needed.
+cuda-graphs: ## where cuDNN 9 is found: whether it takes the graphs of both networks
+ifeq ($(wildcard $(CUDNN_HOME)/include/cudnn_graph.h /usr/include/cudnn_graph.h),)
+	@echo "SKIPPED cuda-graphs: there is no cuDNN 9 (CUDNN_HOME=$(CUDNN_HOME))"
+else
+cuda-graphs: $B/tests/cuda/graphs
+	$B/tests/cuda/graphs
+endif
+$B/tests/cuda/graphs: $B/tests/cuda/graphs.o $B/plugin/model/backends/cuda/cudnn.o $(call ar,model base)
+	$(CC) $(LDFLAGS) -Wl,-rpath,$(CUDNN_HOME)/lib -o $@ $^ $(call libs,model) -ldl -lm -lpthread
+
 # The same with the processor in the GPU's place, for tests: no CUDA needed.
 HOST_PLUGIN := $B/tests/plugins/host.so
-$(HOST_PLUGIN): $(CUDA_PIC) $B/plugin/tests/plugins/host/device.o $B/plugin/host_kernels.o
+$(HOST_PLUGIN): $(CUDA_PIC) $B/plugin/tests/plugins/host/device.o $B/plugin/tests/plugins/host/engines.o $B/plugin/host_kernels.o
 	@mkdir -p $(@D)
 	$(CC) $(LDFLAGS) -shared -o $@ $^ -lstdc++ -lm
 $B/plugin/host_kernels.o: model/backends/cuda/kernels.cu model/backends/cuda/gpu.h model/graph.h

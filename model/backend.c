@@ -161,6 +161,13 @@ const char *mdl_backend_note(const struct mdl_backend *b)
     return b->note;
 }
 
+void mdl_backend_report(const struct mdl_backend *b, char *text, size_t len)
+{
+    *text = '\0';
+    if (b->ops->report)
+        b->ops->report(b->ctx, text, len);
+}
+
 const char *mdl_backend_name(const struct mdl_backend *b)
 {
     return b->ops->name;

@@ -68,6 +68,9 @@ struct mdl_backend_ops {
                        struct ut_error *e);
     enum ut_err (*refresh)(void *ctx, void *plan, struct ut_error *e);
 
+    /* Optional: one line on the device and how plans compute on it. */
+    void (*report)(void *ctx, char *text, size_t len);
+
     /* Optional (NULL: none): one line per step with its time in us over the
      * last run, for `tscaf-model bench --profile`. */
     void (*profile)(void *plan,
@@ -94,6 +97,9 @@ UT_MUSTUSE enum ut_err mdl_backend_open_trainer(const char *name, int device,
                                                 struct ut_error *e);
 /* Why "auto" did not take CUDA: one line, or "". */
 const char *mdl_backend_note(const struct mdl_backend *b);
+/* One line on the device and how the plans made so far compute on it, for a
+ * log; "" where there is nothing to say. Thread: any. */
+void mdl_backend_report(const struct mdl_backend *b, char *text, size_t len);
 /* After all its lanes and plans. Accepts NULL. */
 void mdl_backend_close(struct mdl_backend *b);
 const char *mdl_backend_name(const struct mdl_backend *b);

@@ -192,6 +192,7 @@ static void on_started(struct srv_mail *m)
     struct ut_error *e = &s->start_error;
     const struct srv_generation *g = app->generations.current;
     const struct mdl_model *model;
+    char report[512];
 
     if (app->draining)
         return; /* nobody waits for it any more */
@@ -221,6 +222,9 @@ static void on_started(struct srv_mail *m)
     if (*mdl_backend_note(app->device))
         srv_log_line(app->log, SRV_LOG_INFO, NULL, "cuda is not used: %s",
                      mdl_backend_note(app->device));
+    mdl_backend_report(srv_engine_device(g->engine), report, sizeof(report));
+    if (*report)
+        srv_log_line(app->log, SRV_LOG_INFO, NULL, "%s", report);
     app->ready = true;
     srv_health_changed(app);
     srv_log_line(app->log, SRV_LOG_INFO, NULL,

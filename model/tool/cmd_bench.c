@@ -329,6 +329,7 @@ static bool make_configs(struct bench *b, const char *precisions,
 static int run_bench(struct bench *b, const char *path)
 {
     struct mdl_model m = {0};
+    char report[512];
     struct ut_error e;
     enum ut_err rc;
 
@@ -336,6 +337,10 @@ static int run_bench(struct bench *b, const char *path)
     rc = open_all(b, path, &m, &e);
     if (!rc)
         rc = run_all(b, &e);
+    if (!rc)
+        mdl_backend_report(b->device, report, sizeof(report));
+    if (!rc && *report)
+        fprintf(stderr, "tscaf-model: %s\n", report);
     mdl_backend_close(b->device);
     mdl_graph_fini(&b->graph);
     mdl_model_close(&m);

@@ -2,6 +2,9 @@
  * shapes, against the reference: with the processor in the GPU's place
  * (tests/plugins/host), or on a GPU where TSCAF_TEST_CUDA=1 asks for it. */
 #include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
 
 #include "tests/golden/golden.h"
 
@@ -101,14 +104,159 @@ static void cuda__no_room__says_what_a_batch_needs(void **state)
     mdl_model_close(&m);
 }
 
+/* ---- Engines that are not ours (tests/plugins/host/engines.c) ---- */
+
+#define N_FACES 3
+
+struct rig {
+    struct mdl_model model;
+    struct mdl_graph graph;
+    struct mdl_backend *backend;
+    float out[N_FACES * 512];
+    char report[512];
+};
+
+/* Embeddings of the same faces by a plan made with these engines on offer. */
+static void embed(struct rig *r, const char *engines, enum mdl_precision p)
+{
+    static uint8_t faces[N_FACES * 112 * 112 * 3];
+    float *out[MDL_MAX_OUTPUTS] = {0};
+    struct mdl_lane *lane;
+    struct mdl_plan *plan;
+    struct ut_error e = {0};
+    int at;
+
+    for (size_t i = 0; i < sizeof(faces); i++)
+        faces[i] = (uint8_t)(i * 31 >> 2);
+    if (engines)
+        setenv("TSCAF_HOST_ENGINES", engines, 1);
+    else
+        unsetenv("TSCAF_HOST_ENGINES");
+    if (mdl_model_open(GOLDEN_DIR "/iresnet_lase/weights.safetensors",
+                       &r->model, &e) ||
+        mdl_graph_optimise(&r->model.graph, ~0ull, &r->graph, &e) ||
+        mdl_backend_open("cuda", 0, &r->backend, &e) ||
+        mdl_lane_new(r->backend, &lane, &e) ||
+        mdl_plan_new(lane, &r->graph, p, N_FACES, &plan, &e))
+        fail_msg("%s", e.msg);
+    at = mdl_graph_find_output(&r->model.graph,
+                               "recognition.embedding.normalized");
+    out[at] = r->out;
+    if (mdl_plan_run(plan, &(struct mdl_io){faces, out}, &e))
+        fail_msg("%s", e.msg);
+    mdl_backend_report(r->backend, r->report, sizeof(r->report));
+    mdl_plan_free(plan);
+    mdl_lane_free(lane);
+    mdl_backend_close(r->backend);
+    mdl_graph_fini(&r->graph);
+    mdl_model_close(&r->model);
+}
+
+static void expect(const struct rig *r, const char *part, bool there)
+{
+    if ((strstr(r->report, part) != NULL) != there)
+        fail_msg("the report is \"%s\"", r->report);
+}
+
+static void cuda__engines_of_every_kind__only_right_ones_compute(void **state)
+{
+    static const enum mdl_precision all[] = {MDL_PREC_F32, MDL_PREC_F16,
+                                             MDL_PREC_BF16};
+    static const float bound[] = {1e-5f, 4e-3f, 3e-2f};
+    static struct rig ours, theirs;
+    char folder[64];
+
+    (void)state;
+    if (getenv("TSCAF_TEST_CUDA"))
+        return;
+    snprintf(folder, sizeof(folder), "%s", getenv("TSCAF_CUDA_CACHE"));
+    setenv("TSCAF_CUDA_CACHE", "/dev/null", 1);
+    for (int i = 0; i < 3; i++) {
+        embed(&ours, NULL, all[i]);
+        expect(&ours, ": 0 of ", true);
+        expect(&ours, "refused", false);
+        embed(&theirs, "wnme", all[i]); /* none of them is right */
+        expect(&theirs, ": 0 of ", true);
+        expect(&theirs, " refused, the last: ", true);
+        assert_memory_equal(ours.out, theirs.out, sizeof(ours.out));
+        embed(&theirs, "wsfe", all[i]);
+        expect(&theirs, ": 0 of ", false);
+        assert_close(theirs.out, ours.out, N_FACES * 512, bound[i], 0,
+                     "embeddings");
+    }
+    setenv("TSCAF_CUDA_CACHE", folder, 1);
+}
+
+/* How a plan's engines are remembered, and when not. */
+static void cuda__remembered__proved_again(void **state)
+{
+    static struct rig first, next;
+    const char *folder = getenv("TSCAF_CUDA_CACHE");
+    char command[256], damaged[64];
+
+    (void)state;
+    if (getenv("TSCAF_TEST_CUDA"))
+        return;
+    embed(&first, "f", MDL_PREC_F32);
+    expect(&first, ": 0 of ", false);
+    embed(&next, "f", MDL_PREC_F32);
+    assert_string_equal(next.report, first.report);
+    /* The place now holds another engine: all are tried again. */
+    embed(&next, "w", MDL_PREC_F32);
+    expect(&next, ": 0 of ", true);
+    /* Another version of the library has a file of its own. */
+    setenv("TSCAF_HOST_VERSION", "2", 1);
+    embed(&next, "f", MDL_PREC_F32);
+    expect(&next, ": 0 of ", false);
+    unsetenv("TSCAF_HOST_VERSION");
+    snprintf(command, sizeof(command),
+             "for f in %s/*; do echo damage >>$f; done", folder);
+    assert_int_equal(system(command), 0);
+    embed(&next, "f", MDL_PREC_F32);
+    snprintf(damaged, sizeof(damaged), "more after its end; engines are");
+    expect(&next, damaged, true);
+    expect(&next, ": 0 of ", false);
+    embed(&next, "f", MDL_PREC_F32); /* mended */
+    assert_string_equal(next.report, first.report);
+}
+
+static void cuda__no_cudnn__says_so(void **state)
+{
+    struct mdl_backend *b;
+    struct ut_error e = {0};
+
+    (void)state;
+    if (getenv("TSCAF_TEST_CUDA"))
+        return;
+    setenv("TSCAF_HOST_NO_CUDNN", "1", 1);
+    assert_int_equal(mdl_backend_open("cuda", 0, &b, &e), UT_EDEVICE);
+    assert_non_null(strstr(e.msg, "cuDNN 9 does not load"));
+    assert_int_equal(mdl_backend_open("auto", 0, &b, &e), UT_OK);
+    assert_string_equal(mdl_backend_name(b), "cpu");
+    assert_non_null(strstr(mdl_backend_note(b), "cuDNN 9 does not load"));
+    mdl_backend_close(b);
+    unsetenv("TSCAF_HOST_NO_CUDNN");
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(cuda__every_case__matches_golden),
         cmocka_unit_test(cuda__no_room__says_what_a_batch_needs),
+        cmocka_unit_test(cuda__engines_of_every_kind__only_right_ones_compute),
+        cmocka_unit_test(cuda__remembered__proved_again),
+        cmocka_unit_test(cuda__no_cudnn__says_so),
     };
+    char cache[] = "/tmp/tscaf-test-XXXXXX", command[64];
+    int bad;
 
-    if (!getenv("TSCAF_TEST_CUDA"))
-        setenv("TSCAF_CUDA_PLUGIN", PLUGINS "host.so", 1);
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    if (getenv("TSCAF_TEST_CUDA"))
+        return cmocka_run_group_tests(tests, NULL, NULL);
+    setenv("TSCAF_CUDA_PLUGIN", PLUGINS "host.so", 1);
+    if (!mkdtemp(cache))
+        return 1;
+    setenv("TSCAF_CUDA_CACHE", cache, 1);
+    bad = cmocka_run_group_tests(tests, NULL, NULL);
+    snprintf(command, sizeof(command), "rm -r %s", cache);
+    return system(command) || bad;
 }

@@ -89,6 +89,37 @@ static enum ut_err vector(struct plan *p, const struct mdl_node *n, int role,
                                   out, e);
 }
 
+static bool steep(const struct plan *p, const struct mdl_node *n)
+{
+    const struct mdl_value *slope =
+        n->act == MDL_ACT_PRELU ? &p->g->values[n->in[MDL_IN_SLOPE]] : NULL;
+
+    for (size_t i = 0; slope && i < mdl_shape_count(&slope->shape); i++)
+        if (!(slope->data[i] <= 1))
+            return true;
+    return false;
+}
+
+/* What the step computes, as engines are asked for it. */
+static void describe(const struct plan *p, struct step *s)
+{
+    const struct mdl_node *n = s->node;
+    static const float there = 0; /* that a part is there is all that counts */
+
+    s->product = (struct gpu_product){
+        .rows = n->op == MDL_OP_LINEAR,
+        .window = {n->kernel, n->stride, n->pad, n->groups},
+        .steep = steep(p, n),
+        .x = p->maps[s->in[0]],
+        .y = p->maps[s->out],
+        .ep = {.bias = s->bias ? &there : NULL,
+               .slope = s->slope ? &there : NULL,
+               .shift = s->shift ? &there : NULL,
+               .residual = s->in[1] >= 0 ? &there : NULL,
+               .act = (int)n->act,
+               .alpha = n->alpha}};
+}
+
 static enum ut_err build_product(struct plan *p, struct step *s,
                                  struct ut_error *e)
 {
@@ -113,7 +144,10 @@ static enum ut_err build_product(struct plan *p, struct step *s,
         rc = vector(p, n, MDL_IN_SLOPE, &s->slope, e);
     if (!rc && n->op == MDL_OP_CONV)
         rc = vector(p, n, MDL_IN_SHIFT, &s->shift, e);
-    return rc;
+    if (rc)
+        return rc;
+    describe(p, s);
+    return cuda_choose(p, s, e);
 }
 
 static enum ut_err build_batchnorm(struct plan *p, struct step *s,

@@ -3,10 +3,13 @@
  *   maps     [n, h, w, c] in float32, float16 or bfloat16
  *   vectors  [n, c] float32
  *
- * A lane is a stream. A plan is recorded once for each set of outputs that a
- * server asks for (CUDA graphs) and replayed; nothing is allocated in a run
- * but where a later plan made the lane's memory move. docs/GPU.md says what of
- * this has run where. */
+ * Convolutions and fully connected layers are computed by whichever of our
+ * kernels and the engines of cuDNN and cuBLASLt is fastest here and agrees
+ * with ours (tune.c). A lane is a stream. A plan is recorded once for each set
+ * of outputs that a server asks for (CUDA graphs) and replayed; nothing is
+ * allocated in a run but where a later plan made the lane's memory move.
+ * docs/GPU.md says what of this has run where. */
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -21,17 +24,29 @@ static int score(void)
 static enum ut_err open_cuda(int device, void **out, struct ut_error *e)
 {
     struct ctx *c = calloc(1, sizeof(*c));
+    struct ut_error remark;
     enum ut_err rc;
 
     if (!c)
         return ut_fail(e, UT_ENOMEM, "no memory for the CUDA backend");
     c->device = device;
     rc = gpu_check(device, &c->bfloat16, e);
+    if (!rc)
+        rc = gpu_stream_new(device, &c->stream, e);
+    if (!rc)
+        rc = cuda_handles_open(c->stream, c->handles, e);
     if (rc) {
+        if (c->stream)
+            gpu_stream_free(c->stream);
         free(c);
         return rc;
     }
     pthread_mutex_init(&c->lock, NULL);
+    pthread_mutex_init(&c->choosing, NULL);
+    cuda_chip(c);
+    choices_path(c->choices.chip, c->cache, sizeof(c->cache));
+    choices_read(&c->choices, c->cache, &remark);
+    snprintf(c->remark, sizeof(c->remark), "%s", remark.msg);
     *out = c;
     return UT_OK;
 }
@@ -39,7 +54,14 @@ static enum ut_err open_cuda(int device, void **out, struct ut_error *e)
 static void close_cuda(void *ctx)
 {
     struct ctx *c = ctx;
+    struct ut_error ignored;
 
+    if (!gpu_enter(c->stream, &ignored)) {
+        cuda_forget(c);
+        cuda_handles_close(c->handles);
+    }
+    gpu_stream_free(c->stream);
+    pthread_mutex_destroy(&c->choosing);
     pthread_mutex_destroy(&c->lock);
     free(c);
 }
@@ -52,11 +74,18 @@ static enum ut_err lane_new(void *ctx, void **out, struct ut_error *e)
     if (!l)
         return ut_fail(e, UT_ENOMEM, "no memory for a lane");
     rc = gpu_stream_new(((struct ctx *)ctx)->device, &l->stream, e);
-    if (rc)
+    if (rc) {
         free(l);
-    else
-        *out = l;
-    return rc;
+        return rc;
+    }
+    rc = cuda_handles_open(l->stream, l->handles, e);
+    if (rc) {
+        gpu_stream_free(l->stream);
+        free(l);
+        return rc;
+    }
+    *out = l;
+    return UT_OK;
 }
 
 static void lane_free(void *ctx, void *lane)
@@ -66,6 +95,7 @@ static void lane_free(void *ctx, void *lane)
 
     (void)ctx;
     if (!gpu_enter(l->stream, &ignored)) {
+        cuda_handles_close(l->handles);
         gpu_free(l->work);
         gpu_unpin(l->host);
     }
@@ -209,6 +239,7 @@ static enum ut_err compile(void *ctx, void *lane, const struct mdl_graph *g,
         rc = cuda_place(p, &why);
     if (!rc)
         rc = bind(p, &why);
+    cuda_remember(ctx);
     if (!rc) {
         *out = p;
         return UT_OK;
@@ -261,6 +292,11 @@ static enum ut_err run(void *ctx, void *plan, const struct mdl_io *io,
     return rc;
 }
 
+static void report(void *ctx, char *text, size_t len)
+{
+    cuda_report(ctx, text, len);
+}
+
 static const struct mdl_backend_ops ops = {
     .name = "cuda",
     .score = score,
@@ -272,6 +308,7 @@ static const struct mdl_backend_ops ops = {
     .plan_free = plan_free,
     .run = run,
     .supports = supports,
+    .report = report,
 };
 
 extern const struct mdl_plugin tscaf_plugin;

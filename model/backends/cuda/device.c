@@ -1,7 +1,10 @@
 /* CUDA's runtime behind gpu.h. */
 #include <cuda_runtime.h>
+#include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
+#include "base/clock.h"
 #include "model/backends/cuda/gpu.h"
 
 struct gpu_stream {
@@ -58,6 +61,18 @@ enum ut_err gpu_check(int device, bool *bfloat16, struct ut_error *e)
                      device, major, minor);
     *bfloat16 = major >= 8;
     return rc;
+}
+
+void gpu_describe(int device, char *text, size_t len)
+{
+    struct cudaDeviceProp chip;
+    int driver = 0;
+
+    if (cudaGetDeviceProperties(&chip, device) != cudaSuccess)
+        memset(&chip, 0, sizeof(chip));
+    cudaDriverGetVersion(&driver);
+    snprintf(text, len, "%.80s (%d.%d), driver for CUDA %d.%d", chip.name,
+             chip.major, chip.minor, driver / 1000, driver % 1000 / 10);
 }
 
 enum ut_err gpu_stream_new(int device, struct gpu_stream **out,
@@ -149,9 +164,21 @@ enum ut_err gpu_upload(void *to, const void *from, size_t len,
     return rc ? rc : check(cudaDeviceSynchronize(), "uploading weights", e);
 }
 
+enum ut_err gpu_download(void *to, const void *from, size_t len,
+                         struct ut_error *e)
+{
+    return check(cudaMemcpy(to, from, len, cudaMemcpyDeviceToHost),
+                 "copying out", e);
+}
+
 enum ut_err gpu_wait(struct gpu_stream *s, struct ut_error *e)
 {
     return check(cudaStreamSynchronize(s->stream), "a batch", e);
+}
+
+int64_t gpu_clock_us(void)
+{
+    return ut_clock_us();
 }
 
 enum ut_err gpu_launched(const char *what, struct ut_error *e)

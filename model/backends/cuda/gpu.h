@@ -51,6 +51,9 @@ struct gpu_graph; /* a captured run */
  * reason: no driver, too old a driver, no GPU, too old a GPU. */
 enum ut_err gpu_check(int device, bool *bfloat16, struct ut_error *e);
 
+/* The chip and its driver, in words. */
+void gpu_describe(int device, char *text, size_t len);
+
 enum ut_err gpu_stream_new(int device, struct gpu_stream **out,
                            struct ut_error *e);
 void gpu_stream_free(struct gpu_stream *s);
@@ -72,8 +75,12 @@ enum ut_err gpu_copy_out(struct gpu_stream *s, void *to, const void *from,
 /* At once, from any host memory. */
 enum ut_err gpu_upload(void *to, const void *from, size_t len,
                        struct ut_error *e);
+enum ut_err gpu_download(void *to, const void *from, size_t len,
+                         struct ut_error *e);
 /* Until all that was queued is done; says the first error of it. */
 enum ut_err gpu_wait(struct gpu_stream *s, struct ut_error *e);
+/* Microseconds, for timing engines. */
+int64_t gpu_clock_us(void);
 /* A failed launch since the last call. */
 enum ut_err gpu_launched(const char *what, struct ut_error *e);
 
@@ -120,6 +127,14 @@ void gpu_k_concat(void *stream, const struct gpu_map *x, int first,
                   const struct gpu_map *y);
 void gpu_k_softmax(void *stream, const struct gpu_map *x,
                    const struct gpu_map *y);
+/* n numbers, even between -1 and 1, always the same for a seed. */
+void gpu_k_random(void *stream, enum gpu_type type, uint32_t seed, void *y,
+                  long long n);
+/* Raises *worst (device memory) to the largest |got - want| / (absolute +
+ * relative |want|); a NaN counts as infinite. */
+void gpu_k_deviation(void *stream, enum gpu_type type, const void *got,
+                     const void *want, long long n, float absolute,
+                     float relative, float *worst);
 /* Row-major float32, [batch, c, h, w]. */
 void gpu_k_output(void *stream, const struct gpu_map *x, float *y);
 

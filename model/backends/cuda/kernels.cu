@@ -54,6 +54,11 @@ INLINE float get(bf16_t x) { return __bfloat162float(x); }
 INLINE void put(float *to, float x) { *to = x; }
 INLINE void put(half_t *to, float x) { *to = __float2half_rn(x); }
 INLINE void put(bf16_t *to, float x) { *to = __float2bfloat16_rn(x); }
+/* Of numbers that are not negative: their bits are in their order. */
+INLINE void raise_to(float *to, float x)
+{
+    atomicMax((unsigned *)to, __float_as_uint(x));
+}
 #else
 #define KERNEL static void
 #define INLINE static inline
@@ -65,6 +70,8 @@ INLINE void put(bf16_t *to, float x) { *to = __float2bfloat16_rn(x); }
     ((void)(stream), (void)(threads), kernel(__VA_ARGS__))
 
 INLINE float warp_sum(float x) { return x; }
+
+INLINE void raise_to(float *to, float x) { *to = x > *to ? x : *to; }
 
 struct half_t {
     uint16_t bits;
@@ -322,6 +329,38 @@ template <typename T> KERNEL softmax(const T *x, long long pairs, T *y)
     }
 }
 
+INLINE float random_at(uint32_t seed, long long i)
+{
+    uint32_t h = (uint32_t)i * 0x9e3779b9u + seed * 0x85ebca6bu;
+
+    h = (h ^ h >> 16) * 0x7feb352du;
+    h = (h ^ h >> 15) * 0x846ca68bu;
+    h ^= h >> 16;
+    return (float)(h >> 8) * 0x1p-23f - 1;
+}
+
+template <typename T> KERNEL random_numbers(uint32_t seed, T *y, long long n)
+{
+    EACH(i, n)
+    put(&y[i], random_at(seed, i));
+}
+
+template <typename T>
+KERNEL deviation(const T *got, const T *want, long long n, float absolute,
+                 float relative, float *worst)
+{
+    float most = 0;
+
+    EACH(i, n)
+    {
+        float y = get(want[i]), off = fabsf(get(got[i]) - y);
+
+        off /= absolute + relative * fabsf(y);
+        most = off <= most ? most : off < INFINITY ? off : INFINITY;
+    }
+    raise_to(worst, most);
+}
+
 template <typename T> KERNEL output(struct gpu_map m, long long n, float *y)
 {
     long long area = (long long)m.h * m.w;
@@ -422,6 +461,20 @@ void gpu_k_softmax(void *stream, const struct gpu_map *x,
 {
     TYPED(y->type, LAUNCH(softmax<T>, stream, items(y) / 2, (const T *)x->data,
                           items(y) / 2, (T *)y->data));
+}
+
+void gpu_k_random(void *stream, enum gpu_type type, uint32_t seed, void *y,
+                  long long n)
+{
+    TYPED(type, LAUNCH(random_numbers<T>, stream, n, seed, (T *)y, n));
+}
+
+void gpu_k_deviation(void *stream, enum gpu_type type, const void *got,
+                     const void *want, long long n, float absolute,
+                     float relative, float *worst)
+{
+    TYPED(type, LAUNCH(deviation<T>, stream, n, (const T *)got, (const T *)want,
+                       n, absolute, relative, worst));
 }
 
 void gpu_k_output(void *stream, const struct gpu_map *x, float *y)

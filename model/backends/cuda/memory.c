@@ -103,6 +103,13 @@ enum ut_err cuda_place(struct plan *p, struct ut_error *e)
         for (int i = 0; i < n; i++)
             if (lives[i].first == step)
                 place(p, lives, n, i);
+    p->room = p->work_size;
+    for (int i = 0; i < p->n_steps; i++) {
+        const struct gpu_engine *engine = p->steps[i].engine;
+
+        if (engine && p->room + round_up(engine->room) > p->work_size)
+            p->work_size = p->room + round_up(engine->room);
+    }
     p->host_size = round_up(lives[g->input].size);
     for (int i = 0; i < g->n_outputs; i++)
         if (g->outputs[i] >= 0) {

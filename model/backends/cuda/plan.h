@@ -4,6 +4,7 @@
 #include <pthread.h>
 
 #include "model/backend.h"
+#include "model/backends/cuda/choice.h"
 #include "model/backends/cuda/gpu.h"
 
 /* What the files of this folder share. Inside this folder only. */
@@ -30,13 +31,24 @@ struct ctx {
     bool bfloat16;
     pthread_mutex_t lock; /* guards weights */
     struct weights *weights;
+    /* tune.c's; choosing guards them */
+    pthread_mutex_t choosing;
+    struct gpu_stream *stream; /* owned; for trials                     */
+    void *handles[2];          /* owned; of the vendors, on stream      */
+    struct made *made;         /* owned; what was decided, and engines  */
+    struct choices choices;    /* owned; what the file remembers        */
+    char cache[4096];          /* the file, "": none                    */
+    int refused;               /* engines that did not hold             */
+    char refusal[224];         /* the last of them                      */
+    char remark[256];          /* about the file                        */
 };
 
 /* One stream, and memory that the lane's plans share: it grows with them. */
 struct lane {
     struct gpu_stream *stream;
-    char *work; /* owned; on the device */
-    char *host; /* owned; pinned: the input, then the outputs */
+    void *handles[2]; /* owned; of the vendors */
+    char *work;       /* owned; on the device */
+    char *host;       /* owned; pinned: the input, then the outputs */
     size_t work_size, host_size;
     unsigned generation; /* counts the growths */
 };
@@ -49,7 +61,10 @@ struct step {
     bool attends; /* y = x (base + place + channel), in[0..2] */
     float base;
     struct weights *w, *bias, *slope, *shift;
-    float *affine; /* owned; BATCHNORM's [2][c]: scale, offset */
+    struct gpu_product product; /* of a CONV or LINEAR */
+    enum choice_way way;
+    struct gpu_engine *engine; /* the ctx's; NULL: our kernel */
+    float *affine;             /* owned; BATCHNORM's [2][c]: scale, offset */
 };
 
 struct recording {
@@ -68,6 +83,7 @@ struct plan {
     struct gpu_map *maps; /* [n_values]                              */
     size_t *offset;       /* [n_values + outputs]; in lane->work     */
     size_t host_out[MDL_MAX_OUTPUTS]; /* in lane->host                     */
+    size_t room; /* where engines' memory begins, in lane->work */
     size_t work_size, host_size;
     unsigned generation; /* of the lane, when it was bound */
     struct recording recorded[3];
@@ -85,6 +101,20 @@ enum ut_err cuda_weights_get(struct plan *p, int value, enum layout layout,
                              enum gpu_type type, const struct gpu_map *x,
                              struct weights **out, struct ut_error *e);
 void cuda_weights_put(struct ctx *c, struct weights *w);
+/* tune.c. Handles of the vendors; the engine that computes a step. Thread: any.
+ */
+enum ut_err cuda_handles_open(struct gpu_stream *s, void *handles[2],
+                              struct ut_error *e);
+void cuda_handles_close(void *handles[2]);
+void cuda_chip(struct ctx *c); /* names it, libraries included */
+enum ut_err cuda_choose(struct plan *p, struct step *s, struct ut_error *e);
+enum ut_err cuda_compute(struct gpu_stream *s, void *const handles[2],
+                         const struct gpu_product *p, enum choice_way way,
+                         struct gpu_engine *engine,
+                         const struct gpu_operands *a, struct ut_error *e);
+void cuda_remember(struct ctx *c); /* writes the file, if there is news */
+void cuda_forget(struct ctx *c);   /* after all plans */
+void cuda_report(struct ctx *c, char *text, size_t len);
 /* run.c: queues the steps that the outputs wanted need, copies included. */
 enum ut_err cuda_queue(struct plan *p, uint64_t wanted, struct ut_error *e);
 

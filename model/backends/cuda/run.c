@@ -23,19 +23,17 @@ static struct gpu_epilogue epilogue_of(const struct plan *p,
     };
 }
 
-static void run_conv(const struct plan *p, const struct step *s, void *stream)
+static enum ut_err run_product(const struct plan *p, const struct step *s,
+                               struct ut_error *e)
 {
-    const struct mdl_node *n = s->node;
-    const struct gpu_map *x = &p->maps[s->in[0]], *y = &p->maps[s->out];
-    struct gpu_epilogue ep = epilogue_of(p, s);
-    struct gpu_window k = {n->kernel, n->stride, n->pad, n->groups};
+    struct gpu_operands a = {.x = p->maps[s->in[0]].data,
+                             .w = s->w->data,
+                             .ep = epilogue_of(p, s),
+                             .y = p->maps[s->out].data,
+                             .room = p->lane->work + p->room};
 
-    if (n->kernel == 1 && n->stride == 1 && !n->pad && y->c == 1) {
-        gpu_k_rows(stream, x->type, x->batch * x->h * x->w, x->c, x->data,
-                   s->w->data, 1, &ep, y->type, y->data);
-        return;
-    }
-    gpu_k_conv(stream, &k, x, s->w->data, &ep, y);
+    return cuda_compute(p->lane->stream, p->lane->handles, &s->product, s->way,
+                        s->engine, &a, e);
 }
 
 static void run_image(const struct plan *p, const struct step *s, void *stream)
@@ -83,13 +81,6 @@ static void run_step(const struct plan *p, const struct step *s, void *stream)
     case MDL_OP_IMAGE:
         run_image(p, s, stream);
         return;
-    case MDL_OP_CONV:
-        run_conv(p, s, stream);
-        return;
-    case MDL_OP_LINEAR:
-        gpu_k_rows(stream, x->type, x->batch, x->h * x->w * x->c, x->data,
-                   s->w->data, y->c, &ep, y->type, y->data);
-        return;
     case MDL_OP_BATCHNORM:
     case MDL_OP_ACT:
         gpu_k_epilogue(stream, x, &ep, y);
@@ -130,6 +121,10 @@ enum ut_err cuda_queue(struct plan *p, uint64_t wanted, struct ut_error *e)
     for (int i = 0; i < p->n_steps && !rc; i++) {
         if (!(p->steps[i].needs & wanted))
             continue;
+        if (p->steps[i].w) {
+            rc = run_product(p, &p->steps[i], e);
+            continue;
+        }
         run_step(p, &p->steps[i], stream);
         rc = gpu_launched(mdl_op_name(p->steps[i].node->op), e);
     }

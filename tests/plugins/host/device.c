@@ -2,10 +2,14 @@
  * queued runs at once, and nothing can be recorded. With it the plan, its
  * memory and the kernels' arithmetic meet the golden numbers on any machine;
  * CUDA itself is not tested so. */
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "model/backends/cuda/gpu.h"
+#include "tests/plugins/host/host.h"
+
+int64_t host_clock_us;
 
 struct gpu_stream {
     int device;
@@ -16,6 +20,16 @@ enum ut_err gpu_check(int device, bool *bfloat16, struct ut_error *e)
     *bfloat16 = true;
     return device ? ut_fail(e, UT_EDEVICE, "there is no GPU %d", device)
                   : UT_OK;
+}
+
+void gpu_describe(int device, char *text, size_t len)
+{
+    snprintf(text, len, "the processor (%d)", device);
+}
+
+int64_t gpu_clock_us(void)
+{
+    return host_clock_us += 1000;
 }
 
 enum ut_err gpu_stream_new(int device, struct gpu_stream **out,
@@ -90,6 +104,12 @@ enum ut_err gpu_copy_out(struct gpu_stream *s, void *to, const void *from,
 
 enum ut_err gpu_upload(void *to, const void *from, size_t len,
                        struct ut_error *e)
+{
+    return gpu_copy_in(NULL, to, from, len, e);
+}
+
+enum ut_err gpu_download(void *to, const void *from, size_t len,
+                         struct ut_error *e)
 {
     return gpu_copy_in(NULL, to, from, len, e);
 }

@@ -1,0 +1,292 @@
+/* cuBLASLt: fully connected layers, y[n][o] = sum over k of x[n][k] w[o][k].
+ * In its column-major words: Y (o x n) = W (k x o) transposed times X (k x n).
+ *
+ * Sums are float32 without TF32; ways of adding parts that depend on the order
+ * in which blocks finish are not asked for. */
+#include <cublasLt.h>
+#include <cuda_runtime_api.h>
+#include <dlfcn.h>
+#include <stdlib.h>
+
+#include "model/backends/cuda/engines.h"
+#include "model/graph.h"
+
+#define TEXT_(x) #x
+#define TEXT(x) TEXT_(x)
+#define LIBRARY "libcublasLt.so." TEXT(CUBLAS_VER_MAJOR)
+#define MAX_ROOM ((size_t)32 << 20)
+
+#define FUNCTIONS(F)                                                           \
+    F(Create)                                                                  \
+    F(Destroy)                                                                 \
+    F(GetVersion)                                                              \
+    F(GetStatusString)                                                         \
+    F(MatmulDescCreate)                                                        \
+    F(MatmulDescDestroy)                                                       \
+    F(MatmulDescSetAttribute)                                                  \
+    F(MatrixLayoutCreate)                                                      \
+    F(MatrixLayoutDestroy)                                                     \
+    F(MatmulPreferenceCreate)                                                  \
+    F(MatmulPreferenceDestroy)                                                 \
+    F(MatmulPreferenceSetAttribute)                                            \
+    F(MatmulAlgoGetHeuristic)                                                  \
+    F(MatmulAlgoConfigGetAttribute)                                            \
+    F(Matmul)
+
+struct handle {
+    void *library; /* owned */
+    cublasLtHandle_t lt;
+    cudaStream_t stream;
+#define F(name) __typeof__(&cublasLt##name) name;
+    FUNCTIONS(F)
+#undef F
+};
+
+struct engine {
+    struct gpu_engine base;
+    struct gpu_product product;
+    cublasLtMatmulAlgo_t algorithm;
+};
+
+/* A product in the library's words. */
+struct problem {
+    cublasLtMatmulDesc_t desc;
+    cublasLtMatrixLayout_t w, x, y;
+};
+
+static enum ut_err fail(const struct handle *h, const char *what,
+                        cublasStatus_t s, struct ut_error *e)
+{
+    return ut_fail(e, s == CUBLAS_STATUS_ALLOC_FAILED ? UT_ENOMEM : UT_EDEVICE,
+                   "cuBLASLt: %s: %s", what, h->GetStatusString(s));
+}
+
+static void close_lt(void *handle)
+{
+    struct handle *h = handle;
+
+    if (h->lt)
+        h->Destroy(h->lt);
+    dlclose(h->library);
+    free(h);
+}
+
+static enum ut_err open_lt(struct gpu_stream *stream, void **out,
+                           struct ut_error *e)
+{
+    struct handle *h = calloc(1, sizeof(*h));
+    cublasStatus_t s;
+    const char *why;
+    enum ut_err rc;
+
+    if (!h)
+        return ut_fail(e, UT_ENOMEM, "no memory for cuBLASLt");
+    h->library = dlopen(LIBRARY, RTLD_NOW | RTLD_LOCAL | RTLD_NODELETE);
+    if (!h->library) {
+        why = dlerror();
+        free(h);
+        return ut_fail(e, UT_EDEVICE, "cuBLASLt does not load: %.180s",
+                       why ? why : LIBRARY);
+    }
+#define F(name)                                                                \
+    *(void **)&h->name = dlsym(h->library, "cublasLt" #name);                  \
+    if (!h->name) {                                                            \
+        dlclose(h->library);                                                   \
+        free(h);                                                               \
+        return ut_fail(e, UT_EDEVICE, LIBRARY " has no cublasLt" #name);       \
+    }
+    FUNCTIONS(F)
+#undef F
+    h->stream = gpu_native(stream);
+    s = h->Create(&h->lt);
+    if (s == CUBLAS_STATUS_SUCCESS) {
+        *out = h;
+        return UT_OK;
+    }
+    rc = fail(h, "a handle", s, e);
+    close_lt(h);
+    return rc;
+}
+
+static int64_t version(void *handle)
+{
+    return (int64_t)((struct handle *)handle)->GetVersion();
+}
+
+static cudaDataType_t data_type(enum gpu_type t)
+{
+    return t == GPU_F16 ? CUDA_R_16F : t == GPU_BF16 ? CUDA_R_16BF : CUDA_R_32F;
+}
+
+static void drop_problem(struct handle *h, struct problem *m)
+{
+    if (m->desc)
+        h->MatmulDescDestroy(m->desc);
+    if (m->w)
+        h->MatrixLayoutDestroy(m->w);
+    if (m->x)
+        h->MatrixLayoutDestroy(m->x);
+    if (m->y)
+        h->MatrixLayoutDestroy(m->y);
+}
+
+/* bias: device memory, or NULL. */
+static cublasStatus_t describe(struct handle *h, const struct gpu_product *p,
+                               bool biased, const float *bias,
+                               struct problem *m)
+{
+    cublasOperation_t turned = CUBLAS_OP_T;
+    cublasLtEpilogue_t epilogue = CUBLASLT_EPILOGUE_BIAS;
+    cudaDataType_t f32 = CUDA_R_32F;
+    uint64_t k = (uint64_t)p->x.h * (uint64_t)p->x.w * (uint64_t)p->x.c;
+    uint64_t n = (uint64_t)p->x.batch, o = (uint64_t)p->y.c;
+    cublasStatus_t s =
+        h->MatmulDescCreate(&m->desc, CUBLAS_COMPUTE_32F, CUDA_R_32F);
+
+#define SET(name, value)                                                       \
+    if (s == CUBLAS_STATUS_SUCCESS)                                            \
+    s = h->MatmulDescSetAttribute(m->desc, CUBLASLT_MATMUL_DESC_##name,        \
+                                  &(value), sizeof(value))
+    SET(TRANSA, turned);
+    if (biased) {
+        SET(EPILOGUE, epilogue);
+        SET(BIAS_DATA_TYPE, f32);
+        SET(BIAS_POINTER, bias);
+    }
+#undef SET
+    if (s == CUBLAS_STATUS_SUCCESS)
+        s = h->MatrixLayoutCreate(&m->w, data_type(p->x.type), k, o,
+                                  (int64_t)k);
+    if (s == CUBLAS_STATUS_SUCCESS)
+        s = h->MatrixLayoutCreate(&m->x, data_type(p->x.type), k, n,
+                                  (int64_t)k);
+    if (s == CUBLAS_STATUS_SUCCESS)
+        s = h->MatrixLayoutCreate(&m->y, data_type(p->y.type), o, n,
+                                  (int64_t)o);
+    return s;
+}
+
+static cublasStatus_t ask(struct handle *h, const struct problem *m,
+                          cublasLtMatmulHeuristicResult_t *list, int *n)
+{
+    cublasLtMatmulPreference_t wish = NULL;
+    size_t room = MAX_ROOM;
+    uint32_t adding = CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE;
+    cublasStatus_t s = h->MatmulPreferenceCreate(&wish);
+
+    if (s == CUBLAS_STATUS_SUCCESS)
+        s = h->MatmulPreferenceSetAttribute(
+            wish, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &room,
+            sizeof(room));
+    if (s == CUBLAS_STATUS_SUCCESS)
+        s = h->MatmulPreferenceSetAttribute(
+            wish, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, &adding,
+            sizeof(adding));
+    if (s == CUBLAS_STATUS_SUCCESS)
+        s = h->MatmulAlgoGetHeuristic(h->lt, m->desc, m->w, m->x, m->y, m->y,
+                                      wish, GPU_ENGINES, list, n);
+    if (wish)
+        h->MatmulPreferenceDestroy(wish);
+    return s;
+}
+
+static void drop(void *handle, struct gpu_offers *o)
+{
+    (void)handle;
+    free(o->shared);
+    *o = (struct gpu_offers){0};
+}
+
+static enum ut_err find(void *handle, const struct gpu_product *p,
+                        struct gpu_offers *o, struct ut_error *e)
+{
+    struct handle *h = handle;
+    cublasLtMatmulHeuristicResult_t *list = calloc(GPU_ENGINES, sizeof(*list));
+    const struct gpu_epilogue *ep = &p->ep;
+    struct problem m = {0};
+    cublasStatus_t s;
+    int n = 0;
+
+    *o = (struct gpu_offers){.vendor = &gpu_cublaslt, .shared = list};
+    if (!list)
+        return ut_fail(e, UT_ENOMEM, "no memory for engines");
+    if (!p->bare && (ep->scale || ep->slope || ep->shift || ep->residual ||
+                     ep->act != MDL_ACT_NONE)) {
+        drop(h, o);
+        return ut_fail(e, UT_EDEVICE, "cuBLASLt has no such epilogue");
+    }
+    s = describe(h, p, !p->bare && ep->bias, NULL, &m);
+    if (s == CUBLAS_STATUS_SUCCESS)
+        s = ask(h, &m, list, &n);
+    drop_problem(h, &m);
+    for (int i = 0; i < n; i++) {
+        int32_t id = 0;
+
+        if (list[i].state != CUBLAS_STATUS_SUCCESS)
+            continue;
+        h->MatmulAlgoConfigGetAttribute(&list[i].algo, CUBLASLT_ALGO_CONFIG_ID,
+                                        &id, sizeof(id), NULL);
+        o->of[o->n] = &list[i];
+        o->id[o->n++] = id;
+    }
+    if (o->n)
+        return UT_OK;
+    drop(h, o);
+    return s == CUBLAS_STATUS_SUCCESS
+               ? ut_fail(e, UT_EDEVICE, "cuBLASLt: no engine for it")
+               : fail(h, "engines", s, e);
+}
+
+static void unmake(void *handle, struct gpu_engine *engine)
+{
+    (void)handle;
+    free((struct engine *)engine);
+}
+
+static enum ut_err make(void *handle, const struct gpu_product *p,
+                        const struct gpu_offers *o, int i,
+                        struct gpu_engine **out, struct ut_error *e)
+{
+    const cublasLtMatmulHeuristicResult_t *found = o->of[i];
+    struct engine *g = calloc(1, sizeof(*g));
+
+    (void)handle;
+    *out = NULL;
+    if (!g)
+        return ut_fail(e, UT_ENOMEM, "no memory for an engine");
+    g->base = (struct gpu_engine){&gpu_cublaslt, found->workspaceSize};
+    g->product = *p;
+    g->algorithm = found->algo;
+    *out = &g->base;
+    return UT_OK;
+}
+
+static enum ut_err run(void *handle, struct gpu_engine *engine,
+                       const struct gpu_operands *a, struct ut_error *e)
+{
+    struct handle *h = handle;
+    struct engine *g = (struct engine *)engine;
+    struct problem m = {0};
+    float one = 1, zero = 0;
+    cublasStatus_t s =
+        describe(h, &g->product, a->ep.bias != NULL, a->ep.bias, &m);
+
+    if (s == CUBLAS_STATUS_SUCCESS)
+        s = h->Matmul(h->lt, m.desc, &one, a->w, m.w, a->x, m.x, &zero, a->y,
+                      m.y, a->y, m.y, &g->algorithm, a->room, g->base.room,
+                      h->stream);
+    drop_problem(h, &m);
+    return s == CUBLAS_STATUS_SUCCESS ? UT_OK : fail(h, "a run", s, e);
+}
+
+const struct gpu_vendor gpu_cublaslt = {
+    .name = "cuBLASLt",
+    .open = open_lt,
+    .close = close_lt,
+    .version = version,
+    .find = find,
+    .drop = drop,
+    .make = make,
+    .run = run,
+    .unmake = unmake,
+};

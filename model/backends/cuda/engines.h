@@ -1,0 +1,72 @@
+#ifndef MODEL_BACKENDS_CUDA_ENGINES_H
+#define MODEL_BACKENDS_CUDA_ENGINES_H
+
+#include "model/backends/cuda/gpu.h"
+
+/* Other ways to compute a step than our own kernels: what cuDNN and cuBLASLt
+ * offer for a product, one engine each, all untrusted until tune.c has held
+ * them against ours. Plain C: tests put offers of their own in the place. */
+
+#define GPU_ENGINES 8 /* at most this many of a vendor's are tried */
+
+/* y = epilogue(x * w), as gpu_k_conv and gpu_k_rows compute it. */
+struct gpu_product {
+    bool rows;  /* fully connected: x [batch, h w c], else a convolution */
+    bool bare;  /* without the epilogue */
+    bool steep; /* a slope of its PReLU is above 1 */
+    struct gpu_window window;
+    struct gpu_map x, y;    /* data is not looked at */
+    struct gpu_epilogue ep; /* which parts it has: not NULL */
+};
+
+struct gpu_operands {
+    const void *x, *w;
+    struct gpu_epilogue ep;
+    void *y, *room; /* room: gpu_engine.room bytes */
+};
+
+struct gpu_vendor;
+
+/* What a vendor offers for one product, its best guess first. */
+struct gpu_offers {
+    const struct gpu_vendor *vendor;
+    int n;
+    int64_t id[GPU_ENGINES]; /* the vendor's own name for each */
+    void *of[GPU_ENGINES];   /* the vendor's */
+    void *shared;            /* the vendor's */
+};
+
+struct gpu_engine {
+    const struct gpu_vendor *vendor;
+    size_t room; /* bytes of device memory that a run needs */
+};
+
+struct gpu_vendor {
+    const char *name;
+    /* One stream's handle. UT_EDEVICE: no such library, or not on this chip. */
+    enum ut_err (*open)(struct gpu_stream *s, void **handle,
+                        struct ut_error *e);
+    void (*close)(void *handle);
+    int64_t (*version)(void *handle);
+    /* UT_EDEVICE: none, and why. Else o goes to drop. */
+    enum ut_err (*find)(void *handle, const struct gpu_product *p,
+                        struct gpu_offers *o, struct ut_error *e);
+    void (*drop)(void *handle, struct gpu_offers *o);
+    /* The engine may outlive the offers. */
+    enum ut_err (*make)(void *handle, const struct gpu_product *p,
+                        const struct gpu_offers *o, int i,
+                        struct gpu_engine **out, struct ut_error *e);
+    enum ut_err (*run)(void *handle, struct gpu_engine *g,
+                       const struct gpu_operands *a, struct ut_error *e);
+    void (*unmake)(void *handle, struct gpu_engine *g);
+};
+
+/* cudnn.c: convolutions. cublaslt.c: fully connected layers. */
+extern const struct gpu_vendor gpu_cudnn, gpu_cublaslt;
+
+/* cudnn.c. For a chip that is not there, described by cuDNN's own JSON: what
+ * open returns, but nothing can run. Tests and scripts/gpu-check only. */
+enum ut_err gpu_cudnn_without_gpu(const char *chip, void **handle,
+                                  struct ut_error *e);
+
+#endif

@@ -1,0 +1,458 @@
+/* Who computes a product: our own kernel, or an engine of cuDNN or cuBLASLt
+ * that has just been seen to compute the same, faster.
+ *
+ * Nothing is believed. Every engine, a remembered one too, first runs on random
+ * numbers beside our kernel; one that errs, cannot be recorded where ours can,
+ * or is further off than choice_bound is refused, and ours stays. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "model/backends/cuda/plan.h"
+
+#define N_VENDORS 2
+#define TRIES 4   /* of each kind: an engine may take a second to compile */
+#define REPEATS 8 /* recorded together; what cannot be runs alone */
+
+static const struct gpu_vendor *const vendors[N_VENDORS] = {&gpu_cudnn,
+                                                            &gpu_cublaslt};
+
+/* Which product was decided how; plans of one size share it. */
+struct made {
+    struct made *next;
+    struct choice choice;
+    struct gpu_engine *engine; /* owned; NULL: our kernel */
+};
+
+/* Device memory for a trial. */
+struct bench {
+    struct gpu_operands a; /* y: what is tried */
+    void *want;            /* our kernel's y   */
+    float *worst;
+    void *all[12];
+    int n_all;
+    bool recorded; /* our kernel could be */
+};
+
+static int vendor_of(const struct gpu_product *p)
+{
+    return p->rows ? 1 : 0;
+}
+
+enum ut_err cuda_handles_open(struct gpu_stream *s, void *handles[2],
+                              struct ut_error *e)
+{
+    enum ut_err rc = UT_OK;
+
+    for (int i = 0; i < N_VENDORS && !rc; i++)
+        rc = vendors[i]->open(s, &handles[i], e);
+    if (rc)
+        cuda_handles_close(handles);
+    return rc;
+}
+
+void cuda_handles_close(void *handles[2])
+{
+    for (int i = 0; i < N_VENDORS; i++)
+        if (handles[i])
+            vendors[i]->close(handles[i]);
+    memset(handles, 0, N_VENDORS * sizeof(*handles));
+}
+
+void cuda_chip(struct ctx *c)
+{
+    size_t len = sizeof(c->choices.chip);
+    size_t n;
+
+    gpu_describe(c->device, c->choices.chip, len);
+    for (int i = 0; i < N_VENDORS; i++) {
+        n = strlen(c->choices.chip);
+        snprintf(c->choices.chip + n, len - n, ", %s %lld", vendors[i]->name,
+                 (long long)vendors[i]->version(c->handles[i]));
+    }
+}
+
+/* ---- Computing ---- */
+
+static void own(void *stream, const struct gpu_product *p,
+                const struct gpu_operands *a)
+{
+    struct gpu_map x = p->x, y = p->y;
+    const struct gpu_window *k = &p->window;
+
+    x.data = (void *)(uintptr_t)a->x;
+    y.data = a->y;
+    if (p->rows)
+        gpu_k_rows(stream, x.type, x.batch, x.h * x.w * x.c, x.data, a->w, y.c,
+                   &a->ep, y.type, y.data);
+    else if (k->kernel == 1 && k->stride == 1 && !k->pad && y.c == 1)
+        gpu_k_rows(stream, x.type, x.batch * x.h * x.w, x.c, x.data, a->w, 1,
+                   &a->ep, y.type, y.data);
+    else
+        gpu_k_conv(stream, k, &x, a->w, &a->ep, &y);
+}
+
+enum ut_err cuda_compute(struct gpu_stream *s, void *const handles[2],
+                         const struct gpu_product *p, enum choice_way way,
+                         struct gpu_engine *engine,
+                         const struct gpu_operands *a, struct ut_error *e)
+{
+    struct gpu_operands bare = *a;
+    struct gpu_map y = p->y;
+    enum ut_err rc;
+
+    if (way == CHOICE_OWN) {
+        own(gpu_native(s), p, a);
+        return gpu_launched("a product", e);
+    }
+    if (way == CHOICE_WHOLE)
+        return engine->vendor->run(handles[vendor_of(p)], engine, a, e);
+    bare.ep = (struct gpu_epilogue){0};
+    rc = engine->vendor->run(handles[vendor_of(p)], engine, &bare, e);
+    if (rc)
+        return rc;
+    y.data = a->y;
+    gpu_k_epilogue(gpu_native(s), &y, &a->ep, &y);
+    return gpu_launched("an epilogue", e);
+}
+
+/* ---- Trials ---- */
+
+static size_t count(const struct gpu_map *m)
+{
+    return (size_t)m->batch * (size_t)m->h * (size_t)m->w * (size_t)m->c;
+}
+
+/* The next piece, of random numbers. */
+static enum ut_err piece(struct ctx *c, struct bench *b, enum gpu_type type,
+                         size_t n, void **out, struct ut_error *e)
+{
+    enum ut_err rc = gpu_alloc(n * (type == GPU_F32 ? 4 : 2), out, e);
+
+    if (rc)
+        return rc;
+    gpu_k_random(gpu_native(c->stream), type, (uint32_t)b->n_all, *out,
+                 (long long)n);
+    b->all[b->n_all++] = *out;
+    return gpu_launched("random numbers", e);
+}
+
+static enum ut_err vector(struct ctx *c, struct bench *b, const float *have,
+                          size_t n, const float **out, struct ut_error *e)
+{
+    void *data = NULL;
+    enum ut_err rc = have ? piece(c, b, GPU_F32, n, &data, e) : UT_OK;
+
+    *out = data;
+    return rc;
+}
+
+static enum ut_err bench_new(struct ctx *c, const struct gpu_product *p,
+                             struct bench *b, struct ut_error *e)
+{
+    size_t o = (size_t)p->y.c;
+    size_t k = p->rows ? (size_t)p->x.h * (size_t)p->x.w * (size_t)p->x.c
+                       : (size_t)p->window.kernel * (size_t)p->window.kernel *
+                             (size_t)p->x.c;
+    struct gpu_epilogue *ep = &b->a.ep;
+    void *x = NULL, *w = NULL, *residual = NULL, *worst = NULL;
+    enum ut_err rc = piece(c, b, p->x.type, count(&p->x), &x, e);
+
+    *ep = p->ep;
+    if (!rc)
+        rc = piece(c, b, p->x.type, o * k, &w, e);
+    if (!rc)
+        rc = vector(c, b, p->ep.bias, o, &ep->bias, e);
+    if (!rc)
+        rc = vector(c, b, p->ep.slope, o, &ep->slope, e);
+    if (!rc)
+        rc = vector(c, b, p->ep.shift, o, &ep->shift, e);
+    if (!rc && p->ep.residual)
+        rc = piece(c, b, p->y.type, count(&p->y), &residual, e);
+    if (!rc)
+        rc = piece(c, b, p->y.type, count(&p->y), &b->a.y, e);
+    if (!rc)
+        rc = piece(c, b, p->y.type, count(&p->y), &b->want, e);
+    if (!rc)
+        rc = piece(c, b, GPU_F32, 1, &worst, e);
+    b->a.x = x;
+    b->a.w = w;
+    ep->residual = residual;
+    b->worst = worst;
+    return rc;
+}
+
+static void bench_free(struct bench *b)
+{
+    while (b->n_all)
+        gpu_free(b->all[--b->n_all]);
+}
+
+/* The time of one run: of several recorded together, or else queued. */
+static enum ut_err stopwatch(struct ctx *c, const struct gpu_product *p,
+                             enum choice_way way, struct gpu_engine *engine,
+                             const struct gpu_operands *a, bool *recorded,
+                             double *us, struct ut_error *e)
+{
+    struct gpu_graph *graph = NULL;
+    struct ut_error why;
+    enum ut_err rc = gpu_record(c->stream, &why);
+    int64_t from, took, best = INT64_MAX;
+
+    *recorded = false;
+    if (!rc) {
+        for (int i = 0; i < REPEATS && !rc; i++)
+            rc = cuda_compute(c->stream, c->handles, p, way, engine, a, &why);
+        *recorded = !gpu_recorded(c->stream, &graph, &why) && !rc;
+    }
+    rc = UT_OK;
+    for (int round = 0; round < 2 && !rc; round++) {
+        from = gpu_clock_us();
+        rc = *recorded
+                 ? gpu_replay(c->stream, graph, e)
+                 : cuda_compute(c->stream, c->handles, p, way, engine, a, e);
+        if (!rc)
+            rc = gpu_wait(c->stream, e);
+        took = gpu_clock_us() - from;
+        best = took < best ? took : best;
+    }
+    if (graph)
+        gpu_graph_free(graph);
+    *us = (double)best / (*recorded ? REPEATS : 1);
+    return rc;
+}
+
+static enum ut_err measure_own(struct ctx *c, const struct gpu_product *p,
+                               struct bench *b, struct trial *t,
+                               struct ut_error *e)
+{
+    struct gpu_operands a = b->a;
+    enum ut_err rc;
+
+    a.y = b->want;
+    rc = cuda_compute(c->stream, c->handles, p, CHOICE_OWN, NULL, &a, e);
+    if (!rc)
+        rc = gpu_wait(c->stream, e);
+    return rc ? rc
+              : stopwatch(c, p, CHOICE_OWN, NULL, &a, &b->recorded,
+                          &t->choice.us, e);
+}
+
+/* Runs an engine beside ours: t->rc, deviation and us. */
+static enum ut_err try_engine(struct ctx *c, const struct gpu_product *p,
+                              struct bench *b, struct gpu_engine *engine,
+                              struct trial *t, struct ut_error *e)
+{
+    struct gpu_product as = *p;
+    struct choice_bound bound;
+    void *room = NULL;
+    float worst = 0;
+    bool recorded;
+    enum ut_err rc = gpu_alloc(engine->room, &room, e);
+
+    as.bare = t->choice.way == CHOICE_BARE;
+    bound = choice_bound(&as);
+    b->a.room = room;
+    if (!rc)
+        rc = gpu_upload(b->worst, &worst, sizeof(worst), e);
+    if (!rc) /* an engine that writes nothing leaves random numbers */
+        gpu_k_random(gpu_native(c->stream), p->y.type, 99, b->a.y,
+                     (long long)count(&p->y));
+    if (!rc)
+        rc = cuda_compute(c->stream, c->handles, p, t->choice.way, engine,
+                          &b->a, e);
+    if (!rc)
+        gpu_k_deviation(gpu_native(c->stream), p->y.type, b->a.y, b->want,
+                        (long long)count(&p->y), bound.absolute, bound.relative,
+                        b->worst);
+    if (!rc)
+        rc = gpu_wait(c->stream, e);
+    if (!rc)
+        rc = gpu_download(&t->deviation, b->worst, sizeof(t->deviation), e);
+    if (!rc && !(t->deviation <= 1))
+        rc = ut_fail(e, UT_EDEVICE, "%s: %g times the bound apart from ours",
+                     engine->vendor->name, (double)t->deviation);
+    if (!rc)
+        rc = stopwatch(c, p, t->choice.way, engine, &b->a, &recorded,
+                       &t->choice.us, e);
+    if (!rc && b->recorded && !recorded)
+        rc = ut_fail(e, UT_EDEVICE, "%s: cannot be recorded",
+                     engine->vendor->name);
+    gpu_free(room);
+    t->rc = rc;
+    return rc;
+}
+
+static void refuse(struct ctx *c, const struct choice *choice,
+                   const struct ut_error *why)
+{
+    c->refused++;
+    snprintf(c->refusal, sizeof(c->refusal), "%.60s: %.150s", choice->key,
+             why->msg);
+}
+
+/* Offers of one way: those that hold go into trials and engines. */
+static int try_way(struct ctx *c, const struct gpu_product *p, struct bench *b,
+                   enum choice_way way, const char *key,
+                   const struct choice *only, struct trial *trials,
+                   struct gpu_engine **engines)
+{
+    const struct gpu_vendor *v = vendors[vendor_of(p)];
+    void *handle = c->handles[vendor_of(p)];
+    struct gpu_product as = *p;
+    struct gpu_offers offers;
+    struct ut_error e;
+    int n = 0;
+
+    as.bare = way == CHOICE_BARE;
+    if (v->find(handle, &as, &offers, &e))
+        return 0;
+    for (int i = 0; i < offers.n && i < TRIES; i++) {
+        struct trial *t = &trials[n];
+
+        if (only && (i != only->at || offers.id[i] != only->id))
+            continue;
+        *t =
+            (struct trial){.choice = {.way = way, .at = i, .id = offers.id[i]}};
+        memcpy(t->choice.key, key, CHOICE_KEY_LEN);
+        if (v->make(handle, &as, &offers, i, &engines[n], &e)) {
+            refuse(c, &t->choice, &e);
+            continue;
+        }
+        if (!try_engine(c, p, b, engines[n], t, &e)) {
+            n++;
+            continue;
+        }
+        refuse(c, &t->choice, &e);
+        v->unmake(handle, engines[n]);
+    }
+    v->drop(handle, &offers);
+    return n;
+}
+
+/* Decides for a product that no plan had before. */
+static enum ut_err decide(struct ctx *c, const struct gpu_product *p,
+                          struct made *m, struct ut_error *e)
+{
+    const char *key = m->choice.key;
+    const struct choice *known = choices_find(&c->choices, key);
+    struct trial trials[1 + 2 * TRIES] = {0};
+    struct gpu_engine *engines[1 + 2 * TRIES] = {0};
+    struct bench b = {0};
+    int n = 1, best;
+    enum ut_err rc;
+
+    if (known && known->way == CHOICE_OWN)
+        return UT_OK;
+    trials[0].choice = m->choice;
+    rc = bench_new(c, p, &b, e);
+    if (!rc)
+        rc = measure_own(c, p, &b, &trials[0], e);
+    if (!rc && known)
+        n += try_way(c, p, &b, known->way, key, known, &trials[n], &engines[n]);
+    if (!rc && n == 1) {
+        n +=
+            try_way(c, p, &b, CHOICE_WHOLE, key, NULL, &trials[n], &engines[n]);
+        n += try_way(c, p, &b, CHOICE_BARE, key, NULL, &trials[n], &engines[n]);
+        known = NULL;
+    }
+    bench_free(&b);
+    if (rc == UT_ENOMEM) { /* too large to be tried: ours needs least */
+        refuse(c, &trials[0].choice, e);
+        return UT_OK;
+    }
+    if (rc)
+        return rc;
+    /* A remembered one that still computes right was measured once. */
+    best = known && n == 2 ? 1 : choice_best(trials, n);
+    m->choice = trials[best].choice;
+    m->engine = engines[best];
+    for (int i = 1; i < n; i++)
+        if (i != best)
+            engines[i]->vendor->unmake(c->handles[vendor_of(p)], engines[i]);
+    if (!known)
+        choices_set(&c->choices, &m->choice);
+    return UT_OK;
+}
+
+enum ut_err cuda_choose(struct plan *p, struct step *s, struct ut_error *e)
+{
+    struct ctx *c = p->ctx;
+    struct choice choice = {.way = CHOICE_OWN};
+    struct made *m;
+    enum ut_err rc = UT_OK;
+
+    if (!s->product.rows &&
+        (s->product.window.groups > 1 || s->product.y.c == 1))
+        return UT_OK; /* depthwise, or one sum a place: our kernel's */
+    choice_key(&s->product, choice.key);
+    pthread_mutex_lock(&c->choosing);
+    for (m = c->made; m; m = m->next)
+        if (!strcmp(m->choice.key, choice.key))
+            break;
+    if (!m) {
+        m = calloc(1, sizeof(*m));
+        if (m) {
+            m->choice = choice;
+            rc = decide(c, &s->product, m, e);
+        } else {
+            rc = ut_fail(e, UT_ENOMEM, "no memory for a choice");
+        }
+        if (rc) {
+            free(m);
+            m = NULL;
+        } else {
+            m->next = c->made;
+            c->made = m;
+        }
+    }
+    if (m) {
+        s->way = m->choice.way;
+        s->engine = m->engine;
+    }
+    pthread_mutex_unlock(&c->choosing);
+    return rc;
+}
+
+void cuda_remember(struct ctx *c)
+{
+    struct ut_error e;
+
+    pthread_mutex_lock(&c->choosing);
+    if (choices_write(&c->choices, c->cache, &e)) {
+        snprintf(c->remark, sizeof(c->remark), "%s", e.msg);
+        *c->cache = '\0'; /* said once */
+    }
+    pthread_mutex_unlock(&c->choosing);
+}
+
+void cuda_forget(struct ctx *c)
+{
+    while (c->made) {
+        struct made *m = c->made;
+
+        c->made = m->next;
+        if (m->engine)
+            m->engine->vendor->unmake(
+                c->handles[m->engine->vendor == &gpu_cublaslt], m->engine);
+        free(m);
+    }
+    choices_free(&c->choices);
+}
+
+void cuda_report(struct ctx *c, char *text, size_t len)
+{
+    int engines = 0, n = 0;
+
+    pthread_mutex_lock(&c->choosing);
+    for (const struct made *m = c->made; m; m = m->next, n++)
+        engines += m->engine != NULL;
+    n = snprintf(text, len, "%s: %d of %d kinds of product by its engines",
+                 c->choices.chip, engines, n);
+    if (c->refused && n > 0 && (size_t)n < len)
+        n += snprintf(text + n, len - (size_t)n, "; %d refused, the last: %s",
+                      c->refused, c->refusal);
+    if (*c->remark && n > 0 && (size_t)n < len)
+        snprintf(text + n, len - (size_t)n, "; %s", c->remark);
+    pthread_mutex_unlock(&c->choosing);
+}

@@ -1,0 +1,167 @@
+/* What stands in for cuDNN and cuBLASLt where the processor stands in for the
+ * GPU: engines of every kind that a vendor might have. $TSCAF_HOST_ENGINES
+ * says which are offered, a letter each:
+ *
+ *   f  right, and fast: adds up in another order, by the clock of device.c
+ *   s  right, and slow
+ *   w  wrong: every third output is off
+ *   n  leaves NaNs behind
+ *   e  errs when it runs      m  cannot be made
+ */
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "model/backends/cuda/engines.h"
+#include "model/graph.h"
+#include "tests/plugins/host/host.h"
+
+struct engine {
+    struct gpu_engine base;
+    struct gpu_product product;
+    char kind;
+};
+
+static enum ut_err open_host(struct gpu_stream *s, void **handle,
+                             struct ut_error *e)
+{
+    static int any;
+
+    (void)s;
+    if (getenv("TSCAF_HOST_NO_CUDNN"))
+        return ut_fail(e, UT_EDEVICE, "cuDNN 9 does not load: none");
+    *handle = &any;
+    return UT_OK;
+}
+
+static void close_host(void *handle)
+{
+    (void)handle;
+}
+
+static int64_t version(void *handle)
+{
+    const char *text = getenv("TSCAF_HOST_VERSION");
+
+    (void)handle;
+    return text ? atoll(text) : 1;
+}
+
+static enum ut_err find(void *handle, const struct gpu_product *p,
+                        struct gpu_offers *o, struct ut_error *e)
+{
+    const char *kinds = getenv("TSCAF_HOST_ENGINES");
+
+    (void)handle;
+    *o = (struct gpu_offers){.vendor = p->rows ? &gpu_cublaslt : &gpu_cudnn};
+    if (!kinds || (p->rows && !p->bare && p->ep.act))
+        return ut_fail(e, UT_EDEVICE, "no engine for it");
+    for (; kinds[o->n] && o->n < GPU_ENGINES; o->n++)
+        o->id[o->n] = kinds[o->n];
+    return UT_OK;
+}
+
+static void drop(void *handle, struct gpu_offers *o)
+{
+    (void)handle;
+    o->n = 0;
+}
+
+static void unmake(void *handle, struct gpu_engine *g)
+{
+    (void)handle;
+    free(g);
+}
+
+static enum ut_err make(void *handle, const struct gpu_product *p,
+                        const struct gpu_offers *o, int i,
+                        struct gpu_engine **out, struct ut_error *e)
+{
+    struct engine *g = o->id[i] == 'm' ? NULL : calloc(1, sizeof(*g));
+
+    (void)handle;
+    if (!g)
+        return ut_fail(e, UT_EDEVICE, "an engine: not supported");
+    *g = (struct engine){{o->vendor, 1000}, *p, (char)o->id[i]};
+    *out = &g->base;
+    return UT_OK;
+}
+
+/* Images from the last to the first, each by the kernels: the same sums, but
+ * through memory of its own, so that a wrong stride or epilogue shows. */
+static void compute(const struct gpu_product *p, const struct gpu_operands *a)
+{
+    size_t of[] = {4, 2, 2};
+    size_t xs = (size_t)(p->x.h * p->x.w * p->x.c) * of[p->x.type];
+    size_t ys = (size_t)(p->y.h * p->y.w * p->y.c) * of[p->y.type];
+    struct gpu_map x = p->x, y = p->y;
+
+    x.batch = y.batch = 1;
+    for (int i = p->x.batch - 1; i >= 0; i--) {
+        struct gpu_epilogue ep = a->ep;
+
+        ep.act = p->bare ? MDL_ACT_NONE : p->ep.act;
+        ep.alpha = p->ep.alpha;
+        if (ep.residual)
+            ep.residual = (const char *)ep.residual + (size_t)i * ys;
+        x.data = (char *)(uintptr_t)a->x + (size_t)i * xs;
+        y.data = (char *)a->y + (size_t)i * ys;
+        if (p->rows)
+            gpu_k_rows(NULL, x.type, 1, x.h * x.w * x.c, x.data, a->w, y.c, &ep,
+                       y.type, y.data);
+        else
+            gpu_k_conv(NULL, &p->window, &x, a->w, &ep, &y);
+    }
+}
+
+/* Puts a number into y, in its type. */
+static void spoil(const struct gpu_product *p, void *y, size_t at, bool nan)
+{
+    float v = NAN;
+    uint16_t *half = (uint16_t *)y + at;
+
+    if (!nan) {
+        if (p->y.type == GPU_F16)
+            mdl_f16_to_f32(half, &v, 1);
+        else if (p->y.type == GPU_BF16)
+            mdl_bf16_to_f32(half, &v, 1);
+        else
+            v = ((float *)y)[at];
+        v += 1 + fabsf(v) / 4;
+    }
+    if (p->y.type == GPU_F16)
+        mdl_f32_to_f16(&v, half, 1);
+    else if (p->y.type == GPU_BF16)
+        mdl_f32_to_bf16(&v, half, 1);
+    else
+        ((float *)y)[at] = v;
+}
+
+static enum ut_err run(void *handle, struct gpu_engine *engine,
+                       const struct gpu_operands *a, struct ut_error *e)
+{
+    const struct engine *g = (const struct engine *)engine;
+    const struct gpu_product *p = &g->product;
+    size_t n = (size_t)p->y.batch * (size_t)(p->y.h * p->y.w * p->y.c);
+
+    (void)handle;
+    if (g->kind == 'e')
+        return ut_fail(e, UT_EDEVICE, "a run: execution failed");
+    memset(a->room, 1, engine->room);
+    compute(p, a);
+    host_clock_us += g->kind == 's' ? 1000 : -10;
+    if (g->kind == 'w')
+        for (size_t i = 0; i < n; i += 3)
+            spoil(p, a->y, i, false);
+    if (g->kind == 'n')
+        for (size_t i = n / 2; i < n; i++)
+            spoil(p, a->y, i, true);
+    return UT_OK;
+}
+
+#define HOST_VENDOR                                                            \
+    .open = open_host, .close = close_host, .version = version, .find = find,  \
+    .drop = drop, .make = make, .run = run, .unmake = unmake
+
+const struct gpu_vendor gpu_cudnn = {.name = "cuDNN", HOST_VENDOR};
+const struct gpu_vendor gpu_cublaslt = {.name = "cuBLASLt", HOST_VENDOR};
