@@ -330,22 +330,37 @@ static void finish(struct cl_client *client, struct call *c, CURLcode code)
     call_free(c);
 }
 
-/* Sends again what has waited long enough, and asks to be woken for the rest.
- */
-static void send_retries(struct cl_client *client)
+/* Sends one of those again that have waited long enough; false if there is
+ * none. *next_us: when the first of the others may go. */
+static bool send_one(struct cl_client *client, int64_t *next_us)
 {
-    int64_t now = ut_clock_us(), next_us = INT64_MAX;
+    int64_t now = ut_clock_us();
 
+    *next_us = INT64_MAX;
     for (struct call *c = client->calls; c; c = c->next) {
         if (!c->retry_at_us)
             continue;
         if (c->retry_at_us <= now) {
             c->retry_at_us = 0;
-            try_now(c);
-        } else if (c->retry_at_us < next_us) {
-            next_us = c->retry_at_us;
+            c->error[0] = '\0';
+            if (try_now(c))
+                finish(client, c,
+                       CURLE_OUT_OF_MEMORY); /* and others, perhaps */
+            return true;
         }
+        if (c->retry_at_us < *next_us)
+            *next_us = c->retry_at_us;
     }
+    return false;
+}
+
+/* Sends again what is due, and asks to be woken for the rest. */
+static void send_retries(struct cl_client *client)
+{
+    int64_t next_us;
+
+    while (send_one(client, &next_us))
+        ;
     cl_watch_at(&client->watch, next_us);
 }
 

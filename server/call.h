@@ -38,6 +38,9 @@ struct srv_call {
      * must be ended all the same. */
     bool (*send)(struct srv_call *c, const ProtobufCMessage *message);
     void (*end)(struct srv_call *c);
+    /* Whether its key still lets it; err says why not. One who streams asks
+     * before each message, for keys are revoked meanwhile. */
+    bool (*allowed)(struct srv_call *c, struct api_error *err);
 
     /* The handler's. Once something was sent, a client that leaves ends the
      * call: left is called, once, and c is gone when it returns. A handler

@@ -325,35 +325,38 @@ static bool find_route(struct srv_request *r)
     return false;
 }
 
-static bool check_key(struct srv_request *r)
+/* Whether the key that the exchange has lets it call its route. */
+static enum ut_err check_key(struct srv_request *r, struct api_error *err)
 {
     const char *bearer = srv_http_field(r->x, "Authorization");
     const char *secret = srv_http_field(r->x, "X-API-Key");
     enum srv_role role = SRV_ROLE_NONE;
-    struct api_error err;
     struct ut_error e;
 
     if (bearer && strncasecmp(bearer, "Bearer ", 7) == 0)
         secret = bearer + 7 + strspn(bearer + 7, " ");
     if (r->route->role == SRV_ROLE_NONE)
-        return true;
+        return UT_OK;
     if (srv_auth_check(r->dispatch->app->auth, secret,
                        secret ? strlen(secret) : 0, srv_local(r->x), &role,
                        r->call.actor, &e)) {
-        api_fail(&err, API_UNAUTHENTICATED, "%s", e.msg);
-        refuse(r, SRV_REJECT_AUTH, &err);
-        return false;
-    }
-    if (role < r->route->role) {
+        api_fail(err, API_UNAUTHENTICATED, "%s", e.msg);
+    } else if (role < r->route->role) {
         static const char *const names[] = {"", "analyze", "enroll", "admin"};
 
-        api_fail(&err, API_PERMISSION_DENIED,
+        api_fail(err, API_PERMISSION_DENIED,
                  "this needs a key with the role %s; yours has %s",
                  names[r->route->role], names[role]);
-        refuse(r, SRV_REJECT_AUTH, &err);
-        return false;
+    } else {
+        return UT_OK;
     }
-    return true;
+    srv_metrics_count(r->dispatch->app->metrics, SRV_REJECT_AUTH);
+    return UT_EINVAL;
+}
+
+static bool on_allowed(struct srv_call *c, struct api_error *err)
+{
+    return !check_key((struct srv_request *)c, err);
 }
 
 /* The deadline: the client's Connect-Timeout-Ms, else the configured one. */
@@ -415,11 +418,12 @@ static void on_begin(void *arg, struct srv_http_exchange *x)
     r->call.fail = on_fail;
     r->call.send = on_send;
     r->call.end = on_end;
+    r->call.allowed = on_allowed;
     memcpy(r->call.request_id, x->request_id, sizeof(r->call.request_id));
-    if (!find_route(r) || !check_key(r))
+    if (!find_route(r))
         return;
-    if (!set_deadline(r, &err) || r->protocol->begin(r, &err) ||
-        !check_encoding(r, &err)) {
+    if (check_key(r, &err) || !set_deadline(r, &err) ||
+        r->protocol->begin(r, &err) || !check_encoding(r, &err)) {
         r->protocol->fail(r, &err);
     } else if (!r->route->plain && !r->route->early && !d->app->ready) {
         api_fail(&err, API_UNAVAILABLE, "the server is starting");
@@ -474,7 +478,8 @@ static void on_handle(void *arg, struct srv_http_exchange *x)
 
     if (r->route->duplex)
         restart(r);
-    if (unpack(r, &err) || r->protocol->bind(r, &err)) {
+    if ((r->route->duplex && check_key(r, &err)) || unpack(r, &err) ||
+        r->protocol->bind(r, &err)) {
         on_fail(&r->call, &err);
         return;
     }

@@ -64,19 +64,43 @@ void srv_streams_add(struct srv_streams *list, struct srv_call *c, int limit,
     c->end(c);
 }
 
+/* Ends one whose key is no more. */
+static bool dismiss(struct srv_stream **at)
+{
+    struct srv_stream *s = *at;
+    struct api_error err;
+
+    if (s->call->allowed(s->call, &err))
+        return false;
+    *at = s->next;
+    s->call->fail(s->call, &err);
+    free(s);
+    return true;
+}
+
+/* Tells those that were told nothing for longer than rest_us. */
+static void tell_all(struct srv_streams *list, const ProtobufCMessage *m,
+                     int64_t rest_us)
+{
+    int64_t now = ut_clock_us();
+
+    for (struct srv_stream **at = &list->first; *at;) {
+        if (dismiss(at))
+            continue;
+        if (now - (*at)->sent_us > rest_us)
+            tell(*at, m);
+        at = &(*at)->next;
+    }
+}
+
 void srv_streams_send(struct srv_streams *list, const ProtobufCMessage *m)
 {
-    for (struct srv_stream *s = list->first; s; s = s->next)
-        tell(s, m);
+    tell_all(list, m, -1);
 }
 
 void srv_streams_beat(struct srv_streams *list, const ProtobufCMessage *m)
 {
-    int64_t now = ut_clock_us();
-
-    for (struct srv_stream *s = list->first; s; s = s->next)
-        if (now - s->sent_us > BEAT_US)
-            tell(s, m);
+    tell_all(list, m, BEAT_US);
 }
 
 void srv_streams_end(struct srv_streams *list)

@@ -6,8 +6,9 @@
 #include "server/call.h"
 
 /* Calls that are told of one thing as it changes: each message says all, so
- * that a client that reads too slowly misses only what was in between. Zeroed
- * memory is an empty list. Thread: the loop. */
+ * that a client that reads too slowly misses only what was in between. One
+ * whose key was revoked is ended in place of its next message. Zeroed memory is
+ * an empty list. Thread: the loop. */
 
 struct srv_stream;
 struct srv_streams {

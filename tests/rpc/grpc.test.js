@@ -202,8 +202,8 @@ class Camera {
   answers = [];
   waiting = [];
 
-  constructor(monitor, options = {}) {
-    this.call = monitor.AnalyzeStream(new grpc.Metadata(), options);
+  constructor(monitor, options = {}, metadata = new grpc.Metadata()) {
+    this.call = monitor.AnalyzeStream(metadata, options);
     this.call.on("data", (answer) => {
       const told = this.waiting.shift();
       told ? told.done(answer) : this.answers.push(answer);
@@ -360,6 +360,29 @@ test("AnalyzeStream: a message that is cut off, or never comes", async () => {
   session.close();
   const monitor = clientOf("DriverMonitor", own);
   await new Camera(monitor).ends("DEADLINE_EXCEEDED", /no whole message came for 1000 ms/);
+  monitor.close();
+  assert.equal(await own.stop(), 0);
+});
+
+test("AnalyzeStream: ends when its key is revoked", async () => {
+  const own = await new Server().start();
+  const admin = clientOf("Admin", own), monitor = clientOf("DriverMonitor", own);
+  const keyed = (secret) => {
+    const metadata = new grpc.Metadata();
+    metadata.set("x-api-key", secret);
+    return metadata;
+  };
+  const { secret: root } = await call(admin, "CreateKey", { name: "root", role: "ROLE_ADMIN" });
+  const { secret, key } = await call(admin, "CreateKey", { name: "x", role: "ROLE_ANALYZE" }, {},
+    keyed(root));
+  const camera = new Camera(monitor, {}, keyed(secret));
+  camera.call.write(crops(ada));
+  await camera.next();
+  await call(admin, "DeleteKey", { id: key.id }, {}, keyed(root));
+  camera.call.write(crops(ada));
+  await camera.ends("UNAUTHENTICATED", /not known here/);
+  assert.equal(camera.answers.length, 0);
+  admin.close();
   monitor.close();
   assert.equal(await own.stop(), 0);
 });

@@ -24,6 +24,7 @@
 #include "server/handlers.h"
 #include "server/http.h"
 #include "server/ops.h"
+#include "server/streams.h"
 #include "tests/support/unit.h"
 
 #define MAX_HELD 256
@@ -145,6 +146,30 @@ static inline void do_break(void)
     (the_stream.call->fail)(the_stream.call, &err);
 }
 
+/* Those who watch, at most three. */
+static struct srv_streams the_watched;
+
+static inline void on_watch(struct srv_call *c)
+{
+    Tscaf__V1__KeyRef m = TSCAF__V1__KEY_REF__INIT;
+
+    m.id = (char *)"now";
+    srv_streams_add(&the_watched, c, 3, &m.base);
+}
+
+static inline void do_tell_watched(void)
+{
+    Tscaf__V1__KeyRef m = TSCAF__V1__KEY_REF__INIT;
+
+    m.id = (char *)"new";
+    srv_streams_send(&the_watched, &m.base);
+}
+
+static inline void do_end_watched(void)
+{
+    srv_streams_end(&the_watched);
+}
+
 static inline void on_crop(struct srv_call *c)
 {
     Tscaf__V1__FaceCrop r = TSCAF__V1__FACE_CROP__INIT;
@@ -245,6 +270,29 @@ static const struct srv_route routes[] = {
      .handler = on_stream,
      .rpc = "tscaf.v1.Training/WatchJob",
      .streams = true,
+     .status = 200},
+    {.method = "GET",
+     .role = SRV_ROLE_ANALYZE,
+     .request = &tscaf__v1__job_ref__descriptor,
+     .handler = on_watch,
+     .rpc = "tscaf.v1.Jobs/WatchJob",
+     .streams = true,
+     .status = 200},
+    {.method = "POST",
+     .role = SRV_ROLE_ANALYZE,
+     .request = &tscaf__v1__analyze_request__descriptor,
+     .handler = on_pictures,
+     .rpc = "tscaf.v1.DriverMonitor/AnalyzeStream",
+     .streams = true,
+     .duplex = true,
+     .status = 200},
+    {.method = "POST",
+     .role = SRV_ROLE_ANALYZE,
+     .request = &tscaf__v1__search_request__descriptor,
+     .handler = on_hold,
+     .rpc = "tscaf.v1.DriverMonitor/SearchStream",
+     .streams = true,
+     .duplex = true,
      .status = 200},
     {.method = "GET",
      .path = "/broken",
@@ -350,6 +398,7 @@ static inline int prepare(void **state)
     (void)state;
     memset(&the, 0, sizeof(the));
     memset(&the_stream, 0, sizeof(the_stream));
+    the_watched.first = NULL;
     the.config.default_deadline_ms = 12345;
     the.app.config = &the.config;
     the.app.ready = true;

@@ -1,6 +1,8 @@
 /* libtscaf without a server: URLs, paths, picture files. */
 #include "tests/support/unit.h"
 
+#include <curl/curl.h>
+#include <dlfcn.h>
 #include <netinet/in.h>
 #include <poll.h>
 #include <pthread.h>
@@ -292,6 +294,44 @@ static void loop__refused_twice__woken_for_each_retry(void **state)
     script_end(&s);
 }
 
+/* Stands before libcurl's own. */
+static int adds_until_none = -1; /* -1: never */
+
+CURLMcode curl_multi_add_handle(CURLM *multi, CURL *easy)
+{
+    static CURLMcode (*add)(CURLM *, CURL *);
+
+    if (!add)
+        *(void **)(void *)&add = dlsym(RTLD_NEXT, "curl_multi_add_handle");
+    return adds_until_none >= 0 && adds_until_none-- == 0 ? CURLM_OUT_OF_MEMORY
+                                                          : add(multi, easy);
+}
+
+static void retry__cannot_be_sent__told_and_the_others_go_on(void **state)
+{
+    static const char *const answers[] = {ANSWER("503", ""), ANSWER("200", ""),
+                                          NULL};
+    struct asked lost, other;
+    struct cl_client *c;
+    struct script s;
+
+    (void)state;
+    script_start(&s, answers);
+    c = client_of(&s, 1);
+    ask(c, 0, &lost);
+    adds_until_none = 0;
+    loop(c);
+    assert_int_equal(adds_until_none, -1); /* it came to that */
+    assert_int_equal(lost.calls, 1);
+    assert_int_equal(lost.status, 0);
+    assert_int_equal(lost.code, API_UNAVAILABLE);
+    ask(c, 0, &other);
+    loop(c);
+    assert_int_equal(other.status, 200);
+    cl_close(c);
+    script_end(&s);
+}
+
 static void loop__no_answer__woken_at_the_deadline(void **state)
 {
     struct sockaddr_in a = {.sin_family = AF_INET,
@@ -513,6 +553,7 @@ int main(void)
         cmocka_unit_test(
             call__refused_for_overload__tried_again_and_nothing_else),
         cmocka_unit_test(loop__refused_twice__woken_for_each_retry),
+        cmocka_unit_test(retry__cannot_be_sent__told_and_the_others_go_on),
         cmocka_unit_test(loop__no_answer__woken_at_the_deadline),
         cmocka_unit_test(cancel__any_state__no_callback_and_the_others_go_on),
         cmocka_unit_test(open__no_descriptors__said),

@@ -577,6 +577,76 @@ static void keys__as_over_rest(void **state)
     has(body + 5, "grpc-status: 16\r\n");
 }
 
+static void do_remove_key(void)
+{
+    srv_auth_remove(the.app.auth, key.id);
+}
+
+#define WATCH_JOB "POST /tscaf.v1.Jobs/WatchJob HTTP/1.1\r\n" HOST
+
+static int watch_job(const char *fields)
+{
+    char request[512];
+    int n = snprintf(request, sizeof(request),
+                     WATCH_JOB "Content-Type: application/connect+proto\r\n%s"
+                               "Content-Length: 5\r\n\r\n",
+                     fields);
+    int fd = dial();
+
+    memset(request + n, 0, 5);
+    assert_true(put_n(fd, request, (size_t)n + 5));
+    expect_head(fd, "Content-Type: application/connect+proto\r\n");
+    return fd;
+}
+
+static void stream__its_key_is_revoked__ended_at_the_next_message(void **state)
+{
+    char secret[SRV_AUTH_SECRET_LEN], field[100], rest[400] = "";
+    size_t len = 0;
+    ssize_t n;
+    int fd;
+
+    (void)state;
+    start();
+    srv_auth_secret(secret, key.hash);
+    ask(do_add_key);
+    snprintf(field, sizeof(field), "X-API-Key: %s\r\n", secret);
+    fd = watch_job(field);
+    EXPECT(fd, "A\r\n\0\0\0\0\5\x0a\3now\r\n");
+    ask(do_tell_watched);
+    EXPECT(fd, "A\r\n\0\0\0\0\5\x0a\3new\r\n");
+    ask(do_remove_key);
+    ask(do_tell_watched);
+    while (len < sizeof(rest) - 1 && !memmem(rest, len, "\r\n0\r\n\r\n", 7) &&
+           (n = recv(fd, rest + len, sizeof(rest) - 1 - len, 0)) > 0)
+        len += (size_t)n;
+    assert_non_null(memmem(rest, len, "unauthenticated", 15));
+    assert_null(memmem(rest, len, "new", 3));
+    assert_null(the_watched.first);
+    assert_true(counted("tscaf_rejections_total{reason=\"auth\"} 1"));
+    close(fd);
+}
+
+static void watchers__at_limit_and_past_it(void **state)
+{
+    static int fds[SRV_HEALTH_MAX_WATCHERS];
+
+    (void)state;
+    start();
+    for (int i = 0; i < SRV_HEALTH_MAX_WATCHERS; i++) {
+        fds[i] = watch_health("");
+        EXPECT(fds[i], "7\r\n\0\0\0\0\2\x08\1\r\n");
+    }
+    send_to("POST /grpc.health.v1.Health/Watch",
+            "Content-Type: application/connect+proto\r\n", "\0\0\0\0\0", 5,
+            200);
+    has(body + 5, "256 streams of it are open, the limit");
+    /* Those who watch what is not here are counted by themselves. */
+    close(watch_health("none"));
+    for (int i = 0; i < SRV_HEALTH_MAX_WATCHERS; i++)
+        close(fds[i]);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -607,6 +677,11 @@ int main(void)
             health__starting_ready_draining__checked_and_watched, prepare,
             finish),
         cmocka_unit_test_setup_teardown(keys__as_over_rest, prepare, finish),
+        cmocka_unit_test_setup_teardown(
+            stream__its_key_is_revoked__ended_at_the_next_message, prepare,
+            finish),
+        cmocka_unit_test_setup_teardown(watchers__at_limit_and_past_it, prepare,
+                                        finish),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
