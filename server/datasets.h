@@ -38,6 +38,11 @@ srv_dataset_add_sample(struct srv_datasets *d, const char *actor,
 UT_MUSTUSE enum ut_err srv_dataset_get(struct srv_datasets *d, const char *id,
                                        Tscaf__V1__DatasetRecord **out,
                                        struct ut_error *e);
+/* At most limit pictures, evenly spread over the dataset. */
+UT_MUSTUSE enum ut_err srv_dataset_samples(struct srv_datasets *d,
+                                           const char *id, uint32_t limit,
+                                           Tscaf__V1__ListSamplesResponse **out,
+                                           struct ut_error *e);
 /* Refuses one that a job which has not ended was started with. */
 UT_MUSTUSE enum ut_err srv_dataset_delete(struct srv_datasets *d,
                                           const char *actor, const char *id,

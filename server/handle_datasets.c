@@ -10,6 +10,8 @@
 #include "server/store_call.h"
 
 #define MAX_NAME 200 /* characters */
+#define DEFAULT_SAMPLES 12
+#define MAX_SAMPLES 48
 
 static void free_message(void *result)
 {
@@ -123,6 +125,27 @@ void srv_handle_delete_dataset(struct srv_call *c)
 }
 
 /* ---- samples ---- */
+
+static enum ut_err list_samples(struct srv_store_call *w, struct ut_error *e)
+{
+    const Tscaf__V1__ListSamplesRequest *r = (const void *)w->call->request;
+
+    w->result_free = free_message;
+    return srv_dataset_samples(
+        &w->call->app->datasets, r->id, r->limit ? r->limit : DEFAULT_SAMPLES,
+        (Tscaf__V1__ListSamplesResponse **)&w->result, e);
+}
+
+void srv_handle_list_samples(struct srv_call *c)
+{
+    const Tscaf__V1__ListSamplesRequest *r = (const void *)c->request;
+
+    if (r->limit > MAX_SAMPLES)
+        srv_answer_invalid(c, "limit", "OUT_OF_RANGE", "%u is over %d",
+                           r->limit, MAX_SAMPLES);
+    else
+        start(c, list_samples);
+}
 
 struct sample {
     struct srv_call *call;

@@ -40,6 +40,7 @@ void srv_handle_delete_model(struct srv_call *c);
 void srv_handle_create_dataset(struct srv_call *c);
 void srv_handle_upload_dataset(struct srv_call *c);
 void srv_handle_add_sample(struct srv_call *c);
+void srv_handle_list_samples(struct srv_call *c);
 void srv_handle_list_datasets(struct srv_call *c);
 void srv_handle_get_dataset(struct srv_call *c);
 void srv_handle_delete_dataset(struct srv_call *c);

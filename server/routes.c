@@ -105,6 +105,7 @@ const struct srv_route srv_routes[] = {
     CALL("DELETE", DATASETS "/{id}", ADMIN, dataset_ref, delete_dataset, 204, Datasets, DeleteDataset),
     CALL("POST", DATASETS "/{id}/archive", ADMIN, upload_dataset_request, upload_dataset, 200, Datasets, UploadDataset),
     CALL("POST", DATASETS "/{id}/samples", ADMIN, add_sample_request, add_sample, 201, Datasets, AddSample),
+    CALL("GET", DATASETS "/{id}/samples", ADMIN, list_samples_request, list_samples, 200, Datasets, ListSamples),
 
     CALL("POST", JOBS, ADMIN, create_job_request, create_job, 202, Jobs, CreateJob),
     CALL("GET", JOBS, ADMIN, list_jobs_request, list_jobs, 200, Jobs, ListJobs),

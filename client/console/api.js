@@ -116,6 +116,7 @@ export const datasets = {
   create: (fields) => read('POST', 'v1/datasets', { json: fields }),
   upload: (id, archive) => read('POST', `v1/datasets/${id}/archive`,
     { body: new Blob([archive], { type: 'application/octet-stream' }) }),
+  samples: async (id) => (await read('GET', `v1/datasets/${id}/samples`, { query: { limit: 24 } })).samples,
   addSample: (id, picture, input, label) => read('POST', `v1/datasets/${id}/samples`,
     { body: picture, query: { input, label } }),
   remove: (id) => send('DELETE', `v1/datasets/${id}`),

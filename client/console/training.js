@@ -36,6 +36,18 @@ function datasetCard(server, changed) {
   const name = h('input', { id: 'ds-name', required: true, maxlength: 200, autocomplete: 'off' });
   const kind = h('select', { id: 'ds-kind' }, h('option', null, 'fatigue'), h('option', null, 'recognition'));
   const path = h('input', { id: 'ds-path', autocomplete: 'off', placeholder: 'below --dataset-root' });
+  const looked = h('div');
+
+  async function look(d) {
+    const samples = await datasets.samples(d.id);
+    looked.replaceChildren(h('h3', null, `${number(samples.length)} of ${d.name}`), h('ul', { class: 'strip samples', 'aria-label': `Pictures of ${d.name}` },
+      samples.map((s) => {
+        const src = URL.createObjectURL(new Blob([Uint8Array.from(atob(s.picture), (c) => c.charCodeAt(0))], { type: 'image/png' }));
+        return h('li', null, h('img', { src, width: 84, height: 84, alt: `${s.label || 'no label'}${s.group && `, of ${s.group}`}`, onload: () => URL.revokeObjectURL(src) }),
+          h('small', null, s.label || '–'));
+      })));
+    announce(`${count(samples.length, 'picture')} of ${d.name}`);
+  }
 
   function row(d) {
     const archive = h('input', { type: 'file', class: 'unseen', id: `up-${d.id}`, accept: '.zip,.tar,.tgz,.gz,.xz,.zst', 'aria-label': `An archive for ${d.name}` });
@@ -58,9 +70,10 @@ function datasetCard(server, changed) {
       h('td', { title: d.problems.join('\n') }, number(d.problem_count)),
       d.path ? cell(h('code', null, d.path)) : h('td', { class: 'row' }, h('label', { class: 'button small', for: `up-${d.id}` }, 'Archive'), archive,
         label, h('label', { class: 'button small', for: `add-${d.id}` }, 'Add'), sample),
-      cell(small('Delete', `Delete ${d.name}`, trying(problem, async () => {
+      cell(small('Look', `Look at ${d.name}`, trying(problem, () => look(d))), ' ', small('Delete', `Delete ${d.name}`, trying(problem, async () => {
         if (!await confirm({ title: `Delete ${d.name}?`, text: 'What was uploaded is removed; models that were trained on it stay.', action: 'Delete', danger: true })) return;
         await datasets.remove(d.id);
+        looked.replaceChildren();
         await refresh();
       }))));
   }
@@ -75,7 +88,7 @@ function datasetCard(server, changed) {
   return {
     refresh,
     close: choice.close,
-    node: card('Datasets', choice.node, problem, table(['Name', 'Kind', 'Pictures', 'Classes', 'Groups', 'Left out', 'Add', ''], body), said,
+    node: card('Datasets', choice.node, problem, table(['Name', 'Kind', 'Pictures', 'Classes', 'Groups', 'Left out', 'Add', ''], body), said, looked,
       h('form', { class: 'row', onsubmit: trying(problem, async () => {
         await datasets.create({ name: name.value.trim(), kind: kind.value, path: path.value.trim() });
         name.value = path.value = '';

@@ -54,6 +54,15 @@ test('training: datasets made, filled by archives and one by one; what is wrong 
   const row = page.getByRole('row').filter({ hasText: 'Drawn people' });
   assert.deepEqual((await row.getByRole('cell').allInnerTexts()).slice(1, 4), ['recognition', String(3 * PEOPLE + 1), String(PEOPLE)]);
 
+  await page.getByRole('button', { name: 'Look at Drawn drivers' }).click();
+  const seen = page.getByRole('list', { name: 'Pictures of Drawn drivers' }).getByRole('img');
+  await seen.first().waitFor();
+  assert.equal(await seen.count(), 2 * PEOPLE);
+  assert.equal(await page.getByRole('img', { name: /^alert/ }).count(), PEOPLE);
+  assert.equal(await page.getByRole('img', { name: /^drowsy/ }).count(), PEOPLE);
+  assert.deepEqual(await seen.evaluateAll((all) => Promise.all(all.map((i) => i.decode().then(() => i.naturalWidth)))), Array(2 * PEOPLE).fill(112));
+  await shoot(page, 'datasets');
+
   await makeDataset(page, 'Broken', 'fatigue', { name: 'no.tar', mimeType: 'application/x-tar', buffer: Buffer.from('no archive') });
   await page.getByRole('alert').filter({ hasText: /archive/ }).waitFor();
   await page.getByRole('button', { name: 'Delete Broken' }).click();

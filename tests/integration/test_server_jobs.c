@@ -564,6 +564,43 @@ server_killed__while_a_job_runs__found_again_and_cancelled(void **state)
     test_answer_fini(&a);
 }
 
+/* A look at a dataset of one alert and two drowsy pictures. */
+static void check_samples(const struct test_server *s, const char *id)
+{
+    static const struct {
+        const char *query;
+        long status;
+        int n; /* pictures */
+    } cases[] = {{"", 200, 3},
+                 {"?limit=1", 200, 1},
+                 {"?limit=2", 200, 2},
+                 {"?limit=48", 200, 3},
+                 {"?limit=49", 400, 0}};
+    struct test_answer a = {0};
+    char path[160];
+
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        int n = 0;
+
+        snprintf(path, sizeof(path), "/v1/datasets/%s/samples%s", id,
+                 cases[i].query);
+        assert_int_equal(test_get(s, path, &a), cases[i].status);
+        for (const char *at = a.body; (at = strstr(at, "\"picture\":\"iVBOR"));
+             at++)
+            n++;
+        if (n != cases[i].n)
+            fail_msg("%s: %d pictures, not %d", path, n, cases[i].n);
+        if (n == 3) {
+            assert_non_null(
+                strstr(a.body, "{\"label\":\"alert\",\"group\":\"g0"));
+            assert_non_null(
+                strstr(a.body, "{\"label\":\"drowsy\",\"group\":\"g2"));
+        }
+    }
+    assert_int_equal(test_get(s, "/v1/datasets/ds_none/samples", &a), 404);
+    test_answer_fini(&a);
+}
+
 static void dataset__samples_one_by_one__counted_listed_deleted(void **state)
 {
     struct test_server s;
@@ -587,6 +624,7 @@ static void dataset__samples_one_by_one__counted_listed_deleted(void **state)
     snprintf(path, sizeof(path),
              "/v1/datasets/%s/samples?input=crop&label=asleep", id);
     assert_int_equal(test_png(&s, path, png, len, &a), 400);
+    check_samples(&s, id);
     snprintf(path, sizeof(path), "/v1/datasets/%s", id);
     assert_int_equal(test_get(&s, path, &a), 200);
     assert_true(number(a.body, "pictures") == 3);
