@@ -1,7 +1,8 @@
-/* Files that are there whole or not at all. */
+/* Files that are there whole or not at all, and folders that go whole. */
 #include "base/file.h"
 
 #include <fcntl.h>
+#include <ftw.h>
 #include <limits.h>
 #include <stdio.h>
 #include <unistd.h>
@@ -31,4 +32,18 @@ enum ut_err ut_file_write(const char *path, const void *data, size_t len,
     }
     close(fd);
     return UT_OK;
+}
+
+static int remove_one(const char *path, const struct stat *st, int type,
+                      struct FTW *at)
+{
+    (void)st;
+    (void)type;
+    (void)at;
+    return remove(path);
+}
+
+void ut_remove_tree(const char *path)
+{
+    nftw(path, remove_one, 16, FTW_DEPTH | FTW_PHYS);
 }

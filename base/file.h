@@ -10,4 +10,7 @@
 UT_MUSTUSE enum ut_err ut_file_write(const char *path, const void *data,
                                      size_t len, struct ut_error *e);
 
+/* Removes a folder and all in it; what is not there is fine. */
+void ut_remove_tree(const char *path);
+
 #endif

@@ -59,7 +59,4 @@ UT_MUSTUSE enum ut_err srv_dataset_freeze(struct srv_datasets *d,
 /* Removes what was frozen for that job; another path stays. Thread: any. */
 void srv_dataset_thaw(const char *path, const char *job);
 
-/* Removes a folder and all in it; what is not there is fine. */
-void srv_remove_tree(const char *path);
-
 #endif

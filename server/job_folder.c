@@ -140,5 +140,5 @@ void srv_job_folder_remove(const char *data, const char *id)
             srv_dataset_thaw(order[i], id);
     ut_buf_fini(&b);
     srv_job_path(data, id, "", path);
-    srv_remove_tree(path);
+    ut_remove_tree(path);
 }

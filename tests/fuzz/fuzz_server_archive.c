@@ -6,8 +6,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "base/file.h"
 #include "server/archive.h"
-#include "server/datasets.h"
 
 #define LIMIT (256 * 1024)
 
@@ -42,6 +42,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
     rc = srv_archive_unpack(data, len, inner, LIMIT, &bytes, &problems, &e);
     if ((!rc && bytes > LIMIT) || entries(outer) != 3) /* ".", "..", "in" */
         abort();
-    srv_remove_tree(outer);
+    ut_remove_tree(outer);
     return 0;
 }

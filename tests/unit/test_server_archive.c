@@ -9,7 +9,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "server/datasets.h"
+#include "base/file.h"
 #include "tests/support/unit.h"
 
 static char *bytes;
@@ -130,7 +130,7 @@ static void unpack__hostile_entries__left_out_and_told(void **state)
     assert_false(there("../escape.png") || there("link.png") ||
                  there("hard.png") || there("pipe.png") || there("ok/run.sh"));
     assert_int_not_equal(access("/tmp/tscaf-absolute.png", F_OK), 0);
-    srv_remove_tree(outer);
+    ut_remove_tree(outer);
 }
 
 static void unpack__zip__taken(void **state)
@@ -146,7 +146,7 @@ static void unpack__zip__taken(void **state)
     assert_int_equal(unpack(1 << 20, &n, &p, &e), UT_OK);
     assert_int_equal(n, 2000);
     assert_true(there("a/1.png") && there("b/2.png"));
-    srv_remove_tree(outer);
+    ut_remove_tree(outer);
 }
 
 static void unpack__at_the_limit_and_one_past__taken_and_refused(void **state)
@@ -159,10 +159,10 @@ static void unpack__at_the_limit_and_one_past__taken_and_refused(void **state)
     (void)state;
     pack(list, 1, false, false);
     assert_int_equal(unpack(5000, &n, &p, &e), UT_OK);
-    srv_remove_tree(outer);
+    ut_remove_tree(outer);
     assert_int_equal(unpack(4999, &n, &p, &e), UT_EBUSY);
     assert_non_null(strstr(e.msg, "4999"));
-    srv_remove_tree(outer);
+    ut_remove_tree(outer);
 }
 
 /* 48 MiB of one letter pack to some 50 KB. */
@@ -180,10 +180,10 @@ static void unpack__bomb__refused(void **state)
         assert_true(len < 200000);
         assert_int_equal(unpack(1ll << 40, &n, &p, &e), UT_EBUSY);
         assert_true(n < 48 << 20);
-        srv_remove_tree(outer);
+        ut_remove_tree(outer);
         pack(passed_over, 1, zip, !zip);
         assert_int_equal(unpack(1ll << 40, &n, &p, &e), UT_EBUSY);
-        srv_remove_tree(outer);
+        ut_remove_tree(outer);
     }
 }
 
@@ -198,7 +198,7 @@ static void unpack__no_archive__said(void **state)
     bytes = strdup("this is no archive at all, whatever it was called");
     len = strlen(bytes);
     assert_int_equal(unpack(1 << 20, &n, &p, &e), UT_EFORMAT);
-    srv_remove_tree(outer);
+    ut_remove_tree(outer);
 }
 
 int main(void)

@@ -8,6 +8,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "base/file.h"
 #include "model/model.h"
 #include "server/app.h"
 #include "server/engine.h"
@@ -81,7 +82,7 @@ static int tear_down(void **state)
     srv_generations_free(&app);
     srv_store_close(app.store);
     pthread_mutex_destroy(&app.generations.lock);
-    srv_remove_tree(dir);
+    ut_remove_tree(dir);
     return 0;
 }
 

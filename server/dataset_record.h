@@ -1,0 +1,41 @@
+#ifndef SERVER_DATASET_RECORD_H
+#define SERVER_DATASET_RECORD_H
+
+#include <limits.h>
+#include <stdbool.h>
+
+#include "model/data/dataset.h"
+#include "server/archive.h"
+#include "server/datasets.h"
+
+/* Private to the files of datasets: a dataset's folder and its record. Thread:
+ * the datasets'. */
+
+/* DATA/datasets/ID. */
+void srv_dataset_folder(const struct srv_datasets *d, const char *id,
+                        char out[PATH_MAX]);
+/* folder/name, whole or not at all. */
+UT_MUSTUSE enum ut_err srv_dataset_write(const char *folder, const char *name,
+                                         const void *data, size_t len,
+                                         struct ut_error *e);
+/* UT_EIO with errno's text. */
+UT_MUSTUSE enum ut_err srv_dataset_no_file(const char *path,
+                                           struct ut_error *e);
+/* Whether a file is a picture that training can read; if not, why. */
+bool srv_dataset_decodes(const char *path, struct ut_error *e);
+
+/* Stores a record, as changed now. */
+UT_MUSTUSE enum ut_err srv_dataset_put(struct srv_datasets *d,
+                                       const char *actor, const char *action,
+                                       Tscaf__V1__DatasetRecord *x,
+                                       struct ut_error *e);
+/* Adds what was left out to the record, which keeps the last ones. */
+UT_MUSTUSE enum ut_err srv_dataset_tell(Tscaf__V1__DatasetRecord *x,
+                                        const struct srv_problems *p,
+                                        struct ut_error *e);
+/* Pictures, classes and groups, as training will see them. */
+UT_MUSTUSE enum ut_err srv_dataset_count(Tscaf__V1__DatasetRecord *x,
+                                         const struct mdl_dataset *set,
+                                         struct ut_error *e);
+
+#endif
