@@ -474,7 +474,7 @@ int srv_job_child(char **argv)
     rc = lock(&c, &e);
     if (rc) {
         fprintf(stderr, "%s\n", e.msg);
-        return 4; /* another is at it: nothing here is ours */
+        return SRV_JOB_HELD;
     }
     drop(&c, "error");
     drop(&c, "result.json"); /* of a comparison with another model */
@@ -491,5 +491,5 @@ int srv_job_child(char **argv)
         tell_failure(&c, &e, memory);
         return 1;
     }
-    return done ? 0 : 3;
+    return done ? 0 : SRV_JOB_STOPPED;
 }

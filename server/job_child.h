@@ -14,7 +14,12 @@
  *   result.json      JobResult: it has ended well
  *   error            why it has not
  *
- * Exit: 0 with a result, 3 stopped by SIGTERM with a checkpoint, 1 an error. */
+ * Exit: 0 with a result, 1 an error, or: */
+enum {
+    SRV_JOB_STOPPED = 3, /* by SIGTERM, with a checkpoint */
+    SRV_JOB_HELD = 4,    /* another process has the lock: nothing was done */
+};
+
 #define SRV_JOB_ARGS 11
 
 int srv_job_child(char **argv);

@@ -11,6 +11,7 @@
 
 #include "base/clock.h"
 #include "server/generations.h"
+#include "server/job_child.h"
 #include "server/job_folder.h"
 #include "server/store.h"
 
@@ -180,7 +181,7 @@ void srv_job_process_stop(struct srv_job_process *p)
 void srv_job_process_look(struct srv_job_process *p)
 {
     if (!p->ours && srv_job_holder(p->data, p->id) != p->pid) {
-        p->status = srv_job_has(p->data, p->id, "error") ? 1 : 3;
+        p->status = srv_job_has(p->data, p->id, "error") ? 1 : SRV_JOB_STOPPED;
         tell_end(p);
     } else if (p->kill_us && ut_clock_us() > p->kill_us) {
         kill(p->pid, SIGKILL);

@@ -9,6 +9,7 @@
 
 #include "server/answer.h"
 #include "server/app.h"
+#include "server/job_child.h"
 #include "server/job_folder.h"
 #include "server/job_process.h"
 #include "server/job_store.h"
@@ -205,7 +206,8 @@ static void ended(struct job *x, int status, int signum)
     } else if (result) {
         change(x, STATE(QUEUED),
                "another model answers since: it is compared with that");
-    } else if (status == 3 && !signum) {
+    } else if ((status == SRV_JOB_STOPPED || status == SRV_JOB_HELD) &&
+               !signum) {
         change(x, STATE(QUEUED), "its process was stopped from outside");
     } else {
         why_it_ended(x, signum, why, sizeof(why));
@@ -213,11 +215,34 @@ static void ended(struct job *x, int status, int signum)
     }
 }
 
+static void on_process_end(void *arg, int status, int signum);
+
+/* Watches a process that is at the job already, if there is one. */
+static bool adopt(struct job *x)
+{
+    const struct srv_app *app = x->jobs->app;
+    const char *id = x->record->id;
+
+    x->process = srv_job_process_find(app->config, id, on_process_end, x);
+    if (!x->process)
+        return false;
+    srv_log_line(app->log, SRV_LOG_INFO, NULL,
+                 "%s: its process %d was found again", id,
+                 srv_job_process_pid(x->process));
+    if (x->record->state != STATE(RUNNING))
+        srv_job_process_stop(x->process); /* it may not know yet */
+    return true;
+}
+
 static void on_process_end(void *arg, int status, int signum)
 {
     struct job *x = arg;
 
     x->process = NULL;
+    /* That of a server which was killed may come to its lock late, when another
+     * has been started in its place already. */
+    if (status == SRV_JOB_HELD && !signum && adopt(x))
+        return;
     ended(x, status, signum);
     pump(x->jobs);
 }
@@ -414,17 +439,11 @@ void srv_jobs_add(struct srv_jobs *j, Tscaf__V1__JobRecord *record)
 /* A job as another server, or this one before, left it. */
 static void find_again(struct job *x)
 {
-    const struct srv_app *app = x->jobs->app;
     const char *id = x->record->id;
 
-    x->process = srv_job_process_find(app->config, id, on_process_end, x);
-    if (x->process) {
-        srv_log_line(app->log, SRV_LOG_INFO, NULL,
-                     "%s: its process %d was found again", id,
-                     srv_job_process_pid(x->process));
-        if (x->record->state != STATE(RUNNING))
-            srv_job_process_stop(x->process); /* it may not know yet */
-    } else if (srv_job_has(data_of(x), id, "result.json") && !has_ended(x)) {
+    if (adopt(x))
+        return;
+    if (srv_job_has(data_of(x), id, "result.json") && !has_ended(x)) {
         ended(x, 0, 0);
     } else if (x->record->state == STATE(RUNNING)) {
         if (srv_job_has(data_of(x), id, "error"))

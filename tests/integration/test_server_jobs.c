@@ -1,5 +1,6 @@
 /* From two drawn datasets to a model in use: jobs, their ends, change over
  * under load, and kill -9 in the middle of all of it. */
+#include <fcntl.h>
 #include <math.h>
 #include <pthread.h>
 #include <signal.h>
@@ -601,6 +602,53 @@ static void check_samples(const struct test_server *s, const char *id)
     test_answer_fini(&a);
 }
 
+/* Waits until the server's log has the words. */
+static void wait_log(const struct test_server *s, const char *words)
+{
+    for (int tries = 0;; tries++) {
+        char *log = test_server_log(s);
+        bool there = strstr(log, words) != NULL;
+
+        if (!there && tries == PATIENCE)
+            fail_msg("never \"%s\" in %s", words, log);
+        free(log);
+        if (there)
+            return;
+        usleep(250000);
+    }
+}
+
+/* A process of a server that was killed may take its job's lock only after the
+ * next server has started another: here this test holds it. */
+static void job__another_process_is_at_it__watched_to_its_end(void **state)
+{
+    struct flock l = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
+    struct test_server s;
+    struct test_answer a = {0};
+    char fatigue[64], first[64], job[64], path[256], words[80];
+    int fd;
+
+    (void)state;
+    test_server_start(&s, flags);
+    draw_data(s.dir);
+    snprintf(path, sizeof(path), "%s/f.tar", s.dir);
+    upload(&s, "fatigue", "application/x-tar", path, fatigue);
+    start_job(&s, fatigue, "", 1000000, first);
+    start_job(&s, fatigue, "", 1, job); /* waits for the first */
+    snprintf(path, sizeof(path), "%s/data/jobs/%s/lock", s.dir, job);
+    fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+    assert_int_equal(fcntl(fd, F_SETLK, &l), 0);
+    post(&s, "jobs", first, "cancel", 200);
+    snprintf(words, sizeof(words), "%s: its process %d was found again", job,
+             (int)getpid());
+    wait_log(&s, words);
+    wait_state(&s, job, "running", &a);
+    close(fd); /* it has ended, without a result: the job goes on */
+    wait_state(&s, job, "succeeded", &a);
+    assert_int_equal(test_server_stop(&s), 0);
+    test_answer_fini(&a);
+}
+
 static void dataset__samples_one_by_one__counted_listed_deleted(void **state)
 {
     struct test_server s;
@@ -690,6 +738,7 @@ int main(void)
         cmocka_unit_test(job__more_memory_than_its_limit__limit_named),
         cmocka_unit_test(
             server_killed__while_a_job_runs__found_again_and_cancelled),
+        cmocka_unit_test(job__another_process_is_at_it__watched_to_its_end),
         cmocka_unit_test(job__two_datasets__a_better_model_in_use),
     };
 
