@@ -470,25 +470,74 @@ static enum ut_err unpack(struct srv_request *r, struct api_error *err)
     return rc;
 }
 
+/* The message is there, or an error. */
+static void go_on(struct srv_request *r, enum ut_err rc, struct api_error *err)
+{
+    if (rc) {
+        on_fail(&r->call, err);
+    } else if (r->route->plain) {
+        r->route->plain(r->dispatch->app, r->x);
+    } else {
+        r->call.request = r->message;
+        r->route->handler(&r->call);
+    }
+}
+
+static void bind_job(void *arg, int worker)
+{
+    struct srv_request *r = arg;
+
+    (void)worker;
+    r->bind_rc = r->protocol->bind(r, &r->bind_error);
+    srv_mailbox_post(r->dispatch->app->mailbox, &r->bound);
+}
+
+/* The exchange waits for its answer, so that r is still there. */
+static void on_bound(struct srv_mail *m)
+{
+    struct srv_request *r =
+        (struct srv_request *)(void *)((char *)m -
+                                       offsetof(struct srv_request, bound));
+
+    go_on(r, r->bind_rc, &r->bind_error);
+}
+
+/* Reads a body where it stops nobody. False: it is to be read here. */
+static bool bind_elsewhere(struct srv_request *r)
+{
+    struct srv_pool *pool = r->dispatch->app->decode_pool;
+    struct api_error err;
+    struct ut_error e;
+
+    if (!r->protocol->binds_anywhere || r->x->body_len < SRV_LARGE_BODY ||
+        !pool)
+        return false;
+    r->bound.fn = on_bound;
+    if (srv_pool_push(pool, bind_job, r, &e)) {
+        api_fail(&err, API_UNAVAILABLE, "%s", e.msg);
+        refuse(r, SRV_REJECT_QUEUE_FULL, &err);
+    }
+    return true;
+}
+
 static void on_handle(void *arg, struct srv_http_exchange *x)
 {
-    struct srv_dispatch *d = arg;
     struct srv_request *r = x->user;
     struct api_error err;
+    enum ut_err rc = UT_OK;
 
-    if (r->route->duplex)
+    (void)arg;
+    if (r->route->duplex) {
         restart(r);
-    if ((r->route->duplex && check_key(r, &err)) || unpack(r, &err) ||
-        r->protocol->bind(r, &err)) {
-        on_fail(&r->call, &err);
-        return;
+        rc = check_key(r, &err);
     }
-    if (r->route->plain) {
-        r->route->plain(d->app, x);
+    if (!rc)
+        rc = unpack(r, &err);
+    if (!rc && bind_elsewhere(r))
         return;
-    }
-    r->call.request = r->message;
-    r->route->handler(&r->call);
+    if (!rc)
+        rc = r->protocol->bind(r, &err);
+    go_on(r, rc, &err);
 }
 
 static void on_left(void *arg, struct srv_http_exchange *x)

@@ -5,6 +5,7 @@
 #include "server/auth.h"
 #include "server/call.h"
 #include "server/http.h"
+#include "server/mailbox.h"
 
 /* Exchanges to calls and back: which method, who may, until when. What is a
  * protocol's own, bytes to messages and back, is behind srv_protocol.
@@ -13,6 +14,7 @@
 #define SRV_MAX_PARAMS 2            /* {names} in a path */
 #define SRV_MAX_TIMEOUT_DIGITS 10   /* of Connect-Timeout-Ms */
 #define SRV_MAX_ANSWER (256u << 20) /* bytes of an answer of RPC */
+#define SRV_LARGE_BODY (256u << 10) /* bytes of one not read on the loop */
 #define SRV_GZIP_LEAST 4096         /* bytes of an answer worth to be packed */
 
 struct srv_app;
@@ -59,14 +61,18 @@ struct srv_request {
     const struct srv_route *route; /* NULL: none fits */
     struct srv_params params;      /* REST's */
     ProtobufCMessage *message;     /* owned: call.request */
-    char field_value[24];          /* the protocol's: of a field it answers */
+    struct srv_mail bound;         /* message was made elsewhere, or error */
+    enum ut_err bind_rc;
+    struct api_error bind_error;
+    char field_value[24]; /* the protocol's: of a field it answers */
 };
 
 struct srv_protocol {
     /* The header is in: may refuse media types and versions, and may set
      * call.deadline_us. */
     enum ut_err (*begin)(struct srv_request *r, struct api_error *err);
-    /* The body is in: makes r->message. */
+    /* The body is in: makes r->message. Thread: any where binds_anywhere, for
+     * bodies of SRV_LARGE_BODY or more; the loop else. */
     enum ut_err (*bind)(struct srv_request *r, struct api_error *err);
     /* Frees r->message; x's body is still there. */
     void (*unbind)(struct srv_request *r);
@@ -83,6 +89,7 @@ struct srv_protocol {
                         struct ut_buf *b, struct ut_error *e);
     /* Answers x, which has no answer yet. */
     void (*fail)(struct srv_request *r, const struct api_error *err);
+    bool binds_anywhere; /* numbers as text are slow to read */
 };
 
 extern const struct srv_protocol srv_rest; /* rest.c: JSON, pictures, forms */

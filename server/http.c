@@ -173,22 +173,12 @@ static void on_connection(void *arg, struct MHD_Connection *mhd, void **context,
 
 /* Ends a connection whose request is not complete. The answer is put on the
  * socket by hand, since the library takes none from us yet. */
-static void cut(struct conn *c, enum srv_reject why, const char *status,
-                const char *code, const char *message)
+static void cut(struct conn *c, enum srv_reject why, enum api_code code,
+                int status, const char *message)
 {
-    char body[256], text[512];
-    int len = snprintf(body, sizeof(body),
-                       "{\"code\":\"%s\",\"message\":\"%s\",\"details\":[]}",
-                       code, message);
-    int n = snprintf(text, sizeof(text),
-                     "HTTP/1.1 %s\r\nConnection: close\r\n"
-                     "Content-Type: application/json\r\n"
-                     "Content-Length: %d\r\n\r\n%s",
-                     status, len, body);
-
-    if (c->phase == HEADER || c->phase == BODY)
-        (void)!send(c->fd, text, (size_t)n, MSG_DONTWAIT | MSG_NOSIGNAL);
     srv_metrics_count(c->h->c.metrics, why);
+    if (c->phase == HEADER || c->phase == BODY)
+        http_answer_by_hand(c->x, code, status, message);
     c->cut = true;
     shutdown(c->fd, SHUT_RDWR);
 }
@@ -208,11 +198,11 @@ static void cut_bad_lengths(struct srv_http *h)
                                             "Content-Length");
         len = field ? http_parse_length(field) : 0;
         if (len < 0)
-            cut(c, SRV_REJECT_HEADERS, "400 Bad Request", "invalid_argument",
+            cut(c, SRV_REJECT_HEADERS, API_INVALID_ARGUMENT, 400,
                 "Content-Length is not a number of bytes");
         else if (len == INT64_MAX)
-            cut(c, SRV_REJECT_BODY, "413 Content Too Large",
-                "resource_exhausted", "Content-Length is over the limit");
+            cut(c, SRV_REJECT_BODY, API_RESOURCE_EXHAUSTED, 413,
+                "Content-Length is over the limit");
     }
 }
 
@@ -244,7 +234,7 @@ static void sweep_one(struct conn *c, int64_t now, bool look)
         c->cut = true;
         shutdown(c->fd, SHUT_RDWR); /* a new edge */
     } else if (now - c->since_us > ms * 1000) {
-        cut(c, SRV_REJECT_SLOW, "408 Request Timeout", "deadline_exceeded",
+        cut(c, SRV_REJECT_SLOW, API_DEADLINE_EXCEEDED, 408,
             "the request came too slowly");
     }
 }

@@ -249,6 +249,45 @@ const struct srv_http_transport http_transport = {
     .end = end_stream,
 };
 
+/* ---- By hand ---- */
+
+static void put_answer(struct srv_http_exchange *pub, struct srv_http_answer *a)
+{
+    const struct exchange *x = (const struct exchange *)pub;
+    char head[256];
+    int n = snprintf(head, sizeof(head),
+                     "HTTP/1.1 %d %s\r\nConnection: close\r\n"
+                     "Content-Type: %s\r\nContent-Length: %zu\r\n\r\n",
+                     a->status, MHD_get_reason_phrase_for((unsigned)a->status),
+                     a->type, a->len);
+    int fd = x->conn->fd, flags = MSG_DONTWAIT | MSG_NOSIGNAL;
+
+    /* As much as the socket takes: it is shut down next. */
+    (void)!send(fd, head, (size_t)n, flags | MSG_MORE);
+    (void)!send(fd, a->body, a->len, flags);
+    free(a->body);
+    a->body = NULL;
+}
+
+static const struct srv_http_transport by_hand = {
+    .field = http_field, .query = http_query, .answer = put_answer};
+
+void http_answer_by_hand(struct exchange *x, enum api_code code, int status,
+                         const char *message)
+{
+    const struct srv_http_hooks *hooks = &x->conn->h->c.hooks;
+    struct api_error err;
+
+    api_fail(&err, code, "%s", message);
+    err.http_status = status;
+    x->x.via = &by_hand;
+    if (hooks->refuse && *x->x.path) /* else nothing says in which shape */
+        hooks->refuse(hooks->arg, &x->x, &err);
+    else
+        srv_http_fail(&x->x, &err);
+    x->x.via = &http_transport;
+}
+
 void http_refuse(struct exchange *x, enum srv_reject why, enum api_code code,
                  int status, bool keep, const char *fmt, ...)
 {

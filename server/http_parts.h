@@ -101,6 +101,9 @@ void http_suspend(struct exchange *x);
 void http_resume(struct exchange *x); /* if it is suspended */
 enum MHD_Result http_send(struct exchange *x);
 void http_unref(struct exchange *x);
+/* Says why a request is cut off that the library still reads. */
+void http_answer_by_hand(struct exchange *x, enum api_code code, int status,
+                         const char *message);
 /* The watch over a suspended connection, and what it tells. */
 void http_watch_stop(struct exchange *x);
 void http_client_left(struct exchange *x);

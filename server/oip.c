@@ -196,4 +196,5 @@ const struct srv_protocol srv_oip = {
     .unbind = oip_unbind,
     .reply = oip_reply,
     .fail = oip_fail,
+    .binds_anywhere = true,
 };

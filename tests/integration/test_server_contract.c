@@ -198,7 +198,7 @@ static void every_body__does_not_come__408(void **state)
     test_server_start(&server, flags);
     for (size_t i = 0; i < N; i++)
         if (operations[i].body != NO_BODY)
-            WANTS(&operations[i], 408, "deadline_exceeded", .body = "{",
+            WANTS(&operations[i], 408, "came too slowly", .body = "{",
                   .headers = more);
     assert_int_equal(test_server_stop(&server), 0);
     server = up;

@@ -2,9 +2,12 @@
  * binary tensors, and its errors have its one shape. */
 #include <jansson.h>
 #include <math.h>
+#include <netinet/in.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
 
 #include "model/vision/face.h"
 #include "tests/support/server.h"
@@ -573,6 +576,44 @@ static void limits__body_type_and_key__in_its_shape(void **state)
     server = up;
 }
 
+/* Long bodies are read on another thread, beside which clients leave. */
+static void infer__client_leaves_at_once__others_are_answered(void **state)
+{
+    struct sockaddr_in to = {.sin_family = AF_INET,
+                             .sin_port = htons((uint16_t)server.port),
+                             .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    struct body b = request(8, true, false, "");
+    struct test_answer a = {0};
+    char head[400];
+
+    (void)state;
+    assert_true(b.len > 256 * 1024);
+    snprintf(head, sizeof(head),
+             "POST %s HTTP/1.1\r\nHost: x\r\nContent-Length: %zu\r\n\r\n", path,
+             b.len);
+    for (int i = 0; i < 8; i++) {
+        int fd = socket(AF_INET, SOCK_STREAM, 0);
+
+        assert_int_equal(connect(fd, (void *)&to, sizeof(to)), 0);
+        assert_int_equal(send(fd, head, strlen(head), MSG_NOSIGNAL),
+                         strlen(head));
+        for (size_t at = 0, n; at < b.len; at += n) {
+            ssize_t sent = send(fd, b.data + at, b.len - at, MSG_NOSIGNAL);
+
+            assert_true(sent > 0);
+            n = (size_t)sent;
+        }
+        close(fd);
+    }
+    free(b.data);
+    assert_int_equal(infer(request(8, true, false, ""), NULL, &a), 200);
+    b = request(8, true, false, "");
+    b.data[b.len - 2] = '}'; /* broken at its end */
+    infer(b, NULL, &a);
+    wants_error(&a, 400, "JSON");
+    test_answer_fini(&a);
+}
+
 static void starting__live_but_not_ready(void **state)
 {
     const char *const flags[] = {"--model=", NULL};
@@ -600,6 +641,7 @@ int main(void)
         cmocka_unit_test(infer__outputs_asked__only_those_in_that_order),
         cmocka_unit_test(infer__32_faces_and_33__answered_and_refused),
         cmocka_unit_test(infer__wrong_requests__named_in_its_shape),
+        cmocka_unit_test(infer__client_leaves_at_once__others_are_answered),
         cmocka_unit_test(metadata__server_and_model__as_the_protocol_has_them),
         cmocka_unit_test(statistics__after_inferences__count_faces_and_batches),
         cmocka_unit_test(repository__index_load_unload__listed_and_refused),

@@ -16,6 +16,7 @@
 #include <unistd.h>
 
 #include "api/health/health.pb-c.h"
+#include "api/oip/inference.pb-c.h"
 #include "api/tscaf.pb-c.h"
 #include "server/app.h"
 #include "server/auth.h"
@@ -248,6 +249,12 @@ static const struct srv_route routes[] = {
      .request = &tscaf__v1__search_request__descriptor,
      .handler = on_hold,
      .rpc = "tscaf.v1.DriverMonitor/Search",
+     .status = 200},
+    {.method = "POST",
+     .path = "/v2/models/{model_name}/infer",
+     .role = SRV_ROLE_ANALYZE,
+     .request = &inference__model_infer_request__descriptor,
+     .handler = on_hold,
      .status = 200},
     {.method = "GET",
      .path = "/a/{identity_id}/b/{face_id}/crop",

@@ -509,6 +509,12 @@ static void slow_body__past_the_request_timeout__408(void **state)
     has(answer, "\"code\":\"deadline_exceeded\"");
     assert_true(counted("reason=\"slow\"} 1"));
     assert_int_equal(atomic_load(&the.n_held), 0);
+    /* In its protocol's shape. */
+    answer = drip("POST /v2/models/x/infer HTTP/1.1\r\n" HOST
+                  "Content-Length: 9999\r\n\r\n",
+                  "{");
+    is_status(answer, 408);
+    has(answer, "\r\n\r\n{\"error\":\"the request came too slowly\"}");
 }
 
 static void slow_header__past_the_header_timeout__408(void **state)
