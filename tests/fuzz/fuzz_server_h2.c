@@ -118,6 +118,8 @@ static void on_plain(struct srv_app *app, struct srv_http_exchange *x)
 #define ANALYZE "tscaf.v1.DriverMonitor/Analyze"
 #define SEARCH "tscaf.v1.DriverMonitor/Search"
 #define WATCH "tscaf.v1.Training/WatchJob"
+#define ANALYZE_STREAM "tscaf.v1.DriverMonitor/AnalyzeStream"
+#define SEARCH_STREAM "tscaf.v1.DriverMonitor/SearchStream"
 
 static const struct srv_route routes[] = {
     {.method = "GET",
@@ -145,6 +147,22 @@ static const struct srv_route routes[] = {
      .handler = on_watch,
      .rpc = WATCH,
      .streams = true,
+     .status = 200},
+    {.method = "POST",
+     .role = SRV_ROLE_ANALYZE,
+     .request = &tscaf__v1__analyze_request__descriptor,
+     .handler = on_analyze,
+     .rpc = ANALYZE_STREAM,
+     .streams = true,
+     .duplex = true,
+     .status = 200},
+    {.method = "POST",
+     .role = SRV_ROLE_ANALYZE,
+     .request = &tscaf__v1__search_request__descriptor,
+     .handler = on_search,
+     .rpc = SEARCH_STREAM,
+     .streams = true,
+     .duplex = true,
      .status = 200},
 };
 #define N_ROUTES ((int)(sizeof(routes) / sizeof(routes[0])))
@@ -226,7 +244,8 @@ static size_t add_frame_header(char *out, size_t len, char type, char flags)
 /* HEADERS of a gRPC request, and DATA with its body. */
 static void put_message(int fd, const uint8_t *body, size_t len, size_t piece)
 {
-    static const char *const paths[] = {"/" ANALYZE, "/" SEARCH, "/" WATCH};
+    static const char *const paths[] = {"/" ANALYZE, "/" SEARCH, "/" WATCH,
+                                        "/" ANALYZE_STREAM, "/" SEARCH_STREAM};
     static const char fixed[] = "\x83\x86"; /* :method POST, :scheme http */
     char frames[256 + MAX_DATA], block[128];
     size_t n = sizeof(fixed) - 1, at;
@@ -237,7 +256,7 @@ static void put_message(int fd, const uint8_t *body, size_t len, size_t piece)
     block[n++] = 0x01; /* :authority */
     n += add_literal(block + n, "localhost");
     block[n++] = 0x04; /* :path */
-    n += add_literal(block + n, paths[body[0] % 3]);
+    n += add_literal(block + n, paths[body[0] % 5]);
     block[n++] = 0x0f; /* content-type */
     block[n++] = 0x10;
     n += add_literal(block + n, "application/grpc");
@@ -323,6 +342,7 @@ static void finish(int fd)
         if (rounds++ == MAX_ROUNDS)
             abort();
         run_loop(1);
+        release(); /* a stream's next message may be held */
     }
     if (srv_h2_calls(the.app.h2))
         abort();

@@ -20,7 +20,7 @@ static int set_up(void **state)
 
     (void)state;
     image.bytes = test_face(1, 1, &image.len);
-    test_server_start(&server, NULL);
+    test_server_start(&server, (const char *const[]){"--max-jobs", "0", NULL});
     snprintf(url, sizeof(url), "http://127.0.0.1:%d", server.port);
     o.url = url;
     assert_int_equal(cl_open(&o, &client, &e), UT_OK);
@@ -90,6 +90,49 @@ static void enrol__then_analyze__is_the_one_enrolled(void **state)
     cl_identity_free(ada);
 }
 
+/* A job that waits, for no job may run here. */
+static void job__made_cancelled__read(void **state)
+{
+    struct test_answer a = {0};
+    char dataset[64], id[64], text[256];
+    struct cl_job *job = NULL;
+    struct api_error err;
+
+    (void)state;
+    assert_int_equal(test_json(&server, "POST", "/v1/datasets",
+                               "{\"name\":\"x\",\"kind\":\"fatigue\"}", &a),
+                     201);
+    test_member(&a, "id", dataset, sizeof(dataset));
+    for (int i = 0; i < 4; i++) {
+        snprintf(text, sizeof(text),
+                 "/v1/datasets/%s/samples?input=crop&label=%d&group=g%d",
+                 dataset, i % 2, i);
+        assert_int_equal(test_png(&server, text, image.bytes, image.len, &a),
+                         201);
+    }
+    snprintf(text, sizeof(text),
+             "{\"name\":\"night\",\"fatigue_dataset\":\"%s\",\"settings\":{"
+             "\"steps\":77}}",
+             dataset);
+    if (test_json(&server, "POST", "/v1/jobs", text, &a) != 202)
+        fail_msg("%s", a.body);
+    test_member(&a, "id", id, sizeof(id));
+    if (cl_job_get(client, id, &job, &err))
+        fail_msg("%s", err.message);
+    assert_string_equal(job->id, id);
+    assert_string_equal(job->name, "night");
+    assert_int_equal(job->state, CL_JOB_QUEUED);
+    assert_int_equal(job->step, 0);
+    assert_string_equal(job->model_version, "");
+    cl_job_free(job);
+    snprintf(text, sizeof(text), "/v1/jobs/%s/cancel", id);
+    assert_int_equal(test_json(&server, "POST", text, "{}", &a), 200);
+    assert_int_equal(cl_job_get(client, id, &job, &err), UT_OK);
+    assert_int_equal(job->state, CL_JOB_CANCELLED);
+    cl_job_free(job);
+    test_answer_fini(&a);
+}
+
 static void calls__that_the_server_refuses__its_words(void **state)
 {
     struct cl_image bad = {.bytes = "no picture",
@@ -123,6 +166,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(enrol__then_analyze__is_the_one_enrolled),
+        cmocka_unit_test(job__made_cancelled__read),
         cmocka_unit_test(calls__that_the_server_refuses__its_words),
     };
 
