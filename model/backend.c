@@ -161,6 +161,21 @@ const char *mdl_backend_note(const struct mdl_backend *b)
     return b->note;
 }
 
+int mdl_backend_devices(const struct mdl_backend *b)
+{
+    int n = b->ops->devices ? b->ops->devices() : 1;
+
+    return n < 1 ? 1 : n;
+}
+
+bool mdl_backend_stats(const struct mdl_backend *b,
+                       struct mdl_device_stats *out)
+{
+    if (b->ops->stats)
+        b->ops->stats(b->ctx, out);
+    return b->ops->stats != NULL;
+}
+
 void mdl_backend_report(const struct mdl_backend *b, char *text, size_t len)
 {
     *text = '\0';

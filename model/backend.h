@@ -34,6 +34,17 @@ struct mdl_io {
                           only it needs is then not computed             */
 };
 
+/* A device that is not the processor, since the backend was opened. */
+struct mdl_device_stats {
+    uint64_t batches;       /* run without an error             */
+    uint64_t run_us;        /* their times, copies included     */
+    uint64_t busy_us;       /* with at least one on its way     */
+    uint64_t memory_used;   /* bytes, by anyone                 */
+    uint64_t memory_total;  /* bytes                            */
+    uint64_t contexts_lost; /* errors that stayed until all that
+                               was on the device was made anew  */
+};
+
 /* For implementers; callers use the functions below. */
 struct mdl_backend_ops {
     const char *name; /* "ref", "cpu", "cuda": as in --backend NAME */
@@ -68,6 +79,10 @@ struct mdl_backend_ops {
                        struct ut_error *e);
     enum ut_err (*refresh)(void *ctx, void *plan, struct ut_error *e);
 
+    /* Optional: how many devices there are (NULL: one); a device's figures. */
+    int (*devices)(void);
+    void (*stats)(void *ctx, struct mdl_device_stats *out);
+
     /* Optional: one line on the device and how plans compute on it. */
     void (*report)(void *ctx, char *text, size_t len);
 
@@ -97,6 +112,12 @@ UT_MUSTUSE enum ut_err mdl_backend_open_trainer(const char *name, int device,
                                                 struct ut_error *e);
 /* Why "auto" did not take CUDA: one line, or "". */
 const char *mdl_backend_note(const struct mdl_backend *b);
+/* How many devices such a backend has, at least 1; each is opened by its
+ * number. */
+int mdl_backend_devices(const struct mdl_backend *b);
+/* false: the device is the processor, there are no figures. Thread: any. */
+bool mdl_backend_stats(const struct mdl_backend *b,
+                       struct mdl_device_stats *out);
 /* One line on the device and how the plans made so far compute on it, for a
  * log; "" where there is nothing to say. Thread: any. */
 void mdl_backend_report(const struct mdl_backend *b, char *text, size_t len);

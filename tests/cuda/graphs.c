@@ -145,7 +145,7 @@ int main(void)
            "are right, %d have fused engines%s\n",
            t.n, t.bare, t.bad, t.whole,
            t.whole ? "" : " (cuDNN offers those only where libcuda is)");
-    gpu_cudnn.close(cudnn);
+    gpu_cudnn.close(cudnn, false);
     free(spec);
     return t.bad || !t.n;
 }

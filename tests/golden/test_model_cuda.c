@@ -220,6 +220,75 @@ static void cuda__remembered__proved_again(void **state)
     assert_string_equal(next.report, first.report);
 }
 
+/* An error that stays: the batch fails, all is made anew, and the next batch
+ * answers as before; on both lanes, and with engines that were chosen. */
+static void cuda__context_lost__batch_fails_then_as_before(void **state)
+{
+    static uint8_t faces[112 * 112 * 3];
+    static float first[512], got[512];
+    float *out[MDL_MAX_OUTPUTS] = {0};
+    struct mdl_device_stats stats;
+    struct mdl_lane *lanes[2];
+    struct mdl_plan *plans[3];
+    struct rig r = {0};
+    struct mdl_io io = {faces, out};
+    struct ut_error e = {0};
+    char file[96];
+    int at;
+
+    (void)state;
+    if (getenv("TSCAF_TEST_CUDA"))
+        return;
+    for (size_t i = 0; i < sizeof(faces); i++)
+        faces[i] = (uint8_t)(i * 31 >> 2);
+    snprintf(file, sizeof(file), "%s/lose", getenv("TSCAF_CUDA_CACHE"));
+    setenv("TSCAF_HOST_LOSE", file, 1);
+    setenv("TSCAF_HOST_ENGINES", "f", 1);
+    if (mdl_model_open(GOLDEN_DIR "/iresnet_lase/weights.safetensors", &r.model,
+                       &e) ||
+        mdl_graph_optimise(&r.model.graph, ~0ull, &r.graph, &e) ||
+        mdl_backend_open("cuda", 0, &r.backend, &e))
+        fail_msg("%s", e.msg);
+    at = mdl_graph_find_output(&r.model.graph,
+                               "recognition.embedding.normalized");
+    for (int i = 0; i < 2; i++)
+        if (mdl_lane_new(r.backend, &lanes[i], &e) ||
+            mdl_plan_new(lanes[i], &r.graph, MDL_PREC_F32, 1, &plans[i], &e))
+            fail_msg("%s", e.msg);
+    out[at] = first;
+    assert_int_equal(mdl_plan_run(plans[0], &io, &e), UT_OK);
+    out[at] = got;
+    for (int time = 1; time <= 2; time++) {
+        fclose(fopen(file, "w"));
+        assert_int_equal(mdl_plan_run(plans[0], &io, &e), UT_EDEVICE);
+        assert_non_null(strstr(e.msg, "illegal access"));
+        for (int i = 0; i < 2; i++) {
+            memset(got, 0, sizeof(got));
+            if (mdl_plan_run(plans[i], &io, &e))
+                fail_msg("%s", e.msg);
+            assert_memory_equal(got, first, sizeof(got));
+        }
+        assert_true(mdl_backend_stats(r.backend, &stats));
+        assert_int_equal(stats.contexts_lost, time);
+        assert_int_equal(stats.batches, 1 + 2 * time);
+        assert_true(stats.busy_us >= stats.run_us && stats.run_us);
+    }
+    /* Lost while a plan is made; then what was not made anew goes. */
+    fclose(fopen(file, "w"));
+    assert_int_equal(
+        mdl_plan_new(lanes[0], &r.graph, MDL_PREC_F32, 2, &plans[2], &e),
+        UT_EDEVICE);
+    for (int i = 0; i < 2; i++) {
+        mdl_plan_free(plans[i]);
+        mdl_lane_free(lanes[i]);
+    }
+    mdl_backend_close(r.backend);
+    mdl_graph_fini(&r.graph);
+    mdl_model_close(&r.model);
+    unsetenv("TSCAF_HOST_LOSE");
+    unsetenv("TSCAF_HOST_ENGINES");
+}
+
 static void cuda__no_cudnn__says_so(void **state)
 {
     struct mdl_backend *b;
@@ -245,6 +314,7 @@ int main(void)
         cmocka_unit_test(cuda__no_room__says_what_a_batch_needs),
         cmocka_unit_test(cuda__engines_of_every_kind__only_right_ones_compute),
         cmocka_unit_test(cuda__remembered__proved_again),
+        cmocka_unit_test(cuda__context_lost__batch_fails_then_as_before),
         cmocka_unit_test(cuda__no_cudnn__says_so),
     };
     char cache[] = "/tmp/tscaf-test-XXXXXX", command[64];
@@ -252,6 +322,7 @@ int main(void)
 
     if (getenv("TSCAF_TEST_CUDA"))
         return cmocka_run_group_tests(tests, NULL, NULL);
+    cmocka_set_test_filter(getenv("TEST_FILTER")); /* NULL: all */
     setenv("TSCAF_CUDA_PLUGIN", PLUGINS "host.so", 1);
     if (!mkdtemp(cache))
         return 1;

@@ -271,7 +271,7 @@ enum ut_err cuda_build(struct plan *p, struct ut_error *e)
     return rc;
 }
 
-void cuda_unbuild(struct plan *p)
+void cuda_unbuild(struct plan *p, bool lost)
 {
     for (int i = 0; i < p->n_steps; i++) {
         struct step *s = &p->steps[i];
@@ -280,7 +280,10 @@ void cuda_unbuild(struct plan *p)
         cuda_weights_put(p->ctx, s->bias);
         cuda_weights_put(p->ctx, s->slope);
         cuda_weights_put(p->ctx, s->shift);
-        gpu_free(s->affine);
+        if (!lost)
+            gpu_free(s->affine);
     }
     free(p->steps);
+    p->steps = NULL;
+    p->n_steps = 0;
 }

@@ -61,11 +61,11 @@ static enum ut_err fail(const struct handle *h, const char *what,
                    "cuBLASLt: %s: %s", what, h->GetStatusString(s));
 }
 
-static void close_lt(void *handle)
+static void close_lt(void *handle, bool lost)
 {
     struct handle *h = handle;
 
-    if (h->lt)
+    if (h->lt && !lost)
         h->Destroy(h->lt);
     dlclose(h->library);
     free(h);
@@ -104,7 +104,7 @@ static enum ut_err open_lt(struct gpu_stream *stream, void **out,
         return UT_OK;
     }
     rc = fail(h, "a handle", s, e);
-    close_lt(h);
+    close_lt(h, false);
     return rc;
 }
 

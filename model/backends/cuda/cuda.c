@@ -16,6 +16,19 @@
 #include "model/backends/cuda/plan.h"
 #include "model/backends/plugin.h"
 
+#define MAX_GPUS 64
+
+/* A CUDA context is the process's, and so is its loss: an error that stays (a
+ * bad access in a kernel, an uncorrectable memory error) takes all that was on
+ * the device, whoever put it there. Whoever runs holds the lock for reading;
+ * whoever saw the loss makes a new context, holding it for writing, and counts
+ * epochs on. What is of an older epoch is then made anew before it next runs.
+ * This is the one thing here that all backends of a process share. */
+static struct {
+    pthread_rwlock_t lock;
+    unsigned epoch[MAX_GPUS];
+} process = {.lock = PTHREAD_RWLOCK_INITIALIZER};
+
 static int score(void)
 {
     return 20;
@@ -29,7 +42,14 @@ static enum ut_err open_cuda(int device, void **out, struct ut_error *e)
 
     if (!c)
         return ut_fail(e, UT_ENOMEM, "no memory for the CUDA backend");
+    if (device >= MAX_GPUS) {
+        free(c);
+        return ut_fail(e, UT_EDEVICE, "GPU %d is past the limit of %d", device,
+                       MAX_GPUS);
+    }
+    pthread_rwlock_rdlock(&process.lock);
     c->device = device;
+    c->epoch = process.epoch[device < 0 ? 0 : device];
     rc = gpu_check(device, &c->bfloat16, e);
     if (!rc)
         rc = gpu_stream_new(device, &c->stream, e);
@@ -39,8 +59,10 @@ static enum ut_err open_cuda(int device, void **out, struct ut_error *e)
         if (c->stream)
             gpu_stream_free(c->stream);
         free(c);
+        pthread_rwlock_unlock(&process.lock);
         return rc;
     }
+    pthread_mutex_init(&c->busy, NULL);
     pthread_mutex_init(&c->lock, NULL);
     pthread_mutex_init(&c->choosing, NULL);
     cuda_chip(c);
@@ -48,22 +70,53 @@ static enum ut_err open_cuda(int device, void **out, struct ut_error *e)
     choices_read(&c->choices, c->cache, &remark);
     snprintf(c->remark, sizeof(c->remark), "%s", remark.msg);
     *out = c;
+    pthread_rwlock_unlock(&process.lock);
     return UT_OK;
+}
+
+static bool is_lost(const struct ctx *c, unsigned epoch)
+{
+    return epoch != process.epoch[c->device];
 }
 
 static void close_cuda(void *ctx)
 {
     struct ctx *c = ctx;
     struct ut_error ignored;
+    bool lost;
 
-    if (!gpu_enter(c->stream, &ignored)) {
-        cuda_forget(c);
-        cuda_handles_close(c->handles);
-    }
-    gpu_stream_free(c->stream);
+    pthread_rwlock_rdlock(&process.lock);
+    lost = is_lost(c, c->epoch) || gpu_enter(c->stream, &ignored);
+    cuda_forget(c, lost);
+    cuda_handles_close(c->handles, lost);
+    if (lost)
+        gpu_stream_abandon(c->stream);
+    else
+        gpu_stream_free(c->stream);
+    pthread_rwlock_unlock(&process.lock);
+    choices_free(&c->choices);
     pthread_mutex_destroy(&c->choosing);
+    pthread_mutex_destroy(&c->busy);
     pthread_mutex_destroy(&c->lock);
     free(c);
+}
+
+static int devices(void)
+{
+    return gpu_count();
+}
+
+static enum ut_err open_lane(struct ctx *c, struct lane *l, struct ut_error *e)
+{
+    enum ut_err rc = gpu_stream_new(c->device, &l->stream, e);
+
+    if (rc)
+        return rc;
+    l->epoch = process.epoch[c->device];
+    rc = cuda_handles_open(l->stream, l->handles, e);
+    if (rc)
+        gpu_stream_free(l->stream);
+    return rc;
 }
 
 static enum ut_err lane_new(void *ctx, void **out, struct ut_error *e)
@@ -73,33 +126,34 @@ static enum ut_err lane_new(void *ctx, void **out, struct ut_error *e)
 
     if (!l)
         return ut_fail(e, UT_ENOMEM, "no memory for a lane");
-    rc = gpu_stream_new(((struct ctx *)ctx)->device, &l->stream, e);
-    if (rc) {
+    pthread_rwlock_rdlock(&process.lock);
+    rc = open_lane(ctx, l, e);
+    pthread_rwlock_unlock(&process.lock);
+    if (rc)
         free(l);
-        return rc;
-    }
-    rc = cuda_handles_open(l->stream, l->handles, e);
-    if (rc) {
-        gpu_stream_free(l->stream);
-        free(l);
-        return rc;
-    }
-    *out = l;
-    return UT_OK;
+    else
+        *out = l;
+    return rc;
 }
 
 static void lane_free(void *ctx, void *lane)
 {
+    struct ctx *c = ctx;
     struct lane *l = lane;
     struct ut_error ignored;
+    bool lost;
 
-    (void)ctx;
-    if (!gpu_enter(l->stream, &ignored)) {
-        cuda_handles_close(l->handles);
+    pthread_rwlock_rdlock(&process.lock);
+    lost = is_lost(c, l->epoch) || gpu_enter(l->stream, &ignored);
+    cuda_handles_close(l->handles, lost);
+    if (lost) {
+        gpu_stream_abandon(l->stream);
+    } else {
         gpu_free(l->work);
         gpu_unpin(l->host);
+        gpu_stream_free(l->stream);
     }
-    gpu_stream_free(l->stream);
+    pthread_rwlock_unlock(&process.lock);
     free(l);
 }
 
@@ -120,12 +174,16 @@ static void plan_free(void *ctx, void *plan)
 {
     struct plan *p = plan;
     struct ut_error ignored;
+    bool lost;
 
-    (void)ctx;
-    if (!gpu_enter(p->lane->stream, &ignored)) {
+    pthread_rwlock_rdlock(&process.lock);
+    if (is_lost(ctx, p->ctx->epoch))
+        cuda_weights_lose(ctx);
+    lost = is_lost(ctx, p->epoch) || gpu_enter(p->lane->stream, &ignored);
+    if (!lost)
         forget(p);
-        cuda_unbuild(p);
-    }
+    cuda_unbuild(p, lost);
+    pthread_rwlock_unlock(&process.lock);
     free(p->maps);
     free(p->offset);
     free(p);
@@ -208,12 +266,82 @@ static enum ut_err bind(struct plan *p, struct ut_error *e)
     return UT_OK;
 }
 
+/* ---- Being made, and made anew ---- */
+
+/* The ctx and the lane are of the device's present context. */
+static enum ut_err renew(struct ctx *c, struct lane *l, struct ut_error *e)
+{
+    unsigned epoch = process.epoch[c->device];
+    enum ut_err rc = UT_OK;
+
+    pthread_mutex_lock(&c->choosing);
+    if (c->epoch != epoch) {
+        rc = cuda_lose(c, e);
+        if (!rc)
+            c->epoch = epoch;
+    }
+    pthread_mutex_unlock(&c->choosing);
+    if (rc || l->epoch == epoch)
+        return rc;
+    l->work = l->host = NULL;
+    l->work_size = l->host_size = 0;
+    l->generation++;
+    cuda_handles_close(l->handles, true);
+    rc = gpu_stream_renew(l->stream, e);
+    if (!rc)
+        rc = cuda_handles_open(l->stream, l->handles, e);
+    if (!rc)
+        l->epoch = epoch;
+    return rc;
+}
+
+/* p on the device, whether it was there or not. */
+static enum ut_err build(struct plan *p, struct ut_error *e)
+{
+    bool lost = is_lost(p->ctx, p->epoch);
+    enum ut_err rc = gpu_enter(p->lane->stream, e);
+
+    if (!rc)
+        rc = renew(p->ctx, p->lane, e);
+    if (rc || (p->built && !lost))
+        return rc;
+    if (lost)
+        p->n_recorded = 0;
+    cuda_unbuild(p, lost);
+    p->epoch = process.epoch[p->ctx->device];
+    p->work_size = p->host_size = 0;
+    p->generation = p->lane->generation - 1;
+    rc = cuda_build(p, e);
+    if (!rc)
+        rc = cuda_place(p, e);
+    if (!rc)
+        rc = bind(p, e);
+    p->built = !rc;
+    return rc;
+}
+
+/* An error of a run or of a build: if it would stay, the device gets a new
+ * context. Not under the lock. */
+static void mend(const struct ctx *c, unsigned epoch, enum ut_err rc)
+{
+    struct ut_error ignored;
+
+    if (rc != UT_EDEVICE)
+        return;
+    pthread_rwlock_wrlock(&process.lock);
+    if (process.epoch[c->device] == epoch && gpu_lost(c->device) &&
+        !gpu_reset(c->device, &ignored))
+        process.epoch[c->device]++;
+    pthread_rwlock_unlock(&process.lock);
+}
+
 static enum ut_err compile(void *ctx, void *lane, const struct mdl_graph *g,
                            enum mdl_precision precision, int batch, void **out,
                            struct ut_error *e)
 {
     struct plan *p = calloc(1, sizeof(*p));
     struct ut_error why = {0};
+    unsigned epoch;
     enum ut_err rc;
 
     if (!p)
@@ -228,17 +356,15 @@ static enum ut_err compile(void *ctx, void *lane, const struct mdl_graph *g,
     p->maps = calloc((size_t)g->n_values, sizeof(*p->maps));
     p->offset =
         calloc((size_t)(g->n_values + g->n_outputs), sizeof(*p->offset));
-    rc = p->maps && p->offset
-             ? gpu_enter(p->lane->stream, &why)
-             : ut_fail(&why, UT_ENOMEM, "no memory for a plan");
-    if (!rc) {
+    pthread_rwlock_rdlock(&process.lock);
+    p->epoch = epoch = process.epoch[p->ctx->device];
+    if (p->maps && p->offset) {
         cuda_shape(p);
-        rc = cuda_build(p, &why);
+        rc = build(p, &why);
+    } else {
+        rc = ut_fail(&why, UT_ENOMEM, "no memory for a plan");
     }
-    if (!rc)
-        rc = cuda_place(p, &why);
-    if (!rc)
-        rc = bind(p, &why);
+    pthread_rwlock_unlock(&process.lock);
     cuda_remember(ctx);
     if (!rc) {
         *out = p;
@@ -250,8 +376,11 @@ static enum ut_err compile(void *ctx, void *lane, const struct mdl_graph *g,
     else
         ut_fail(e, rc, "%s", why.msg);
     plan_free(ctx, p);
+    mend(ctx, epoch, rc);
     return rc;
 }
+
+/* ---- Running ---- */
 
 static enum ut_err replay_or_queue(struct plan *p, uint64_t wanted,
                                    struct ut_error *e)
@@ -262,21 +391,17 @@ static enum ut_err replay_or_queue(struct plan *p, uint64_t wanted,
     return cuda_queue(p, wanted, e);
 }
 
-static enum ut_err run(void *ctx, void *plan, const struct mdl_io *io,
-                       struct ut_error *e)
+static enum ut_err run_built(struct plan *p, const struct mdl_io *io,
+                             struct ut_error *e)
 {
-    struct plan *p = plan;
     const struct mdl_graph *g = p->g;
     struct lane *l = p->lane;
     uint64_t wanted = 0;
-    enum ut_err rc = gpu_enter(l->stream, e);
+    enum ut_err rc = bind(p, e);
 
-    (void)ctx;
     for (int i = 0; i < g->n_outputs; i++)
         if (io->out[i] && g->outputs[i] >= 0)
             wanted |= 1ull << i;
-    if (!rc)
-        rc = bind(p, e);
     if (rc || !wanted)
         return rc;
     memcpy(l->host, io->in,
@@ -292,6 +417,60 @@ static enum ut_err run(void *ctx, void *plan, const struct mdl_io *io,
     return rc;
 }
 
+/* A batch begins (+1) or ends (-1). */
+static void count(struct ctx *c, int change, int64_t took_us, enum ut_err rc)
+{
+    int64_t now = gpu_clock_us();
+
+    pthread_mutex_lock(&c->busy);
+    if (change > 0 && !c->running)
+        c->since_us = now;
+    c->running += change;
+    if (!c->running)
+        c->busy_us += (uint64_t)(now - c->since_us);
+    if (change < 0 && !rc) {
+        c->batches++;
+        c->run_us += (uint64_t)took_us;
+    }
+    pthread_mutex_unlock(&c->busy);
+}
+
+static enum ut_err run(void *ctx, void *plan, const struct mdl_io *io,
+                       struct ut_error *e)
+{
+    struct plan *p = plan;
+    int64_t began = gpu_clock_us();
+    unsigned epoch;
+    enum ut_err rc;
+
+    count(ctx, 1, 0, UT_OK);
+    pthread_rwlock_rdlock(&process.lock);
+    epoch = process.epoch[p->ctx->device];
+    rc = build(p, e);
+    if (!rc)
+        rc = run_built(p, io, e);
+    pthread_rwlock_unlock(&process.lock);
+    count(ctx, -1, gpu_clock_us() - began, rc);
+    mend(ctx, epoch, rc);
+    return rc;
+}
+
+static void stats(void *ctx, struct mdl_device_stats *out)
+{
+    struct ctx *c = ctx;
+
+    pthread_mutex_lock(&c->busy);
+    *out = (struct mdl_device_stats){
+        .batches = c->batches, .run_us = c->run_us, .busy_us = c->busy_us};
+    if (c->running)
+        out->busy_us += (uint64_t)(gpu_clock_us() - c->since_us);
+    pthread_mutex_unlock(&c->busy);
+    pthread_rwlock_rdlock(&process.lock);
+    out->contexts_lost = process.epoch[c->device];
+    gpu_memory(c->device, &out->memory_used, &out->memory_total);
+    pthread_rwlock_unlock(&process.lock);
+}
+
 static void report(void *ctx, char *text, size_t len)
 {
     cuda_report(ctx, text, len);
@@ -300,6 +479,7 @@ static void report(void *ctx, char *text, size_t len)
 static const struct mdl_backend_ops ops = {
     .name = "cuda",
     .score = score,
+    .devices = devices,
     .open = open_cuda,
     .close = close_cuda,
     .lane_new = lane_new,
@@ -309,6 +489,7 @@ static const struct mdl_backend_ops ops = {
     .run = run,
     .supports = supports,
     .report = report,
+    .stats = stats,
 };
 
 extern const struct mdl_plugin tscaf_plugin;

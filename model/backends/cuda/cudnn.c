@@ -101,11 +101,11 @@ static enum ut_err load(struct handle **out, struct ut_error *e)
     return UT_OK;
 }
 
-static void close_cudnn(void *handle)
+static void close_cudnn(void *handle, bool lost)
 {
     struct handle *h = handle;
 
-    if (h->dnn)
+    if (h->dnn && !lost)
         h->Destroy(h->dnn);
     if (h->chip)
         h->BackendDestroyDescriptor(h->chip);
@@ -130,7 +130,7 @@ static enum ut_err open_cudnn(struct gpu_stream *s, void **out,
         return UT_OK;
     }
     rc = fail(h, "a handle", status, e);
-    close_cudnn(h);
+    close_cudnn(h, false);
     return rc;
 }
 
@@ -156,7 +156,7 @@ enum ut_err gpu_cudnn_without_gpu(const char *chip, void **out,
         return UT_OK;
     }
     rc = fail(h, "a chip", s, e);
-    close_cudnn(h);
+    close_cudnn(h, false);
     return rc;
 }
 
@@ -519,7 +519,8 @@ static void unmake(void *handle, struct gpu_engine *engine)
 {
     struct engine *g = (struct engine *)engine;
 
-    ((struct handle *)handle)->BackendDestroyDescriptor(g->plan);
+    if (handle)
+        ((struct handle *)handle)->BackendDestroyDescriptor(g->plan);
     free(g);
 }
 

@@ -75,6 +75,41 @@ void gpu_describe(int device, char *text, size_t len)
              chip.major, chip.minor, driver / 1000, driver % 1000 / 10);
 }
 
+int gpu_count(void)
+{
+    int n = 0;
+
+    return cudaGetDeviceCount(&n) == cudaSuccess ? n : 0;
+}
+
+void gpu_memory(int device, uint64_t *used, uint64_t *total)
+{
+    size_t left = 0, all = 0;
+
+    if (cudaSetDevice(device) != cudaSuccess ||
+        cudaMemGetInfo(&left, &all) != cudaSuccess)
+        left = all = 0;
+    *used = all - left;
+    *total = all;
+}
+
+bool gpu_lost(int device)
+{
+    cudaGetLastError();
+    return cudaSetDevice(device) != cudaSuccess ||
+           cudaDeviceSynchronize() != cudaSuccess;
+}
+
+enum ut_err gpu_reset(int device, struct ut_error *e)
+{
+    enum ut_err rc;
+
+    cudaSetDevice(device);
+    rc = check(cudaDeviceReset(), "a new context", e);
+    cudaGetLastError();
+    return rc;
+}
+
 enum ut_err gpu_stream_new(int device, struct gpu_stream **out,
                            struct ut_error *e)
 {
@@ -93,6 +128,21 @@ enum ut_err gpu_stream_new(int device, struct gpu_stream **out,
     else
         *out = s;
     return rc;
+}
+
+enum ut_err gpu_stream_renew(struct gpu_stream *s, struct ut_error *e)
+{
+    enum ut_err rc = gpu_enter(s, e);
+
+    return rc ? rc
+              : check(cudaStreamCreateWithFlags(&s->stream,
+                                                cudaStreamNonBlocking),
+                      "a stream", e);
+}
+
+void gpu_stream_abandon(struct gpu_stream *s)
+{
+    free(s);
 }
 
 void gpu_stream_free(struct gpu_stream *s)

@@ -46,7 +46,8 @@ struct gpu_vendor {
     /* One stream's handle. UT_EDEVICE: no such library, or not on this chip. */
     enum ut_err (*open)(struct gpu_stream *s, void **handle,
                         struct ut_error *e);
-    void (*close)(void *handle);
+    /* lost: with its context, which cannot be told any more. */
+    void (*close)(void *handle, bool lost);
     int64_t (*version)(void *handle);
     /* UT_EDEVICE: none, and why. Else o goes to drop. */
     enum ut_err (*find)(void *handle, const struct gpu_product *p,
@@ -58,6 +59,7 @@ struct gpu_vendor {
                         struct gpu_engine **out, struct ut_error *e);
     enum ut_err (*run)(void *handle, struct gpu_engine *g,
                        const struct gpu_operands *a, struct ut_error *e);
+    /* handle NULL: lost with its context. */
     void (*unmake)(void *handle, struct gpu_engine *g);
 };
 

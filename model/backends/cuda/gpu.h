@@ -54,9 +54,22 @@ enum ut_err gpu_check(int device, bool *bfloat16, struct ut_error *e);
 /* The chip and its driver, in words. */
 void gpu_describe(int device, char *text, size_t len);
 
+/* How many there are; 0 without a driver. */
+int gpu_count(void);
+void gpu_memory(int device, uint64_t *used, uint64_t *total); /* bytes */
+/* Whether an error stays, whatever is asked of the device: its context is lost,
+ * and every pointer, stream and handle with it. */
+bool gpu_lost(int device);
+/* A new context; what was in the old is gone. */
+enum ut_err gpu_reset(int device, struct ut_error *e);
+
 enum ut_err gpu_stream_new(int device, struct gpu_stream **out,
                            struct ut_error *e);
 void gpu_stream_free(struct gpu_stream *s);
+/* After gpu_reset: a new one in the place of the lost. */
+enum ut_err gpu_stream_renew(struct gpu_stream *s, struct ut_error *e);
+/* Frees what is on the host's side of a lost one. */
+void gpu_stream_abandon(struct gpu_stream *s);
 /* The calling thread's device is the stream's from here. */
 enum ut_err gpu_enter(struct gpu_stream *s, struct ut_error *e);
 

@@ -24,11 +24,17 @@ struct weights {
     enum gpu_type type;
     void *data; /* owned */
     int refs;
+    bool lost; /* data went with its context */
 };
 
 struct ctx {
     int device;
     bool bfloat16;
+    unsigned epoch;       /* of the device, when the ctx was made or renewed */
+    pthread_mutex_t busy; /* guards the five below */
+    int running;          /* plans */
+    int64_t since_us;     /* when the first of them began */
+    uint64_t batches, run_us, busy_us;
     pthread_mutex_t lock; /* guards weights */
     struct weights *weights;
     /* tune.c's; choosing guards them */
@@ -51,6 +57,7 @@ struct lane {
     char *host;       /* owned; pinned: the input, then the outputs */
     size_t work_size, host_size;
     unsigned generation; /* counts the growths */
+    unsigned epoch;      /* as the ctx's */
 };
 
 struct step {
@@ -86,13 +93,16 @@ struct plan {
     size_t room; /* where engines' memory begins, in lane->work */
     size_t work_size, host_size;
     unsigned generation; /* of the lane, when it was bound */
+    unsigned epoch;      /* as the ctx's */
+    bool built;
     struct recording recorded[3];
     int n_recorded;
 };
 
 /* build.c. The steps of p->g; UT_EINVAL names an operation of training. */
 enum ut_err cuda_build(struct plan *p, struct ut_error *e);
-void cuda_unbuild(struct plan *p);
+/* lost: what was on the device is gone. */
+void cuda_unbuild(struct plan *p, bool lost);
 /* memory.c. Shapes, before the steps; places, after them. */
 void cuda_shape(struct plan *p);
 enum ut_err cuda_place(struct plan *p, struct ut_error *e);
@@ -101,11 +111,12 @@ enum ut_err cuda_weights_get(struct plan *p, int value, enum layout layout,
                              enum gpu_type type, const struct gpu_map *x,
                              struct weights **out, struct ut_error *e);
 void cuda_weights_put(struct ctx *c, struct weights *w);
+void cuda_weights_lose(struct ctx *c);
 /* tune.c. Handles of the vendors; the engine that computes a step. Thread: any.
  */
 enum ut_err cuda_handles_open(struct gpu_stream *s, void *handles[2],
                               struct ut_error *e);
-void cuda_handles_close(void *handles[2]);
+void cuda_handles_close(void *handles[2], bool lost);
 void cuda_chip(struct ctx *c); /* names it, libraries included */
 enum ut_err cuda_choose(struct plan *p, struct step *s, struct ut_error *e);
 enum ut_err cuda_compute(struct gpu_stream *s, void *const handles[2],
@@ -113,8 +124,11 @@ enum ut_err cuda_compute(struct gpu_stream *s, void *const handles[2],
                          struct gpu_engine *engine,
                          const struct gpu_operands *a, struct ut_error *e);
 void cuda_remember(struct ctx *c); /* writes the file, if there is news */
-void cuda_forget(struct ctx *c);   /* after all plans */
+/* Engines, after all plans; lost: with the context. */
+void cuda_forget(struct ctx *c, bool lost);
 void cuda_report(struct ctx *c, char *text, size_t len);
+/* What it had on the device is gone; its choices stay. */
+enum ut_err cuda_lose(struct ctx *c, struct ut_error *e);
 /* run.c: queues the steps that the outputs wanted need, copies included. */
 enum ut_err cuda_queue(struct plan *p, uint64_t wanted, struct ut_error *e);
 

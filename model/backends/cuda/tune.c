@@ -47,15 +47,15 @@ enum ut_err cuda_handles_open(struct gpu_stream *s, void *handles[2],
     for (int i = 0; i < N_VENDORS && !rc; i++)
         rc = vendors[i]->open(s, &handles[i], e);
     if (rc)
-        cuda_handles_close(handles);
+        cuda_handles_close(handles, false);
     return rc;
 }
 
-void cuda_handles_close(void *handles[2])
+void cuda_handles_close(void *handles[2], bool lost)
 {
     for (int i = 0; i < N_VENDORS; i++)
         if (handles[i])
-            vendors[i]->close(handles[i]);
+            vendors[i]->close(handles[i], lost);
     memset(handles, 0, N_VENDORS * sizeof(*handles));
 }
 
@@ -426,18 +426,30 @@ void cuda_remember(struct ctx *c)
     pthread_mutex_unlock(&c->choosing);
 }
 
-void cuda_forget(struct ctx *c)
+void cuda_forget(struct ctx *c, bool lost)
 {
     while (c->made) {
         struct made *m = c->made;
+        struct gpu_engine *engine = m->engine;
 
         c->made = m->next;
-        if (m->engine)
-            m->engine->vendor->unmake(
-                c->handles[m->engine->vendor == &gpu_cublaslt], m->engine);
+        if (engine)
+            engine->vendor->unmake(
+                lost ? NULL : c->handles[engine->vendor == &gpu_cublaslt],
+                engine);
         free(m);
     }
-    choices_free(&c->choices);
+}
+
+enum ut_err cuda_lose(struct ctx *c, struct ut_error *e)
+{
+    enum ut_err rc;
+
+    cuda_weights_lose(c);
+    cuda_forget(c, true);
+    cuda_handles_close(c->handles, true);
+    rc = gpu_stream_renew(c->stream, e);
+    return rc ? rc : cuda_handles_open(c->stream, c->handles, e);
 }
 
 void cuda_report(struct ctx *c, char *text, size_t len)

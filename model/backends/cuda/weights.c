@@ -110,11 +110,21 @@ void cuda_weights_put(struct ctx *c, struct weights *w)
         return;
     pthread_mutex_lock(&c->lock);
     if (!--w->refs) {
-        while (*at != w)
-            at = &(*at)->next;
-        *at = w->next;
-        gpu_free(w->data);
+        if (!w->lost) {
+            while (*at != w)
+                at = &(*at)->next;
+            *at = w->next;
+            gpu_free(w->data);
+        }
         free(w);
     }
+    pthread_mutex_unlock(&c->lock);
+}
+
+void cuda_weights_lose(struct ctx *c)
+{
+    pthread_mutex_lock(&c->lock);
+    for (; c->weights; c->weights = c->weights->next)
+        c->weights->lost = true;
     pthread_mutex_unlock(&c->lock);
 }

@@ -2,14 +2,60 @@
  * queued runs at once, and nothing can be recorded. With it the plan, its
  * memory and the kernels' arithmetic meet the golden numbers on any machine;
  * CUDA itself is not tested so. */
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "model/backends/cuda/gpu.h"
 #include "tests/plugins/host/host.h"
 
 int64_t host_clock_us;
+
+/* All memory of the context: gpu_reset takes it. */
+static struct piece {
+    struct piece *next;
+    void *data;
+    size_t len;
+} * pieces;
+static pthread_mutex_t pieces_lock = PTHREAD_MUTEX_INITIALIZER;
+
+static enum ut_err piece_new(size_t len, void **out, struct ut_error *e)
+{
+    struct piece *p = malloc(sizeof(*p));
+
+    *out = aligned_alloc(256, (len + 255) / 256 * 256 + 256);
+    if (!p || !*out) {
+        free(p);
+        free(*out);
+        return ut_fail(e, UT_ENOMEM, "no memory");
+    }
+    memset(*out, 0xff, len); /* NaN in every type: a missed write shows */
+    pthread_mutex_lock(&pieces_lock);
+    *p = (struct piece){pieces, *out, len};
+    pieces = p;
+    pthread_mutex_unlock(&pieces_lock);
+    return UT_OK;
+}
+
+static void piece_free(void *data)
+{
+    struct piece **at = &pieces, *p;
+
+    if (!data)
+        return;
+    pthread_mutex_lock(&pieces_lock);
+    while (*at && (*at)->data != data)
+        at = &(*at)->next;
+    p = *at;
+    if (!p)
+        abort(); /* of a context that is lost, or freed twice */
+    *at = p->next;
+    pthread_mutex_unlock(&pieces_lock);
+    free(p);
+    free(data);
+}
 
 struct gpu_stream {
     int device;
@@ -18,8 +64,9 @@ struct gpu_stream {
 enum ut_err gpu_check(int device, bool *bfloat16, struct ut_error *e)
 {
     *bfloat16 = true;
-    return device ? ut_fail(e, UT_EDEVICE, "there is no GPU %d", device)
-                  : UT_OK;
+    return device >= gpu_count()
+               ? ut_fail(e, UT_EDEVICE, "there is no GPU %d", device)
+               : UT_OK;
 }
 
 void gpu_describe(int device, char *text, size_t len)
@@ -29,7 +76,63 @@ void gpu_describe(int device, char *text, size_t len)
 
 int64_t gpu_clock_us(void)
 {
-    return host_clock_us += 1000;
+    return __atomic_add_fetch(&host_clock_us, 1000, __ATOMIC_RELAXED);
+}
+
+/* $TSCAF_HOST_DEVICES: how many GPUs the processor stands for. */
+int gpu_count(void)
+{
+    const char *text = getenv("TSCAF_HOST_DEVICES");
+
+    return text ? atoi(text) : 1;
+}
+
+void gpu_memory(int device, uint64_t *used, uint64_t *total)
+{
+    (void)device;
+    *used = 1 << 20;
+    *total = 1 << 30;
+}
+
+/* While the file $TSCAF_HOST_LOSE is there, what is waited for fails, and so
+ * does all that follows, until there is a new context: the file goes with the
+ * old one, and so does its memory. */
+bool gpu_lost(int device)
+{
+    const char *file = getenv("TSCAF_HOST_LOSE");
+
+    (void)device;
+    return file && !access(file, F_OK);
+}
+
+enum ut_err gpu_reset(int device, struct ut_error *e)
+{
+    struct piece *p;
+
+    (void)device;
+    unlink(getenv("TSCAF_HOST_LOSE"));
+    pthread_mutex_lock(&pieces_lock);
+    while ((p = pieces)) {
+        pieces = p->next;
+        memset(p->data, 0xff, p->len);
+        free(p->data);
+        free(p);
+    }
+    pthread_mutex_unlock(&pieces_lock);
+    (void)e;
+    return UT_OK;
+}
+
+enum ut_err gpu_stream_renew(struct gpu_stream *s, struct ut_error *e)
+{
+    (void)s;
+    (void)e;
+    return UT_OK;
+}
+
+void gpu_stream_abandon(struct gpu_stream *s)
+{
+    free(s);
 }
 
 enum ut_err gpu_stream_new(int device, struct gpu_stream **out,
@@ -64,27 +167,22 @@ enum ut_err gpu_alloc(size_t len, void **out, struct ut_error *e)
     *out = NULL;
     if (limit && len > (size_t)atol(limit) << 20)
         return ut_fail(e, UT_ENOMEM, "the GPU has no %zu MiB", len >> 20);
-    *out = aligned_alloc(256, (len + 255) / 256 * 256 + 256);
-    if (!*out)
-        return ut_fail(e, UT_ENOMEM, "no memory");
-    memset(*out, 0xff, len); /* NaN in every type: a missed write shows */
-    return UT_OK;
+    return piece_new(len, out, e);
 }
 
 void gpu_free(void *p)
 {
-    free(p);
+    piece_free(p);
 }
 
 enum ut_err gpu_pin(size_t len, void **out, struct ut_error *e)
 {
-    *out = malloc(len);
-    return *out ? UT_OK : ut_fail(e, UT_ENOMEM, "no pinned memory");
+    return piece_new(len, out, e);
 }
 
 void gpu_unpin(void *p)
 {
-    free(p);
+    piece_free(p);
 }
 
 enum ut_err gpu_copy_in(struct gpu_stream *s, void *to, const void *from,
@@ -116,9 +214,9 @@ enum ut_err gpu_download(void *to, const void *from, size_t len,
 
 enum ut_err gpu_wait(struct gpu_stream *s, struct ut_error *e)
 {
-    (void)s;
-    (void)e;
-    return UT_OK;
+    return gpu_lost(s->device)
+               ? ut_fail(e, UT_EDEVICE, "CUDA: a batch: an illegal access")
+               : UT_OK;
 }
 
 enum ut_err gpu_launched(const char *what, struct ut_error *e)

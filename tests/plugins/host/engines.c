@@ -34,9 +34,10 @@ static enum ut_err open_host(struct gpu_stream *s, void **handle,
     return UT_OK;
 }
 
-static void close_host(void *handle)
+static void close_host(void *handle, bool lost)
 {
     (void)handle;
+    (void)lost;
 }
 
 static int64_t version(void *handle)
@@ -149,7 +150,8 @@ static enum ut_err run(void *handle, struct gpu_engine *engine,
         return ut_fail(e, UT_EDEVICE, "a run: execution failed");
     memset(a->room, 1, engine->room);
     compute(p, a);
-    host_clock_us += g->kind == 's' ? 1000 : -10;
+    __atomic_add_fetch(&host_clock_us, g->kind == 's' ? 1000 : -10,
+                       __ATOMIC_RELAXED);
     if (g->kind == 'w')
         for (size_t i = 0; i < n; i += 3)
             spoil(p, a->y, i, false);
