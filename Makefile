@@ -72,7 +72,7 @@ endef
 $(foreach f,$(FOLDERS),$(eval $(call FOLDER,$f)))
 $(call obj,$(call src,model)): CFLAGS += -fopenmp
 $(call obj,model/shipped.c): CPPFLAGS += -DMDL_WEIGHTS_DIR='"$(CURDIR)/model/weights"'
-$(call obj,tests/unit/test_model_plugin.c tests/golden/test_model_cuda.c): CPPFLAGS += -DPLUGINS='"$B/tests/plugins/"' -DCUDA_PLUGIN='"build/release/libtscaf-cuda.so"'
+$(call obj,tests/unit/test_model_plugin.c tests/unit/test_server_devices.c tests/golden/test_model_cuda.c): CPPFLAGS += -DPLUGINS='"$B/tests/plugins/"' -DCUDA_PLUGIN='"build/release/libtscaf-cuda.so"'
 
 $(GEN)/%.pb-c.c $(GEN)/%.pb-c.h: %.proto
 	@mkdir -p $(@D)
@@ -133,6 +133,7 @@ $B/tests/unit/test_model_plugin: | $(PLUGINS)
 CUDA_HOME ?= /usr/local/cuda
 NVCC      ?= $(or $(shell command -v nvcc),$(wildcard $(CUDA_HOME)/bin/nvcc))
 CUDNN_HOME ?= $(CUDA_HOME)
+CUDA_MAJOR = $(shell $(NVCC) --version | sed -n 's/.*release \([0-9]*\).*/\1/p')
 CUBLAS_HOME ?= $(CUDA_HOME)
 CUDA_ARCH ?= 75 80 86 89 90 100 120
 CUDA_LIBS := $(addprefix model/backends/cuda/,device.c cudnn.c cublaslt.c)
@@ -174,6 +175,14 @@ endif
 $B/tests/cuda/graphs: $B/tests/cuda/graphs.o $B/plugin/model/backends/cuda/cudnn.o $(call ar,model base)
 	$(CC) $(LDFLAGS) -Wl,-rpath,$(CUDNN_HOME)/lib -o $@ $^ $(call libs,model) -ldl -lm -lpthread
 
+# What a GPU can do at most, for scripts/gpu-check.
+$B/tests/cuda/peak: tests/cuda/peak.c
+	@mkdir -p $(@D)
+	$(CC) $(CPPFLAGS) $(CFLAGS) -isystem $(CUDA_HOME)/include -isystem $(CUBLAS_HOME)/include \
+	    -Wl,-rpath,'$(CUDA_HOME)/lib64:$(CUDA_HOME)/lib:$(CUBLAS_HOME)/lib' -o $@ $< \
+	    -L$(CUBLAS_HOME)/lib -l:libcublasLt.so.$(CUDA_MAJOR) -L$(CUDA_HOME)/lib64 -L$(CUDA_HOME)/lib \
+	    -lcudart_static -lstdc++ -lm -ldl -lrt -lpthread
+
 # The same with the processor in the GPU's place, for tests: no CUDA needed.
 HOST_PLUGIN := $B/tests/plugins/host.so
 $(HOST_PLUGIN): $(CUDA_PIC) $B/plugin/tests/plugins/host/device.o $B/plugin/tests/plugins/host/engines.o $B/plugin/host_kernels.o
@@ -182,7 +191,7 @@ $(HOST_PLUGIN): $(CUDA_PIC) $B/plugin/tests/plugins/host/device.o $B/plugin/test
 $B/plugin/host_kernels.o: model/backends/cuda/kernels.cu model/backends/cuda/gpu.h model/graph.h
 	@mkdir -p $(@D)
 	$(CXX) -x c++ -I. -std=c++17 $(FLAGS_$(VARIANT)) -Wall -fPIC -fvisibility=hidden -c -o $@ $<
-$B/tests/golden/test_model_cuda: | $(HOST_PLUGIN)
+$B/tests/golden/test_model_cuda $B/tests/unit/test_server_devices: | $(HOST_PLUGIN)
 
 .PHONY: tests threaded test-threaded fuzzers
 tests: $(TESTS) $(PLUGINS) $(HOST_PLUGIN)
@@ -192,7 +201,7 @@ test: all $(TESTS) ## every test, what was answered against openapi.yaml, RPC by
 	@tests/contract/check $B/exchanges
 	@tests/rpc/run $(VARIANT)
 # What more than one thread touches: TSan's share of the tests.
-THREADED := $(filter %/test_server_batcher %/test_server_pool %/test_server_gallery \
+THREADED := $(filter %/test_server_batcher %/test_server_devices %/test_server_pool %/test_server_gallery \
               %/test_server_http %/test_server_h2 %/test_server_h2_tls %/test_server_h2_duplex %/test_server_metrics %/test_server_rest %/test_server_rpc %/test_model_lanes \
               %/test_model_data_queue %/test_model_eval_evaluator,$(TESTS))
 threaded: $(THREADED)

@@ -61,13 +61,13 @@ void api_fail_from(struct api_error *err, const struct ut_error *e)
     case UT_OK:
     case UT_ENOMEM:
     case UT_EIO:
-    case UT_EDEVICE:
         break;
     case UT_EINVAL:
     case UT_EFORMAT:
         code = API_INVALID_ARGUMENT;
         break;
     case UT_EBUSY:
+    case UT_EDEVICE: /* it failed this batch: the next may do */
         code = API_UNAVAILABLE;
         break;
     case UT_ENOTFOUND:

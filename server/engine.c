@@ -14,20 +14,25 @@
 
 struct lane {
     struct srv_engine *engine;
+    int device;
     struct mdl_lane *lane;
     struct mdl_plan *plans[N_SIZES];
     uint8_t *in;                  /* [max_batch, crop]                    */
     float *probability;           /* [max_batch]                          */
     float *embedding;             /* [max_batch, dim]                     */
     float *attention[SRV_LEAVES]; /* [max_batch, height, width] */
-    enum ut_err rc;               /* of compiling                         */
-    struct ut_error error;
+    int n_plans;
+    enum ut_err rc; /* of compiling; UT_ENOMEM: only n_plans have room */
+    struct ut_error errors[N_SIZES]; /* why not, of each size; [0] of others */
 };
 
 struct srv_engine {
     struct mdl_model model;
-    struct mdl_graph graph; /* optimised */
-    struct mdl_backend *backend;
+    struct mdl_graph graph;                       /* optimised */
+    struct mdl_backend *devices[SRV_MAX_DEVICES]; /* owned */
+    int n_devices;
+    char remarks[SRV_MAX_DEVICES + N_SIZES][256];
+    int n_remarks;
     enum mdl_precision precision;
     int max_batch, n_lanes, dim;
     int fatigue, recognition; /* output positions, -1: none */
@@ -123,6 +128,30 @@ static enum ut_err choose_outputs(struct srv_engine *en, struct ut_error *e)
     return mdl_graph_optimise(&en->model.graph, keep, &en->graph, e);
 }
 
+/* Every size, also past one that has no room, so that all that is said of them
+ * is said at once; only those before it are kept. */
+static void compile_sizes(struct lane *l)
+{
+    struct srv_engine *en = l->engine;
+
+    for (int i = 0; i < N_SIZES && 1 << i <= en->max_batch; i++) {
+        struct mdl_plan *plan = NULL;
+        enum ut_err rc = mdl_plan_new(l->lane, &en->graph, en->precision,
+                                      1 << i, &plan, &l->errors[i]);
+
+        if (!rc && !l->rc) {
+            l->plans[l->n_plans++] = plan;
+            continue;
+        }
+        mdl_plan_free(plan);
+        l->rc = rc ? rc : l->rc;
+        if (l->rc != UT_ENOMEM) {
+            l->errors[0] = l->errors[i];
+            return;
+        }
+    }
+}
+
 /* Compiles one lane's plans, on a thread of its own. */
 static void *compile_lane(void *arg)
 {
@@ -143,14 +172,35 @@ static void *compile_lane(void *arg)
         ok &= l->attention[i] != NULL;
     }
     if (!ok) {
-        l->rc = ut_fail(&l->error, UT_ENOMEM, "no memory for a lane");
+        l->rc = ut_fail(l->errors, UT_ENOMEM, "no memory for a lane");
         return NULL;
     }
-    l->rc = mdl_lane_new(en->backend, &l->lane, &l->error);
-    for (int i = 0; i < N_SIZES && 1 << i <= en->max_batch && !l->rc; i++)
-        l->rc = mdl_plan_new(l->lane, &en->graph, en->precision, 1 << i,
-                             &l->plans[i], &l->error);
+    l->rc = mdl_lane_new(en->devices[l->device], &l->lane, l->errors);
+    if (!l->rc)
+        compile_sizes(l);
     return NULL;
+}
+
+/* Where there is room for a few sizes only, those: fewer faces at a time are
+ * slower, and better than none. Then the largest on any lane is everyone's. */
+static enum ut_err agree(struct srv_engine *en, struct ut_error *e)
+{
+    const struct lane *least = &en->lanes[0];
+
+    for (int i = 0; i < en->n_lanes; i++) {
+        const struct lane *l = &en->lanes[i];
+
+        if (l->rc && (l->rc != UT_ENOMEM || !l->n_plans))
+            return ut_fail(e, l->rc, "%s", l->errors[0].msg);
+        if (l->n_plans < least->n_plans)
+            least = l;
+    }
+    for (int i = least->n_plans; 1 << i <= en->max_batch && i < N_SIZES; i++)
+        snprintf(en->remarks[en->n_remarks++], sizeof(en->remarks[0]),
+                 "no batches of %d: %.200s", 1 << i, least->errors[i].msg);
+    if (1 << (least->n_plans - 1) < en->max_batch)
+        en->max_batch = 1 << (least->n_plans - 1);
+    return UT_OK;
 }
 
 static enum ut_err compile_all(struct srv_engine *en, struct ut_error *e)
@@ -160,6 +210,7 @@ static enum ut_err compile_all(struct srv_engine *en, struct ut_error *e)
 
     for (int i = 0; i < en->n_lanes; i++) {
         en->lanes[i].engine = en;
+        en->lanes[i].device = i % en->n_devices;
         started[i] =
             !pthread_create(&threads[i], NULL, compile_lane, &en->lanes[i]);
         if (!started[i])
@@ -168,19 +219,40 @@ static enum ut_err compile_all(struct srv_engine *en, struct ut_error *e)
     for (int i = 0; i < en->n_lanes; i++)
         if (started[i])
             pthread_join(threads[i], NULL);
-    for (int i = 0; i < en->n_lanes; i++)
-        if (en->lanes[i].rc)
-            return ut_fail(e, en->lanes[i].rc, "%s", en->lanes[i].error.msg);
+    return agree(en, e);
+}
+
+/* The first must be there; of others, those that can be used. */
+static enum ut_err open_devices(struct srv_engine *en, const char *name,
+                                struct ut_error *e)
+{
+    enum ut_err rc = mdl_backend_open(name, 0, &en->devices[0], e);
+    int n;
+
+    if (rc)
+        return rc;
+    en->n_devices = 1;
+    n = mdl_backend_devices(en->devices[0]);
+    for (int i = 1; i < n && en->n_devices < SRV_MAX_DEVICES; i++) {
+        struct ut_error why;
+
+        if (!mdl_backend_open(mdl_backend_name(en->devices[0]), i,
+                              &en->devices[en->n_devices], &why))
+            en->n_devices++;
+        else
+            snprintf(en->remarks[en->n_remarks++], sizeof(en->remarks[0]),
+                     "device %d is not used: %.200s", i, why.msg);
+    }
     return UT_OK;
 }
 
 /* One for each core; two on a GPU, where one copies while the other computes.
  */
-static int usual_lanes(const struct mdl_backend *b)
+static int usual_lanes(const struct srv_engine *en)
 {
-    return strcmp(mdl_backend_name(b), "cuda")
+    return strcmp(mdl_backend_name(en->devices[0]), "cuda")
                ? (int)sysconf(_SC_NPROCESSORS_ONLN)
-               : 2;
+               : 2 * en->n_devices;
 }
 
 enum ut_err srv_engine_new(const struct srv_engine_config *c,
@@ -207,9 +279,9 @@ enum ut_err srv_engine_new(const struct srv_engine_config *c,
     if (!rc)
         rc = choose_outputs(en, e);
     if (!rc)
-        rc = mdl_backend_open(c->backend, 0, &en->backend, e);
+        rc = open_devices(en, c->backend, e);
     if (!rc) {
-        en->n_lanes = c->n_lanes ? c->n_lanes : usual_lanes(en->backend);
+        en->n_lanes = c->n_lanes ? c->n_lanes : usual_lanes(en);
         if (en->n_lanes > MAX_LANES)
             en->n_lanes = MAX_LANES;
         en->crop_len =
@@ -244,7 +316,8 @@ void srv_engine_free(struct srv_engine *en)
             free(l->attention[k]);
     }
     free(en->lanes);
-    mdl_backend_close(en->backend);
+    for (int i = 0; i < en->n_devices; i++)
+        mdl_backend_close(en->devices[i]);
     mdl_graph_fini(&en->graph);
     mdl_model_close(&en->model);
     free(en);
@@ -257,7 +330,7 @@ const struct mdl_model *srv_engine_model(const struct srv_engine *en)
 
 const char *srv_engine_backend(const struct srv_engine *en)
 {
-    return mdl_backend_name(en->backend);
+    return mdl_backend_name(en->devices[0]);
 }
 
 enum mdl_precision srv_engine_precision(const struct srv_engine *en)
@@ -267,7 +340,27 @@ enum mdl_precision srv_engine_precision(const struct srv_engine *en)
 
 struct mdl_backend *srv_engine_device(const struct srv_engine *en)
 {
-    return en->backend;
+    return en->devices[0];
+}
+
+int srv_engine_devices(const struct srv_engine *en)
+{
+    return en->n_devices;
+}
+
+struct mdl_backend *srv_engine_device_at(const struct srv_engine *en, int i)
+{
+    return en->devices[i];
+}
+
+int srv_engine_max_batch(const struct srv_engine *en)
+{
+    return en->max_batch;
+}
+
+const char *srv_engine_remark(const struct srv_engine *en, int i)
+{
+    return i < en->n_remarks ? en->remarks[i] : NULL;
 }
 
 int srv_engine_lanes(const struct srv_engine *en)

@@ -9,6 +9,7 @@
 
 #define SRV_MAX_BATCH 32
 #define SRV_EMBEDDING_MAX 2048
+#define SRV_MAX_DEVICES 16
 
 /* Bits. Attention: also the maps of the other two. */
 enum { SRV_TASK_FATIGUE = 1, SRV_TASK_RECOGNITION = 2, SRV_TASK_ATTENTION = 4 };
@@ -31,10 +32,12 @@ struct srv_engine_config {
     const char *backend;    /* NULL: the best here */
     enum mdl_precision precision;
     int max_batch; /* a power of two up to SRV_MAX_BATCH */
-    int n_lanes;   /* 0: one per core (CPU) or two (a GPU) */
+    int n_lanes;   /* on all devices; 0: one per core (CPU), two per GPU */
 };
 
-/* Opens and compiles; seconds for a large model. Thread: any. */
+/* Opens and compiles, on every device that can be used; seconds for a large
+ * model. A device whose memory is too small for max_batch gets smaller
+ * batches, and so do the others then (srv_engine_remark). Thread: any. */
 UT_MUSTUSE enum ut_err srv_engine_new(const struct srv_engine_config *c,
                                       struct srv_engine **out,
                                       struct ut_error *e);
@@ -55,7 +58,14 @@ const char *srv_engine_leaf(const struct mdl_model *m, enum mdl_head head);
 const struct mdl_model *srv_engine_model(const struct srv_engine *en);
 const char *srv_engine_backend(const struct srv_engine *en);
 enum mdl_precision srv_engine_precision(const struct srv_engine *en);
+/* The first device; another. */
 struct mdl_backend *srv_engine_device(const struct srv_engine *en);
+int srv_engine_devices(const struct srv_engine *en);
+struct mdl_backend *srv_engine_device_at(const struct srv_engine *en, int i);
+int srv_engine_max_batch(const struct srv_engine *en);
+/* What was not as asked for, a line each: batches that memory is too small
+ * for, devices that cannot be used. i counts up from 0; NULL: no more. */
+const char *srv_engine_remark(const struct srv_engine *en, int i);
 int srv_engine_lanes(const struct srv_engine *en);
 int srv_engine_dim(const struct srv_engine *en); /* 0: no recognition */
 unsigned srv_engine_tasks(const struct srv_engine *en);

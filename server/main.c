@@ -222,9 +222,16 @@ static void on_started(struct srv_mail *m)
     if (*mdl_backend_note(app->device))
         srv_log_line(app->log, SRV_LOG_INFO, NULL, "cuda is not used: %s",
                      mdl_backend_note(app->device));
-    mdl_backend_report(srv_engine_device(g->engine), report, sizeof(report));
-    if (*report)
-        srv_log_line(app->log, SRV_LOG_INFO, NULL, "%s", report);
+    for (int i = 0; i < srv_engine_devices(g->engine); i++) {
+        mdl_backend_report(srv_engine_device_at(g->engine, i), report,
+                           sizeof(report));
+        if (*report)
+            srv_log_line(app->log, SRV_LOG_INFO, NULL, "device %d: %s", i,
+                         report);
+    }
+    for (int i = 0; srv_engine_remark(g->engine, i); i++)
+        srv_log_line(app->log, SRV_LOG_WARN, NULL, "%s",
+                     srv_engine_remark(g->engine, i));
     app->ready = true;
     srv_health_changed(app);
     srv_log_line(app->log, SRV_LOG_INFO, NULL,

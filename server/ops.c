@@ -1,10 +1,13 @@
 /* Health, readiness and metrics: answered at once, from memory. */
 #include "server/ops.h"
 
+#include "server/devices.h"
+
 #include <stdlib.h>
 #include <string.h>
 
 #define MAX_METRICS_BYTES (1024 * 1024)
+#define MAX_READY_BYTES 4096
 
 static void say(struct srv_http_exchange *x, const char *json)
 {
@@ -19,6 +22,26 @@ static void say(struct srv_http_exchange *x, const char *json)
     }
     a.len = strlen(json);
     srv_http_answer(x, &a);
+}
+
+static void say_ready(struct srv_app *app, struct srv_http_exchange *x)
+{
+    struct srv_generation *g = srv_generation_take(app);
+    struct ut_error e;
+    struct ut_buf b;
+
+    ut_buf_init(&b, MAX_READY_BYTES);
+    if (!ut_buf_addf(&b, &e, "{\"status\":\"ready\"") &&
+        !srv_devices_json(g->engine, &b, &e) && !ut_buf_addf(&b, &e, "}")) {
+        say(x, (const char *)b.data);
+    } else {
+        struct api_error err;
+
+        api_fail_from(&err, &e);
+        srv_http_fail(x, &err);
+    }
+    ut_buf_fini(&b);
+    srv_generation_drop(g);
 }
 
 void srv_ops_health(struct srv_app *app, struct srv_http_exchange *x)
@@ -38,7 +61,7 @@ void srv_ops_ready(struct srv_app *app, struct srv_http_exchange *x)
     struct api_error err;
 
     if (srv_health_ready(app)) {
-        say(x, "{\"status\":\"ready\"}");
+        say_ready(app, x);
         return;
     }
     api_fail(&err, API_UNAVAILABLE, "the server is %s",
@@ -52,24 +75,30 @@ void srv_ops_metrics(struct srv_app *app, struct srv_http_exchange *x)
     struct srv_metrics *m = app->metrics;
     struct srv_http_answer a = {.status = 200,
                                 .type = "text/plain; version=0.0.4"};
+    struct srv_generation *g = NULL;
     struct ut_error e;
     struct ut_buf b;
+    enum ut_err rc;
 
     srv_metrics_set(m, SRV_GAUGE_READY, srv_health_ready(app));
     if (app->ready) {
-        struct srv_generation *g = srv_generation_take(app);
-
+        g = srv_generation_take(app);
         srv_metrics_set(m, SRV_GAUGE_QUEUE,
                         (int64_t)srv_batcher_queued(g->batcher));
         srv_metrics_set(m, SRV_GAUGE_DECODE,
                         (int64_t)srv_pool_queued(app->decode_pool));
         srv_metrics_set(m, SRV_GAUGE_GALLERY,
                         (int64_t)srv_gallery_faces(g->gallery));
-        srv_generation_drop(g);
     }
     ut_buf_init(&b, MAX_METRICS_BYTES);
-    if (srv_metrics_write(m, &b, &e) ||
-        (app->jobs && srv_jobs_metrics(app->jobs, &b, &e))) {
+    rc = srv_metrics_write(m, &b, &e);
+    if (!rc && app->jobs)
+        rc = srv_jobs_metrics(app->jobs, &b, &e);
+    if (!rc && g)
+        rc = srv_devices_metrics(g->engine, &b, &e);
+    if (g)
+        srv_generation_drop(g);
+    if (rc) {
         struct api_error err;
 
         api_fail_from(&err, &e);
