@@ -26,13 +26,15 @@ static void say(struct srv_http_exchange *x, const char *json)
 
 static void say_ready(struct srv_app *app, struct srv_http_exchange *x)
 {
-    struct srv_generation *g = srv_generation_take(app);
+    struct srv_generation *g =
+        app->generations.current ? srv_generation_take(app) : NULL;
     struct ut_error e;
     struct ut_buf b;
 
     ut_buf_init(&b, MAX_READY_BYTES);
     if (!ut_buf_addf(&b, &e, "{\"status\":\"ready\"") &&
-        !srv_devices_json(g->engine, &b, &e) && !ut_buf_addf(&b, &e, "}")) {
+        !(g && srv_devices_json(g->engine, &b, &e)) &&
+        !ut_buf_addf(&b, &e, "}")) {
         say(x, (const char *)b.data);
     } else {
         struct api_error err;
@@ -41,7 +43,8 @@ static void say_ready(struct srv_app *app, struct srv_http_exchange *x)
         srv_http_fail(x, &err);
     }
     ut_buf_fini(&b);
-    srv_generation_drop(g);
+    if (g)
+        srv_generation_drop(g);
 }
 
 void srv_ops_health(struct srv_app *app, struct srv_http_exchange *x)
