@@ -138,8 +138,6 @@ void h2_next(struct srv_http_exchange *x)
 
 void h2_turn(struct h2_stream *s)
 {
-    size_t n;
-
     s->turn = false;
     if (s->over || s->discard || s->unsent.len > s->unsent_at)
         return;
@@ -147,9 +145,10 @@ void h2_turn(struct h2_stream *s)
     s->x.taken += s->x.body_len;
     h2_drop_body(s);
     h2_enter(s, H2_BODY);
-    n = feed(s, s->inbox.data + s->inbox_at, s->inbox_len - s->inbox_at);
-    s->inbox_at += n;
-    if (s->inbox_at == s->inbox_len) {
+    if (s->inbox_len)
+        s->inbox_at +=
+            feed(s, s->inbox.data + s->inbox_at, s->inbox_len - s->inbox_at);
+    if (s->inbox_len && s->inbox_at == s->inbox_len) {
         srv_http_body_free(&s->h->bodies, &s->inbox);
         s->inbox_at = s->inbox_len = 0;
     }
