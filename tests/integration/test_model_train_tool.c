@@ -200,14 +200,16 @@ static void train__short_and_broken_data__told(void **state)
         "it is much shorter");
 }
 
-static void train__not_finite__step_named(void **state)
+static void train__not_finite__step_and_tensor_named(void **state)
 {
     (void)state;
     shell_says(
         1,
         "tscaf-model train --model base.safetensors --out n --fatigue fatigue "
-        "--batch 4 --threads 1 --steps 50 --rate 1e30 --warm-up 0 --clip 0",
-        "not finite");
+        "--batch 4 --threads 1 --steps 50 --rate 1e30 --warm-up 0 --clip 0 "
+        "2>err; code=$?; grep -E 'step [0-9]+: the (loss|gradient) of "
+        "(fatigue|root)[a-z0-9_.]* is not finite' err; exit $code",
+        "is not finite");
     shell_says(2, "ls n", "ls");
 }
 
@@ -246,7 +248,7 @@ int main(void)
         cmocka_unit_test(train__told_to_stop__checkpoint),
         cmocka_unit_test(train__stable_schedule__ended_later),
         cmocka_unit_test(train__short_and_broken_data__told),
-        cmocka_unit_test(train__not_finite__step_named),
+        cmocka_unit_test(train__not_finite__step_and_tensor_named),
         cmocka_unit_test(train__mistakes__named),
     };
 

@@ -41,10 +41,12 @@ static void fresh(struct mdl_model *m)
     ut_buf_fini(&text);
 }
 
-static enum ut_err open_run(struct run *r, const char *backend, int batch,
-                            int lanes, const char *hint, struct ut_error *e)
+static enum ut_err open_run_at(struct run *r, const char *backend, int batch,
+                               int lanes, const char *hint, float clip,
+                               float branch_rate, struct ut_error *e)
 {
     struct mdl_trainer_config c = {
+        .clip = clip,
         .backend = backend,
         .threads = 2,
         .lanes = lanes,
@@ -64,8 +66,14 @@ static enum ut_err open_run(struct run *r, const char *backend, int batch,
     fresh(&r->model);
     rc = mdl_trainer_new(&r->model, &c, &r->trainer, e);
     return rc ? rc
-              : mdl_trainer_leaf(r->trainer, "recognition", &recognition, 1,
-                                 &r->task, e);
+              : mdl_trainer_leaf(r->trainer, "recognition", &recognition,
+                                 branch_rate, &r->task, e);
+}
+
+static enum ut_err open_run(struct run *r, const char *backend, int batch,
+                            int lanes, const char *hint, struct ut_error *e)
+{
+    return open_run_at(r, backend, batch, lanes, hint, 0, 1, e);
 }
 
 static void close_run(struct run *r)
@@ -131,6 +139,58 @@ static void lanes__equal_parts__as_one(void **state)
     close_run(&two);
 }
 
+static const float *weight_of(const struct run *r, const char *name)
+{
+    const struct mdl_graph *g = &r->model.graph;
+
+    for (int v = 0; v < g->n_values; v++)
+        if (g->values[v].data && !strcmp(g->values[v].name, name))
+            return g->values[v].data;
+    return NULL;
+}
+
+/* How far one update moves the first weight of root and branch. */
+static double move(float clip, float branch_rate, double moved[2])
+{
+    static const char *const names[] = {"root.features.0.0.weight",
+                                        "recognition.head.fc.weight"};
+    double before[2], norm;
+    struct run r;
+    struct ut_error e;
+
+    if (open_run_at(&r, "cpu", HALF, 1, NULL, clip, branch_rate, &e))
+        fail_msg("%s", e.msg);
+    for (int i = 0; i < 2; i++)
+        before[i] = (double)weight_of(&r, names[i])[0];
+    learn(&r, 1, NULL);
+    if (mdl_trainer_update(r.trainer, 0.1, &norm, &e))
+        fail_msg("%s", e.msg);
+    for (int i = 0; i < 2; i++)
+        moved[i] = (double)weight_of(&r, names[i])[0] - before[i];
+    close_run(&r);
+    return norm;
+}
+
+static void update__clipped_and_at_a_branchs_rate__so_much_shorter(void **state)
+{
+    double whole[2], clipped[2], unclipped[2], slow[2], norm;
+
+    (void)state;
+    norm = move(0, 1, whole);
+    assert_true(norm > 0 && whole[0] != 0 && whole[1] != 0);
+    /* The norm is told as it was; over a limit nothing changes. */
+    assert_true(fabs(move((float)norm / 4, 1, clipped) - norm) < 1e-4 * norm);
+    move((float)norm * 1.01f, 1, unclipped);
+    move(0, 0.5f, slow);
+    for (int i = 0; i < 2; i++) {
+        /* A difference of two weights has few of their digits. */
+        assert_true(fabs(clipped[i] - whole[i] / 4) < 1e-2 * fabs(whole[i]));
+        assert_true(fabs(unclipped[i] - whole[i]) < 1e-2 * fabs(whole[i]));
+    }
+    assert_true(fabs(slow[0] - whole[0]) < 1e-2 * fabs(whole[0]));
+    assert_true(fabs(slow[1] - whole[1] / 2) < 1e-2 * fabs(whole[1]));
+}
+
 static void lanes__uneven__refused(void **state)
 {
     struct run r;
@@ -192,6 +252,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(lanes__equal_parts__as_one),
+        cmocka_unit_test(
+            update__clipped_and_at_a_branchs_rate__so_much_shorter),
         cmocka_unit_test(lanes__uneven__refused),
         cmocka_unit_test(hint__its_gradient__joins_before_it),
         cmocka_unit_test(hint__no_such_module__named),
