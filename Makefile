@@ -126,7 +126,8 @@ $(call obj,$(shell find tests -name '*.c' 2>/dev/null)): CPPFLAGS += $(shell $(P
 PLUGINS := $(patsubst tests/%.c,$B/tests/%.so,$(wildcard tests/plugins/*.c))
 $B/tests/plugins/%.so: tests/plugins/%.c model/backends/plugin.h model/backend.h model/graph.h
 	@mkdir -p $(@D)
-	$(CC) $(CPPFLAGS) $(CFLAGS) -fPIC -shared -o $@ $<
+	$(CC) $(CPPFLAGS) $(CFLAGS) -fPIC -shared $(SONAME) -o $@ $<
+$B/tests/plugins/driver.so: SONAME := -Wl,-soname,libcuda.so.1
 $B/tests/unit/test_model_plugin: | $(PLUGINS)
 
 # The CUDA backend: a plug-in of its own, with what it needs of the engine inside.

@@ -1,7 +1,9 @@
 /* The way to the CUDA backend, and every way back to the CPU. */
+#include <dlfcn.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "model/backend.h"
@@ -109,6 +111,52 @@ static void plugin__no_driver__says_so(void **state)
     mdl_backend_close(b);
 }
 
+/* What the real plug-in says with a driver of this version, in a process that
+ * has no other: "" if it opens. */
+static void reason(const char *version, char *text, size_t len)
+{
+    int ends[2];
+    ssize_t n;
+
+    assert_int_equal(pipe(ends), 0);
+    if (!fork()) {
+        struct ut_error e = {0};
+        struct mdl_backend *b;
+
+        setenv("TSCAF_CUDA_PLUGIN", CUDA_PLUGIN, 1);
+        setenv("TSCAF_TEST_DRIVER", version, 1);
+        /* By its soname the runtime finds it loaded. */
+        if (!dlopen(PLUGINS "driver.so", RTLD_NOW | RTLD_GLOBAL))
+            ut_fail(&e, UT_EIO, "%s", dlerror());
+        else if (!mdl_backend_open("cuda", 0, &b, &e))
+            e.msg[0] = '\0';
+        n = write(ends[1], e.msg, strlen(e.msg) + 1);
+        _exit(n < 0);
+    }
+    close(ends[1]);
+    n = read(ends[0], text, len);
+    close(ends[0]);
+    wait(NULL);
+    assert_true(n > 0 && !text[n - 1]);
+}
+
+static void plugin__old_driver_or_no_gpu__says_so(void **state)
+{
+    char text[300];
+
+    (void)state;
+    if (access(CUDA_PLUGIN, R_OK)) {
+        printf("SKIPPED plugin__old_driver_or_no_gpu: make cuda was not run\n");
+        return;
+    }
+    reason("11040", text, sizeof(text));
+    if (!strstr(text, "the NVIDIA driver is for CUDA 11.4, the plug-in for "))
+        fail_msg("the error is \"%s\"", text);
+    reason("99000", text, sizeof(text));
+    if (!strstr(text, "no NVIDIA GPU: "))
+        fail_msg("the error is \"%s\"", text);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -116,6 +164,8 @@ int main(void)
         cmocka_unit_test(cuda__plugin_unusable__error_with_the_reason),
         cmocka_unit_test(others__named__do_not_look_for_the_plugin),
         cmocka_unit_test(trainer__auto__one_that_trains),
+        /* First: a process asks for the driver once. */
+        cmocka_unit_test(plugin__old_driver_or_no_gpu__says_so),
         cmocka_unit_test(plugin__no_driver__says_so),
     };
 
