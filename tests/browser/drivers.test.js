@@ -90,7 +90,11 @@ test('drivers: more than a page of them', async () => {
     await api(s.server, 'POST', 'v1/identities', { type: 'application/json', body: JSON.stringify({ name }) });
   const page = await s.page({ hash: '#drivers' });
   await page.getByLabel('Search').fill('Many');
-  await page.locator('.people').getByText('Many 59').waitFor();
+  await page.waitForFunction(() => { // those of others are gone
+    const shown = [...document.querySelectorAll('.people .person')].map((n) => n.textContent);
+    return shown.length && shown.every((name) => name.startsWith('Many'));
+  });
+  await page.getByRole('button', { name: 'More' }).waitFor();
   while (await page.getByRole('button', { name: 'More' }).isVisible()) {
     const before = await page.locator('.people li').count();
     await page.getByRole('button', { name: 'More' }).click();
