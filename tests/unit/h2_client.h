@@ -172,9 +172,11 @@ static inline ssize_t on_body(nghttp2_session *s, int32_t id, uint8_t *out,
     (void)user;
     if (!b->len && b->open)
         return NGHTTP2_ERR_DEFERRED;
-    memcpy(out, b->data, n);
-    b->data += n;
-    b->len -= n;
+    if (n) {
+        memcpy(out, b->data, n);
+        b->data += n;
+        b->len -= n;
+    }
     if (!b->len && !b->open)
         *flags |= NGHTTP2_DATA_FLAG_EOF;
     return (ssize_t)n;
