@@ -25,6 +25,9 @@ enum ut_err srv_sql_finish(struct srv_store *s, sqlite3_stmt *st,
 enum ut_err srv_sql_run(struct srv_store *s, const char *sql, int n,
                         const char *const *texts, struct ut_error *e);
 
+/* A column's text, to be freed; "" for NULL. NULL without memory. */
+char *srv_sql_text(sqlite3_stmt *st, int column);
+
 /* A transaction; its end writes the audit line, or rolls back if rc says that
  * something failed. actor NULL: no line. */
 enum ut_err srv_sql_begin(struct srv_store *s, struct ut_error *e);
