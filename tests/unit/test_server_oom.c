@@ -151,8 +151,8 @@ static void request__any_allocation_fails__5xx_and_no_harm(void **state)
 #define PREFACE "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0"
 #define VERIFY_PATH "/tscaf.v1.DriverMonitor/Verify" /* of 0x1e bytes */
 static const char grpc_request[] =
-    PREFACE "\0\0\x3b\x01\x04\0\0\0\x01"
-            "\x83\x86\x01\x04test\x04\x1e" VERIFY_PATH "\x0f\x10\x10"
+    PREFACE "\0\0\x40\x01\x04\0\0\0\x01"
+            "\x83\x86\x01\x09localhost\x04\x1e" VERIFY_PATH "\x0f\x10\x10"
             "application/grpc"
             "\0\0\x15\0\x01\0\0\0\x01"
             "\0\0\0\0\x10\x0a\x05\x0a\x03yyy\x12\x07\x0a\x05zzzzz";
