@@ -213,25 +213,27 @@ void srv_handle_model_statistics(struct srv_call *c)
 
 /* ---- repository ---- */
 
-static void refuse_change(struct srv_call *c)
-{
-    struct api_error err;
-
-    api_fail(&err, API_UNIMPLEMENTED,
-             "models are not loaded and unloaded one by one: exactly one "
-             "answers, with its gallery; POST /v1/models/{version}/activate "
-             "changes which");
-    c->fail(c, &err);
-}
-
+/* Clients load before they ask: the model that answers is loaded. */
 void srv_handle_repository_model_load(struct srv_call *c)
 {
-    refuse_change(c);
+    const Inference__RepositoryModelLoadRequest *q = (const void *)c->request;
+    Inference__RepositoryModelLoadResponse r =
+        INFERENCE__REPOSITORY_MODEL_LOAD_RESPONSE__INIT;
+    struct srv_generation *g = srv_generation_take(c->app);
+
+    if (is_model(c, g, q->model_name, ""))
+        c->reply(c, &r.base);
+    srv_generation_drop(g);
 }
 
 void srv_handle_repository_model_unload(struct srv_call *c)
 {
-    refuse_change(c);
+    struct api_error err;
+
+    api_fail(&err, API_UNIMPLEMENTED,
+             "exactly one model answers, with its gallery: POST "
+             "/v1/models/{version}/activate puts another in its place");
+    c->fail(c, &err);
 }
 
 /* ---- infer ---- */

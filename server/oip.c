@@ -81,11 +81,11 @@ static enum ut_err bind_path(struct srv_request *r, struct api_error *err)
     return rc;
 }
 
-/* Loading and unloading are refused, whatever their parameters say. */
+/* Unloading is refused, whatever its parameters say. */
 static bool reads_body(const struct srv_request *r)
 {
-    return r->route->request ==
-           &inference__repository_index_request__descriptor;
+    return r->route->request !=
+           &inference__repository_model_unload_request__descriptor;
 }
 
 static enum ut_err oip_bind(struct srv_request *r, struct api_error *err)

@@ -517,7 +517,8 @@ static void statistics__after_inferences__count_faces_and_batches(void **state)
     test_answer_fini(&a);
 }
 
-static void repository__index_load_unload__listed_and_refused(void **state)
+static void
+repository__index_load_unload__listed_loaded_and_refused(void **state)
 {
     struct test_answer a = {0};
     char at[300];
@@ -540,13 +541,17 @@ static void repository__index_load_unload__listed_and_refused(void **state)
     }
     test_json(&server, "POST", "/v2/repository/index", "{\"raedy\":true}", &a);
     wants_error(&a, 400, "raedy");
-    for (int i = 0; i < 2; i++) {
-        snprintf(at, sizeof(at), "/v2/repository/models/%s/%s", model,
-                 i ? "unload" : "load");
-        test_json(&server, "POST", at, "{\"parameters\":{\"config\":\"{}\"}}",
-                  &a);
-        wants_error(&a, 501, "/activate");
-    }
+    snprintf(at, sizeof(at), "/v2/repository/models/%s/load", model);
+    assert_int_equal(test_json(&server, "POST", at, "{}", &a), 200);
+    assert_int_equal(test_json(&server, "POST", at, "", &a), 200);
+    test_json(&server, "POST", at, "{\"parameters\":{\"config\":\"{}\"}}", &a);
+    wants_error(&a, 400, "parameters");
+    test_json(&server, "POST", "/v2/repository/models/other/load", "{}", &a);
+    wants_error(&a, 404, "no model \"other\"");
+    snprintf(at, sizeof(at), "/v2/repository/models/%s/unload", model);
+    test_json(&server, "POST", at,
+              "{\"parameters\":{\"unload_dependents\":false}}", &a);
+    wants_error(&a, 501, "/activate");
     test_answer_fini(&a);
 }
 
@@ -644,7 +649,8 @@ int main(void)
         cmocka_unit_test(infer__client_leaves_at_once__others_are_answered),
         cmocka_unit_test(metadata__server_and_model__as_the_protocol_has_them),
         cmocka_unit_test(statistics__after_inferences__count_faces_and_batches),
-        cmocka_unit_test(repository__index_load_unload__listed_and_refused),
+        cmocka_unit_test(
+            repository__index_load_unload__listed_loaded_and_refused),
         cmocka_unit_test(starting__live_but_not_ready),
         cmocka_unit_test(limits__body_type_and_key__in_its_shape),
     };
