@@ -192,6 +192,21 @@ static void on_refuse(void *arg, struct srv_http_exchange *x,
     c->behind.refuse(c->behind.arg, x, err);
 }
 
+/* Of duplex exchanges, which are none of ours. */
+static void on_next(void *arg, struct srv_http_exchange *x)
+{
+    struct srv_console *c = arg;
+
+    c->behind.next(c->behind.arg, x);
+}
+
+static void on_last(void *arg, struct srv_http_exchange *x)
+{
+    struct srv_console *c = arg;
+
+    c->behind.last(c->behind.arg, x);
+}
+
 enum ut_err srv_console_new(const struct srv_http_hooks *behind,
                             struct srv_log *log, struct srv_metrics *metrics,
                             struct srv_console **out, struct ut_error *e)
@@ -226,6 +241,8 @@ struct srv_http_hooks srv_console_hooks(struct srv_console *c)
 {
     return (struct srv_http_hooks){.begin = on_begin,
                                    .handle = on_handle,
+                                   .next = on_next,
+                                   .last = on_last,
                                    .refuse = on_refuse,
                                    .left = on_left,
                                    .done = on_done,

@@ -430,7 +430,8 @@ static void on_begin(void *arg, struct srv_http_exchange *x)
         refuse(r, SRV_REJECT_STARTING, &err);
     } else if (r->route->duplex) {
         r->call.reply = on_reply_to_one;
-        if (srv_http_field(x, "Grpc-Timeout"))
+        if (srv_http_field(x, "Grpc-Timeout") ||
+            srv_http_field(x, "Connect-Timeout-Ms"))
             x->until_us = r->call.deadline_us;
         srv_http_duplex(x);
     }

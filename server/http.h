@@ -129,7 +129,6 @@ struct srv_http_transport {
     void (*stream)(struct srv_http_exchange *x, struct srv_http_answer *a);
     bool (*write)(struct srv_http_exchange *x, const void *data, size_t len);
     void (*end)(struct srv_http_exchange *x);
-    /* NULL: it has no duplex exchanges. */
     void (*duplex)(struct srv_http_exchange *x);
     void (*next)(struct srv_http_exchange *x);
     bool trailers; /* an answer can have them */
@@ -158,7 +157,9 @@ void srv_http_end(struct srv_http_exchange *x);
  * body. Each is answered by srv_http_write into one stream, which takes more
  * than SRV_HTTP_MAX_UNSENT here, and then srv_http_next asks for the one after
  * it: it is handed over once the client has taken the answer. Until then what
- * comes waits, at most SRV_H2_WINDOW bytes, and then the client waits.
+ * comes waits, at most SRV_H2_WINDOW bytes, and then the client waits. Over
+ * HTTP/1.1 all messages, within the limit of one body, come before the first
+ * is handed over.
  * srv_http_end ends it, and so does the first thing that goes wrong. */
 void srv_http_duplex(struct srv_http_exchange *x);
 void srv_http_next(struct srv_http_exchange *x);

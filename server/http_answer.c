@@ -13,6 +13,8 @@
 
 #include "server/http_parts.h"
 
+#define MAX_ANSWER ((size_t)1 << 31)
+
 void http_unref(struct exchange *x)
 {
     if (--x->refs)
@@ -32,8 +34,18 @@ void http_watch_stop(struct exchange *x)
         uv_close((uv_handle_t *)&x->watch, on_watch_closed);
 }
 
+void http_hand_over(struct exchange *x)
+{
+    struct srv_http *h = x->conn->h;
+
+    x->handed = true;
+    h->n_calls++;
+    srv_metrics_add(h->c.metrics, SRV_GAUGE_CALLS, 1);
+    h->c.hooks.handle(h->c.hooks.arg, &x->x);
+}
+
 /* The answer is there: the call is the handlers' no more. */
-static void hand_back(struct exchange *x)
+void http_hand_back(struct exchange *x)
 {
     struct srv_http *h = x->conn->h;
 
@@ -55,6 +67,13 @@ void http_resume(struct exchange *x)
     x->conn->h->need_run = true;
 }
 
+/* A stream's handler has nothing at work that could still answer, but for a
+ * message of a duplex one. */
+static bool can_end(const struct exchange *x)
+{
+    return x->streams && !(x->duplex && x->handed);
+}
+
 void http_client_left(struct exchange *x)
 {
     const struct srv_http_hooks *hooks = &x->conn->h->c.hooks;
@@ -62,9 +81,9 @@ void http_client_left(struct exchange *x)
     x->x.cancelled = true;
     if (x->over)
         return;
-    if (x->streams) {
+    if (can_end(x)) {
         x->over = true;
-        hand_back(x);
+        http_hand_back(x);
     }
     hooks->left(hooks->arg, &x->x);
 }
@@ -87,7 +106,7 @@ static void on_watch(uv_poll_t *w, int status, int events)
     }
     uv_poll_stop(w);
     http_client_left(x);
-    if (x->streams)
+    if (can_end(x))
         http_resume(x); /* for the library to find it over */
 }
 
@@ -158,7 +177,7 @@ static void answer(struct srv_http_exchange *pub, struct srv_http_answer *a)
     else
         add_fields(x, a);
     a->body = NULL;
-    hand_back(x);
+    http_hand_back(x);
     http_resume(x);
 }
 
@@ -173,6 +192,10 @@ static ssize_t on_more(void *arg, uint64_t at, char *out, size_t max)
     (void)at;
     if (x->x.cancelled)
         return MHD_CONTENT_READER_END_WITH_ERROR;
+    if (!n && x->duplex && !x->over && !x->handed) {
+        http_turn(x);
+        n = x->unsent.len - x->unsent_at;
+    }
     if (!n && x->over)
         return MHD_CONTENT_READER_END_OF_STREAM;
     if (!n) {
@@ -197,7 +220,7 @@ static void start_stream(struct srv_http_exchange *pub,
     assert(!pub->status && !a->body);
     pub->status = a->status;
     x->streams = true;
-    ut_buf_init(&x->unsent, SRV_HTTP_MAX_UNSENT);
+    ut_buf_init(&x->unsent, x->duplex ? MAX_ANSWER : SRV_HTTP_MAX_UNSENT);
     x->response = MHD_create_response_from_callback(MHD_SIZE_UNKNOWN, 16 * 1024,
                                                     on_more, x, NULL);
     if (x->response)
@@ -234,7 +257,7 @@ static void end_stream(struct srv_http_exchange *pub)
 
     assert(x->streams);
     x->over = true;
-    hand_back(x);
+    http_hand_back(x);
     http_resume(x);
 }
 
@@ -247,6 +270,8 @@ const struct srv_http_transport http_transport = {
     .stream = start_stream,
     .write = write_stream,
     .end = end_stream,
+    .duplex = http_duplex,
+    .next = http_next,
 };
 
 /* ---- By hand ---- */

@@ -35,6 +35,8 @@ struct exchange {
     bool streams, over;   /* over: nothing more will be written */
     bool chunked, bad_uri, needs_host, discard, close, suspended;
     bool handed;     /* to handle(), and not answered yet */
+    bool duplex;     /* its body is messages */
+    bool answered;   /* the message that is its body, of a duplex one */
     uv_poll_t watch; /* while suspended */
     int refs;        /* the library's, the watch's */
 };
@@ -101,6 +103,13 @@ void http_suspend(struct exchange *x);
 void http_resume(struct exchange *x); /* if it is suspended */
 enum MHD_Result http_send(struct exchange *x);
 void http_unref(struct exchange *x);
+void http_hand_over(struct exchange *x); /* to handle() */
+void http_hand_back(struct exchange *x); /* if it was handed over */
+/* http_duplex.c: hands the next message over, or says that there is none.
+ * Where none is at work and nothing is unsent. */
+void http_duplex(struct srv_http_exchange *x);
+void http_next(struct srv_http_exchange *x);
+void http_turn(struct exchange *x);
 /* Says why a request is cut off that the library still reads. */
 void http_answer_by_hand(struct exchange *x, enum api_code code, int status,
                          const char *message);

@@ -202,14 +202,12 @@ static enum MHD_Result on_data(struct exchange *x, const char *data, size_t n)
 
 static enum MHD_Result on_body_end(struct exchange *x)
 {
-    struct srv_http *h = x->conn->h;
-
     enter(x->conn, WORKING);
-    if (!x->x.status) {
-        x->handed = true;
-        h->n_calls++;
-        srv_metrics_add(h->c.metrics, SRV_GAUGE_CALLS, 1);
-        h->c.hooks.handle(h->c.hooks.arg, &x->x);
+    if (!x->x.status && x->duplex) {
+        x->x.body_len = 0; /* the first message's, in http_turn */
+        http_turn(x);
+    } else if (!x->x.status) {
+        http_hand_over(x);
     }
     if (x->x.status)
         return http_send(x);

@@ -140,18 +140,22 @@ static enum ut_err rpc_begin(struct srv_request *r, struct api_error *err)
 {
     const char *version = srv_http_field(r->x, "Connect-Protocol-Version");
     const char *timeout = srv_http_field(r->x, "Grpc-Timeout");
+    const char *whole = srv_http_field(r->x, "Content-Encoding");
     const struct form *form = form_of(r);
     const char *encoding;
 
     if (!form)
         return bad_form(r, err);
-    if (r->route->duplex && !form->http2) {
+    if (r->route->duplex && !form->http2 && !form->stream) {
         api_fail(err, API_UNIMPLEMENTED,
-                 "%s takes a stream: it is served as gRPC over HTTP/2 only "
-                 "(application/grpc, --grpc)",
+                 "%s takes a stream: it is served as gRPC (application/grpc, "
+                 "over HTTP/2: --grpc) and as Connect "
+                 "(application/connect+proto, application/connect+json)",
                  r->route->rpc);
         return UT_EINVAL;
     }
+    if (r->route->duplex && whole && strcasecmp(whole, "identity") != 0)
+        return fail(err, "the Content-Encoding of a stream", "identity");
     if (is_get(r) && r->x->has_body)
         return fail(err, "the body of GET", "empty");
     if (!form->grpc && version && strcmp(version, "1") != 0)

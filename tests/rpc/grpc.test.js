@@ -387,13 +387,10 @@ test("AnalyzeStream: ends when its key is revoked", async () => {
   assert.equal(await own.stop(), 0);
 });
 
-test("AnalyzeStream: refused by name where it is no gRPC", async () => {
-  const path = "/tscaf.v1.DriverMonitor/AnalyzeStream";
-  for (const type of ["application/grpc-web+proto", "application/connect+json"]) {
-    const answer = await fetch(server.url + path, {
-      method: "POST", headers: { "Content-Type": type }, body: Buffer.alloc(5) });
-    assert.match(await answer.text(), /AnalyzeStream takes a stream: it is served as gRPC/);
-  }
+test("AnalyzeStream: refused by name as gRPC-Web, which streams no requests", async () => {
+  const answer = await fetch(`${server.url}/tscaf.v1.DriverMonitor/AnalyzeStream`, {
+    method: "POST", headers: { "Content-Type": "application/grpc-web+proto" }, body: Buffer.alloc(5) });
+  assert.match(await answer.text(), /AnalyzeStream takes a stream: it is served as gRPC .* and as Connect/);
 });
 
 // What buf curl prints, which knows the server's address and nothing else. Not

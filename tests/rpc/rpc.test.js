@@ -196,6 +196,48 @@ test("WatchJob: a stream's messages, end, error and cancellation, by every clien
   for (const job of await Promise.all(ends)) assert.equal(job.state, JobState.CANCELLED);
 });
 
+test("AnalyzeStream: by connect-node, over HTTP/1.1 one half after the other", async () => {
+  const all = transports();
+  const crops = (n) => ({ images: Array(n).fill({ data: ada }), input: InputKind.CROP });
+  for (const kind of ["protobuf", "JSON", "gzip", "HTTP/2", "gRPC"]) {
+    const monitor = createClient(DriverMonitor, all[`connect-node, ${kind}`]);
+    const [alone] = (await monitor.analyze(crops(1))).frames;
+    const sizes = [];
+    async function* camera(last) {
+      for (let n = 1; n <= 5; n++) yield crops(n);
+      yield last;
+    }
+    for await (const { frames } of monitor.analyzeStream(camera(crops(6)))) {
+      sizes.push(frames.length);
+      assert.deepEqual(frames.at(-1), alone, kind);
+    }
+    assert.deepEqual(sizes, [1, 2, 3, 4, 5, 6], kind);
+    let answered = 0;
+    await refused((async () => {
+      for await (const _ of monitor.analyzeStream(camera(crops(0)))) answered++;
+    })(), Code.InvalidArgument, /0 images/);
+    assert.equal(answered, 5, kind);
+  }
+  // Over HTTP/2 a frame may wait for the answer to the one before it.
+  const monitor = createClient(DriverMonitor, all["connect-node, HTTP/2"]);
+  let heard = 0, tell = () => {};
+  async function* patient() {
+    for (let n = 1; n <= 3; n++) {
+      yield crops(n);
+      if (heard < n) await new Promise((done) => { tell = done; });
+    }
+  }
+  for await (const { frames } of monitor.analyzeStream(patient())) {
+    assert.equal(frames.length, ++heard);
+    tell();
+  }
+  assert.equal(heard, 3);
+  await refused((async () => {
+    for await (const _ of createClient(DriverMonitor, all["connect-node, protobuf"]).analyzeStream(
+      (async function* () { yield crops(1); })(), { headers: { "Connect-Timeout-Ms": "0" } }));
+  })(), Code.DeadlineExceeded, /./);
+});
+
 test("gRPC-Web, binary and text, by @protobuf-ts", async () => {
   for (const format of ["binary", "text"]) {
     const transport = new GrpcWebFetchTransport({ baseUrl: server.url, format });

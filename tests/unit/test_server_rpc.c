@@ -482,6 +482,120 @@ static void stream__client_leaves__handler_told(void **state)
     assert_null(the_stream.call);
 }
 
+/* ---- Duplex streams, over HTTP/1.1 ---- */
+
+#define PICTURES "/tscaf.v1.DriverMonitor/AnalyzeStream"
+#define HELD "/tscaf.v1.DriverMonitor/SearchStream"
+#define CONNECT "Content-Type: application/connect+json\r\n"
+#define FRAME "\0\0\0\0\x1c{\"images\":[{\"data\":\"YWI=\"}]}"
+#define EMPTY "\0\0\0\0\2{}"
+
+static int ask_stream(const char *path, const char *fields, const char *frames,
+                      size_t len)
+{
+    char head[512];
+    int fd = dial();
+
+    snprintf(head, sizeof(head),
+             "POST %s HTTP/1.1\r\n" HOST
+             "Connection: close\r\n%sContent-Length: %zu\r\n\r\n",
+             path, fields, len);
+    assert_true(put(fd, head));
+    assert_true(put_n(fd, frames, len));
+    return fd;
+}
+
+static char heard[16 * 1024]; /* what was answered */
+static size_t said;           /* bytes of it */
+
+static void hear(int fd)
+{
+    ssize_t n;
+
+    said = 0;
+    while ((n = recv(fd, heard + said, sizeof(heard) - said, 0)) > 0)
+        said += (size_t)n;
+    assert_int_equal(n, 0);
+    close(fd);
+}
+
+static int times(const char *word)
+{
+    const char *at = heard;
+    int n = 0;
+
+    while ((at = memmem(at, said - (size_t)(at - heard), word, strlen(word)))) {
+        at++;
+        n++;
+    }
+    return n;
+}
+
+#define HEAR(fields, frames)                                                   \
+    hear(ask_stream(PICTURES, fields, frames, sizeof(frames) - 1))
+
+static void duplex__messages__each_answered_then_the_end(void **state)
+{
+    (void)state;
+    start();
+    HEAR(CONNECT, FRAME FRAME FRAME);
+    is_status(heard, 200);
+    assert_int_equal(times("\"width\":2"), 3);
+    assert_int_equal(times("\2{}\r\n0\r\n\r\n"), 1);
+    HEAR(CONNECT, "");
+    is_status(heard, 200);
+    assert_int_equal(times("\2{}\r\n0\r\n\r\n"), 1);
+    assert_int_equal(times("width"), 0);
+}
+
+static void duplex__first_broken_one__ends_it(void **state)
+{
+    (void)state;
+    start();
+    HEAR(CONNECT, FRAME "\0\0\0\0\1{" FRAME);
+    assert_int_equal(times("\"width\":2"), 1);
+    assert_int_equal(times("\"code\":\"invalid_argument\""), 1);
+    HEAR(CONNECT, FRAME "\0\0\0\0");
+    assert_int_equal(times("\"width\":2"), 1);
+    assert_int_equal(times("the last message was cut off"), 1);
+    HEAR(CONNECT, "\0\0\0\0\x1c{");
+    assert_int_equal(times("the last message was cut off"), 1);
+    HEAR(CONNECT "Content-Encoding: gzip\r\n", FRAME);
+    assert_int_equal(times("Content-Encoding of a stream is not identity"), 1);
+    HEAR("Content-Type: application/grpc-web+proto\r\n", EMPTY);
+    assert_int_equal(times("AnalyzeStream takes a stream"), 1);
+}
+
+static void duplex__one_after_the_other__client_leaves(void **state)
+{
+    int fd;
+
+    (void)state;
+    start();
+    fd = ask_stream(HELD, CONNECT, EMPTY EMPTY EMPTY, 21);
+    UNTIL(atomic_load(&the.n_held) == 1);
+    ask(do_release);
+    UNTIL(atomic_load(&the.n_held) == 1);
+    ask(do_release);
+    UNTIL(atomic_load(&the.n_held) == 1);
+    ask(do_release);
+    hear(fd);
+    assert_int_equal(times("\2{}\r\n0\r\n\r\n"), 1);
+    /* Its message is worked on to the end; there is no other. */
+    for (int answered = 0; answered < 2; answered++) {
+        fd = ask_stream(HELD, CONNECT, EMPTY EMPTY EMPTY, 21);
+        UNTIL(atomic_load(&the.n_held) == 1);
+        if (answered) {
+            ask(do_release);
+            UNTIL(atomic_load(&the.n_held) == 1);
+        }
+        close(fd);
+        ask(do_release);
+        UNTIL(counted(answered ? "status=\"499\"} 2" : "status=\"499\"} 1"));
+        assert_int_equal(atomic_load(&the.n_held), 0);
+    }
+}
+
 /* ---- Health ---- */
 
 #define CHECK "POST /grpc.health.v1.Health/Check"
@@ -673,6 +787,12 @@ int main(void)
             finish),
         cmocka_unit_test_setup_teardown(stream__client_leaves__handler_told,
                                         prepare, finish),
+        cmocka_unit_test_setup_teardown(
+            duplex__messages__each_answered_then_the_end, prepare, finish),
+        cmocka_unit_test_setup_teardown(duplex__first_broken_one__ends_it,
+                                        prepare, finish),
+        cmocka_unit_test_setup_teardown(
+            duplex__one_after_the_other__client_leaves, prepare, finish),
         cmocka_unit_test_setup_teardown(
             health__starting_ready_draining__checked_and_watched, prepare,
             finish),
