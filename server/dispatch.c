@@ -443,8 +443,13 @@ static void on_refuse(void *arg, struct srv_http_exchange *x,
     struct srv_request r = {
         .dispatch = arg, .x = x, .protocol = protocol_of(x->path)};
 
+    const struct srv_request *begun = x->user;
+
     if (x->status) /* in the midst of a duplex exchange */
         end_stream(x->user, err);
+    else if (begun && begun->route && begun->route->streams &&
+             begun->protocol == &srv_rpc)
+        srv_rpc.fail(x->user, err); /* as its stream says it */
     else if (r.protocol == &srv_oip ||
              (r.protocol == &srv_rpc && srv_http_has_trailers(x)))
         r.protocol->fail(&r, err);

@@ -33,6 +33,16 @@ void http_turn(struct exchange *x)
         hooks->last(hooks->arg, &x->x);
         return;
     }
+    if (x->conn->h->draining) {
+        http_refuse(x, SRV_REJECT_STARTING, API_UNAVAILABLE, 0, true,
+                    "the server is draining");
+        return;
+    }
+    if (x->x.until_us && ut_clock_us() > x->x.until_us) {
+        http_refuse(x, SRV_REJECT_EXPIRED, API_DEADLINE_EXCEEDED, 0, true,
+                    "the stream's deadline has passed");
+        return;
+    }
     x->x.body = x->body.data + x->x.taken;
     size = left < API_FRAME_HEAD ? API_FRAME_HEAD : api_frame_size(x->x.body);
     if (size > left) {

@@ -566,6 +566,64 @@ static void duplex__first_broken_one__ends_it(void **state)
     assert_int_equal(times("AnalyzeStream takes a stream"), 1);
 }
 
+/* What breaks a limit before the first answer is said as the stream says it. */
+static void duplex__body_over_the_limit__in_an_end_frame(void **state)
+{
+    char chunk[32];
+    int fd;
+
+    (void)state;
+    the.http.max_body_bytes = sizeof(FRAME) + 3;
+    start();
+    HEAR(CONNECT, FRAME);
+    assert_int_equal(times("\"width\":2"), 1);
+    fd = dial();
+    assert_true(put(fd, "POST " PICTURES " HTTP/1.1\r\n" HOST CONNECT
+                        "Connection: close\r\n"
+                        "Transfer-Encoding: chunked\r\n\r\n"));
+    for (int i = 0; i < 2; i++) {
+        snprintf(chunk, sizeof(chunk), "%zx\r\n", sizeof(FRAME) - 1);
+        assert_true(put(fd, chunk));
+        assert_true(put_n(fd, FRAME "\r\n", sizeof(FRAME) + 1));
+    }
+    assert_true(put(fd, "0\r\n\r\n"));
+    hear(fd);
+    is_status(heard, 200);
+    assert_int_equal(times("Content-Type: application/connect+json"), 1);
+    assert_int_equal(times("\"code\":\"resource_exhausted\""), 1);
+}
+
+static void duplex__draining__ends_after_the_one_at_work(void **state)
+{
+    int fd;
+
+    (void)state;
+    start();
+    fd = ask_stream(HELD, CONNECT, EMPTY EMPTY EMPTY, 21);
+    UNTIL(atomic_load(&the.n_held) == 1);
+    ask(do_drain);
+    ask(do_release);
+    hear(fd);
+    is_status(heard, 200);
+    assert_int_equal(times("the server is draining"), 1);
+    assert_int_equal(atomic_load(&the.n_held), 0);
+}
+
+static void duplex__deadline_of_the_stream__ends_it(void **state)
+{
+    int fd;
+
+    (void)state;
+    start();
+    fd = ask_stream(HELD, CONNECT "Connect-Timeout-Ms: 1\r\n", EMPTY EMPTY, 14);
+    UNTIL(atomic_load(&the.n_held) == 1);
+    usleep(2000); /* the deadline has passed */
+    ask(do_release);
+    hear(fd);
+    assert_int_equal(times("\"code\":\"deadline_exceeded\""), 1);
+    assert_int_equal(atomic_load(&the.n_held), 0);
+}
+
 static void duplex__one_after_the_other__client_leaves(void **state)
 {
     int fd;
@@ -790,6 +848,12 @@ int main(void)
         cmocka_unit_test_setup_teardown(
             duplex__messages__each_answered_then_the_end, prepare, finish),
         cmocka_unit_test_setup_teardown(duplex__first_broken_one__ends_it,
+                                        prepare, finish),
+        cmocka_unit_test_setup_teardown(
+            duplex__body_over_the_limit__in_an_end_frame, prepare, finish),
+        cmocka_unit_test_setup_teardown(
+            duplex__draining__ends_after_the_one_at_work, prepare, finish),
+        cmocka_unit_test_setup_teardown(duplex__deadline_of_the_stream__ends_it,
                                         prepare, finish),
         cmocka_unit_test_setup_teardown(
             duplex__one_after_the_other__client_leaves, prepare, finish),
