@@ -20,6 +20,19 @@ static bool names_loopback(const char *authority)
     return srv_config_loopback(host);
 }
 
+/* What proxies say of whom they ask for. */
+static bool is_passed_on(const struct srv_http_exchange *x)
+{
+    static const char *const fields[] = {
+        "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto",
+        "X-Real-IP",       "Forwarded",        "Via"};
+
+    for (size_t i = 0; i < sizeof(fields) / sizeof(fields[0]); i++)
+        if (srv_http_field(x, fields[i]))
+            return true;
+    return false;
+}
+
 /* https://fetch.spec.whatwg.org/#origin-header: with all but plain GETs. */
 static bool of_another_page(const struct srv_http_exchange *x, const char *host)
 {
@@ -34,6 +47,5 @@ bool srv_local(const struct srv_http_exchange *x)
     const char *host = srv_http_field(x, "Host");
 
     return x->loopback && host && names_loopback(host) &&
-           !of_another_page(x, host) && !srv_http_field(x, "Forwarded") &&
-           !srv_http_field(x, "X-Forwarded-For");
+           !of_another_page(x, host) && !is_passed_on(x);
 }

@@ -201,6 +201,8 @@ static void no_key_yet__open_to_this_machine_alone(void **state)
         AS("Host: localhost\r\nOrigin: null\r\n"),
         AS("Host: localhost\r\nX-Forwarded-For: 192.0.2.1\r\n"),
         AS("Host: localhost\r\nForwarded: for=192.0.2.1\r\n"),
+        AS("Host: localhost\r\nX-Real-IP: 192.0.2.1\r\n"),
+        AS("Host: localhost\r\nVia: 1.1 edge\r\n"),
     };
 
     (void)state;
