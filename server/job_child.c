@@ -104,7 +104,8 @@ static enum ut_err read_job(struct child *c, struct ut_error *e)
 
 /* ---- limits ---- */
 
-/* Held to the end of the process; the descriptor is meant to stay open. */
+/* Held to the end of the process; the descriptor is meant to stay open.
+ * UT_EBUSY: another process has it. */
 static enum ut_err lock(const struct child *c, struct ut_error *e)
 {
     struct flock l = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
@@ -113,9 +114,11 @@ static enum ut_err lock(const struct child *c, struct ut_error *e)
 
     snprintf(path, sizeof(path), "%s/lock", c->dir);
     fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
-    if (fd < 0 || fcntl(fd, F_SETLK, &l))
-        return ut_fail(e, UT_ESTATE, "%.150s: %s", path, strerror(errno));
-    return UT_OK;
+    if (fd >= 0 && fcntl(fd, F_SETLK, &l) == 0)
+        return UT_OK;
+    return ut_fail(
+        e, fd >= 0 && (errno == EAGAIN || errno == EACCES) ? UT_EBUSY : UT_EIO,
+        "%.150s: %s", path, strerror(errno));
 }
 
 static void set_own(const char *path, int value)
@@ -474,7 +477,10 @@ int srv_job_child(char **argv)
     rc = lock(&c, &e);
     if (rc) {
         fprintf(stderr, "%s\n", e.msg);
-        return SRV_JOB_HELD;
+        if (rc == UT_EBUSY)
+            return SRV_JOB_HELD;
+        tell_failure(&c, &e, memory);
+        return 1;
     }
     drop(&c, "error");
     drop(&c, "result.json"); /* of a comparison with another model */

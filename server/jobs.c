@@ -244,7 +244,8 @@ static void on_process_end(void *arg, int status, int signum)
     if (status == SRV_JOB_HELD && !signum && adopt(x))
         return;
     ended(x, status, signum);
-    pump(x->jobs);
+    if (status != SRV_JOB_HELD) /* else on_timer's turn: not again at once */
+        pump(x->jobs);
 }
 
 /* ---- the start of a process ---- */
@@ -468,6 +469,7 @@ static void on_timer(uv_timer_t *t)
         look_at_progress(x);
         srv_job_process_look(x->process);
     }
+    pump(j);
 }
 
 static void free_all(struct srv_jobs *j)
