@@ -233,7 +233,7 @@ static enum ut_err open_devices(struct srv_engine *en, const char *name,
         return rc;
     en->n_devices = 1;
     n = mdl_backend_devices(en->devices[0]);
-    for (int i = 1; i < n && en->n_devices < SRV_MAX_DEVICES; i++) {
+    for (int i = 1; i < n && i < SRV_MAX_DEVICES; i++) {
         struct ut_error why;
 
         if (!mdl_backend_open(mdl_backend_name(en->devices[0]), i,
