@@ -240,6 +240,7 @@ static enum ut_err append(const char *folder, const char *line,
 {
     char path[PATH_MAX], last = '\n';
     enum ut_err rc = UT_OK;
+    size_t len = strlen(line);
     off_t end;
     int fd;
 
@@ -251,9 +252,12 @@ static enum ut_err append(const char *folder, const char *line,
     /* A line that a crash cut short was never acknowledged. */
     while (end > 0 && pread(fd, &last, 1, end - 1) == 1 && last != '\n')
         end--;
-    if (ftruncate(fd, end) || pwrite(fd, line, strlen(line), end) < 0 ||
-        fsync(fd))
+    errno = ENOSPC; /* of a write that is short */
+    if (ftruncate(fd, end) || pwrite(fd, line, len, end) != (ssize_t)len ||
+        fsync(fd)) {
         rc = srv_dataset_no_file(path, e);
+        (void)!ftruncate(fd, end); /* no half of a line is taken for one */
+    }
     close(fd);
     return rc;
 }

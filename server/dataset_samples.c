@@ -8,6 +8,7 @@
 #include "model/vision/face.h"
 #include "model/vision/image.h"
 #include "server/dataset_classes.h"
+#include "server/dataset_record.h"
 #include "server/datasets.h"
 #include "server/message.h"
 
@@ -100,8 +101,7 @@ enum ut_err srv_dataset_samples(struct srv_datasets *d, const char *id,
         goto out;
     }
     tscaf__v1__list_samples_response__init(r);
-    snprintf(folder, sizeof(folder), "%.3900s/datasets/%.64s", d->config->data,
-             id);
+    srv_dataset_folder(d, id, folder);
     snprintf(path, sizeof(path), "%.4000s/manifest.tsv", folder);
     if (*x->path) /* registered: names are not ours */
         classes.fixed =
