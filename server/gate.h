@@ -30,8 +30,8 @@ struct srv_gate {
 bool srv_gate_pass(const struct srv_gate *g, char *why, size_t size);
 
 /* Whether what is known of a version lets it go into use without force: it
- * answers now or did before, or it passed, compared with what answers now.
- * Errors: UT_ESTATE saying why not. */
+ * answers now or answered last (rollback), or it passed, compared with what
+ * answers now. Errors: UT_ESTATE saying why not. */
 UT_MUSTUSE enum ut_err srv_gate_admits(const Tscaf__V1__ModelInfo *m,
                                        const char *active, struct ut_error *e);
 
