@@ -121,7 +121,7 @@ test("TLS: calls and streams; no plain text, no other root", async () => {
   const at = (credentials) => new api.DriverMonitor(own.grpc, credentials);
   const monitor = at(grpc.credentials.createSsl(readFileSync(cert)));
   const many = crops(...Array(16).fill(ada));
-  const answers = await Promise.all(Array.from({ length: 40 }, () => call(monitor, "Analyze", many)));
+  const answers = await Promise.all(Array.from({ length: 20 }, () => call(monitor, "Analyze", many)));
   for (const { frames } of answers) assert.equal(frames.length, 16);
   const camera = new Camera(monitor);
   for (let i = 0; i < 30; i++) camera.call.write(many);
