@@ -137,7 +137,7 @@ CUDNN_HOME ?= $(CUDA_HOME)
 CUDA_MAJOR = $(shell $(NVCC) --version | sed -n 's/.*release \([0-9]*\).*/\1/p')
 CUBLAS_HOME ?= $(CUDA_HOME)
 CUDA_ARCH ?= 75 80 86 89 90 100 120
-CUDA_LIBS := $(addprefix model/backends/cuda/,device.c cudnn.c cudnn_graph.c cublaslt.c)
+CUDA_LIBS := $(addprefix model/backends/cuda/,device.c library.c cudnn.c cudnn_graph.c cublaslt.c)
 CUDA_C    := $(filter-out $(CUDA_LIBS),$(wildcard model/backends/cuda/*.c)) \
              base/error.c base/clock.c model/tensor.c model/graph.c model/graph_gradient.c
 CUDA_PIC  := $(CUDA_C:%.c=$B/plugin/%.o)
@@ -173,7 +173,7 @@ else
 cuda-graphs: $B/tests/cuda/graphs
 	$B/tests/cuda/graphs
 endif
-$B/tests/cuda/graphs: $B/tests/cuda/graphs.o $(patsubst %,$B/plugin/model/backends/cuda/%.o,cudnn cudnn_graph) $(call ar,model base)
+$B/tests/cuda/graphs: $B/tests/cuda/graphs.o $(patsubst %,$B/plugin/model/backends/cuda/%.o,library cudnn cudnn_graph) $(call ar,model base)
 	$(CC) $(LDFLAGS) -Wl,-rpath,$(CUDNN_HOME)/lib -o $@ $^ $(call libs,model) -ldl -lm -lpthread
 
 # What a GPU can do at most, for scripts/gpu-check.

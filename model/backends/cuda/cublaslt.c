@@ -71,32 +71,32 @@ static void close_lt(void *handle, bool lost)
     free(h);
 }
 
+static enum ut_err load_library(struct handle *h, struct ut_error *e)
+{
+    const struct gpu_symbol symbols[] = {
+#define F(name) {"cublasLt" #name, (void **)&h->name},
+        FUNCTIONS(F)
+#undef F
+    };
+
+    return gpu_library("cuBLASLt", LIBRARY, symbols,
+                       sizeof(symbols) / sizeof(symbols[0]), &h->library, e);
+}
+
 static enum ut_err open_lt(struct gpu_stream *stream, void **out,
                            struct ut_error *e)
 {
     struct handle *h = calloc(1, sizeof(*h));
     cublasStatus_t s;
-    const char *why;
     enum ut_err rc;
 
     if (!h)
         return ut_fail(e, UT_ENOMEM, "no memory for cuBLASLt");
-    h->library = dlopen(LIBRARY, RTLD_NOW | RTLD_LOCAL | RTLD_NODELETE);
-    if (!h->library) {
-        why = dlerror();
+    rc = load_library(h, e);
+    if (rc) {
         free(h);
-        return ut_fail(e, UT_EDEVICE, "cuBLASLt does not load: %.180s",
-                       why ? why : LIBRARY);
+        return rc;
     }
-#define F(name)                                                                \
-    *(void **)&h->name = dlsym(h->library, "cublasLt" #name);                  \
-    if (!h->name) {                                                            \
-        dlclose(h->library);                                                   \
-        free(h);                                                               \
-        return ut_fail(e, UT_EDEVICE, LIBRARY " has no cublasLt" #name);       \
-    }
-    FUNCTIONS(F)
-#undef F
     h->stream = gpu_native(stream);
     s = h->Create(&h->lt);
     if (s == CUBLAS_STATUS_SUCCESS) {

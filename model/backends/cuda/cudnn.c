@@ -28,30 +28,31 @@ static enum ut_err fail(const struct cudnn *h, const char *what,
                    "cuDNN: %s: %s %s", what, h->GetErrorString(s), why);
 }
 
+static enum ut_err load_library(struct cudnn *h, struct ut_error *e)
+{
+    const struct gpu_symbol symbols[] = {
+#define F(name) {"cudnn" #name, (void **)&h->name},
+        CUDNN_FUNCTIONS(F)
+#undef F
+    };
+
+    return gpu_library("cuDNN 9", LIBRARY, symbols,
+                       sizeof(symbols) / sizeof(symbols[0]), &h->library, e);
+}
+
 static enum ut_err load(struct cudnn **out, struct ut_error *e)
 {
     struct cudnn *h = calloc(1, sizeof(*h));
-    const char *why;
+    enum ut_err rc;
 
     *out = NULL;
     if (!h)
         return ut_fail(e, UT_ENOMEM, "no memory for cuDNN");
-    h->library = dlopen(LIBRARY, RTLD_NOW | RTLD_LOCAL | RTLD_NODELETE);
-    if (!h->library) {
-        why = dlerror();
+    rc = load_library(h, e);
+    if (rc) {
         free(h);
-        return ut_fail(e, UT_EDEVICE, "cuDNN 9 does not load: %.180s",
-                       why ? why : LIBRARY);
+        return rc;
     }
-#define F(name)                                                                \
-    *(void **)&h->name = dlsym(h->library, "cudnn" #name);                     \
-    if (!h->name) {                                                            \
-        dlclose(h->library);                                                   \
-        free(h);                                                               \
-        return ut_fail(e, UT_EDEVICE, LIBRARY " has no cudnn" #name);          \
-    }
-    CUDNN_FUNCTIONS(F)
-#undef F
     *out = h;
     return UT_OK;
 }

@@ -36,6 +36,17 @@ struct gpu_offers {
     void *shared;            /* the vendor's */
 };
 
+/* library.c. A function of a library, and where its address goes. */
+struct gpu_symbol {
+    const char *name;
+    void **at;
+};
+/* Opens file, which is vendor's, and finds its functions; *library goes to
+ * dlclose. UT_EDEVICE: it, or one of them, is not there. */
+UT_MUSTUSE enum ut_err gpu_library(const char *vendor, const char *file,
+                                   const struct gpu_symbol *symbols, int n,
+                                   void **library, struct ut_error *e);
+
 struct gpu_engine {
     const struct gpu_vendor *vendor;
     size_t room; /* bytes of device memory that a run needs */
