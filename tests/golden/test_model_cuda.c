@@ -208,6 +208,12 @@ static void cuda__remembered__proved_again(void **state)
     setenv("TSCAF_HOST_VERSION", "2", 1);
     embed(&next, "f", MDL_PREC_F32);
     expect(&next, ": 0 of ", false);
+    /* Refused for want of memory: that is not remembered. */
+    setenv("TSCAF_HOST_VERSION", "3", 1);
+    embed(&next, "o", MDL_PREC_F32);
+    expect(&next, ": 0 of ", true);
+    embed(&next, "f", MDL_PREC_F32);
+    expect(&next, ": 0 of ", false);
     unsetenv("TSCAF_HOST_VERSION");
     snprintf(command, sizeof(command),
              "for f in %s/*; do echo damage >>$f; done", folder);

@@ -32,6 +32,7 @@ struct bench {
     void *all[12];
     int n_all;
     bool recorded; /* our kernel could be */
+    bool cramped;  /* memory was too short for a trial */
 };
 
 static int vendor_of(const struct gpu_product *p)
@@ -302,11 +303,15 @@ static int try_way(struct ctx *c, const struct gpu_product *p, struct bench *b,
     struct gpu_product as = *p;
     struct gpu_offers offers;
     struct ut_error e;
+    enum ut_err rc;
     int n = 0;
 
     as.bare = way == CHOICE_BARE;
-    if (v->find(handle, &as, &offers, &e))
+    rc = v->find(handle, &as, &offers, &e);
+    if (rc) {
+        b->cramped |= rc == UT_ENOMEM;
         return 0;
+    }
     for (int i = 0; i < offers.n && i < TRIES; i++) {
         struct trial *t = &trials[n];
 
@@ -315,16 +320,17 @@ static int try_way(struct ctx *c, const struct gpu_product *p, struct bench *b,
         *t =
             (struct trial){.choice = {.way = way, .at = i, .id = offers.id[i]}};
         memcpy(t->choice.key, key, CHOICE_KEY_LEN);
-        if (v->make(handle, &as, &offers, i, &engines[n], &e)) {
-            refuse(c, &t->choice, &e);
-            continue;
+        rc = v->make(handle, &as, &offers, i, &engines[n], &e);
+        if (!rc) {
+            rc = try_engine(c, p, b, engines[n], t, &e);
+            if (!rc) {
+                n++;
+                continue;
+            }
+            v->unmake(handle, engines[n]);
         }
-        if (!try_engine(c, p, b, engines[n], t, &e)) {
-            n++;
-            continue;
-        }
+        b->cramped |= rc == UT_ENOMEM;
         refuse(c, &t->choice, &e);
-        v->unmake(handle, engines[n]);
     }
     v->drop(handle, &offers);
     return n;
@@ -370,7 +376,7 @@ static enum ut_err decide(struct ctx *c, const struct gpu_product *p,
     for (int i = 1; i < n; i++)
         if (i != best)
             engines[i]->vendor->unmake(c->handles[vendor_of(p)], engines[i]);
-    if (!known)
+    if (!known && !b.cramped) /* else another start may choose otherwise */
         choices_set(&c->choices, &m->choice);
     return UT_OK;
 }

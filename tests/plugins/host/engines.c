@@ -7,6 +7,7 @@
  *   w  wrong: every third output is off
  *   n  leaves NaNs behind
  *   e  errs when it runs      m  cannot be made
+ *   o  has no memory to be made
  */
 #include <math.h>
 #include <stdlib.h>
@@ -78,11 +79,14 @@ static enum ut_err make(void *handle, const struct gpu_product *p,
                         const struct gpu_offers *o, int i,
                         struct gpu_engine **out, struct ut_error *e)
 {
-    struct engine *g = o->id[i] == 'm' ? NULL : calloc(1, sizeof(*g));
+    struct engine *g;
 
     (void)handle;
-    if (!g)
+    if (o->id[i] == 'm')
         return ut_fail(e, UT_EDEVICE, "an engine: not supported");
+    g = o->id[i] == 'o' ? NULL : calloc(1, sizeof(*g));
+    if (!g)
+        return ut_fail(e, UT_ENOMEM, "an engine: no memory");
     *g = (struct engine){{o->vendor, 1000}, *p, (char)o->id[i]};
     *out = &g->base;
     return UT_OK;
