@@ -222,9 +222,10 @@ static enum ut_err compile_all(struct srv_engine *en, struct ut_error *e)
     return agree(en, e);
 }
 
-/* The first must be there; of others, those that can be used. */
+/* The first must be there; of others, those that can be used and that one of
+ * so many lanes is for (0: lanes enough for all). */
 static enum ut_err open_devices(struct srv_engine *en, const char *name,
-                                struct ut_error *e)
+                                int lanes, struct ut_error *e)
 {
     enum ut_err rc = mdl_backend_open(name, 0, &en->devices[0], e);
     int n;
@@ -233,6 +234,8 @@ static enum ut_err open_devices(struct srv_engine *en, const char *name,
         return rc;
     en->n_devices = 1;
     n = mdl_backend_devices(en->devices[0]);
+    if (lanes && lanes < n)
+        n = lanes;
     for (int i = 1; i < n && i < SRV_MAX_DEVICES; i++) {
         struct ut_error why;
 
@@ -279,7 +282,7 @@ enum ut_err srv_engine_new(const struct srv_engine_config *c,
     if (!rc)
         rc = choose_outputs(en, e);
     if (!rc)
-        rc = open_devices(en, c->backend, e);
+        rc = open_devices(en, c->backend, c->n_lanes, e);
     if (!rc) {
         en->n_lanes = c->n_lanes ? c->n_lanes : usual_lanes(en);
         if (en->n_lanes > MAX_LANES)

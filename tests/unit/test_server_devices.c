@@ -128,6 +128,9 @@ static void devices__two__both_work(void **state)
     assert_true(stats_of(en, 1).batches > 0);
     srv_batcher_free(b);
     srv_engine_free(en);
+    en = engine_new("cuda", 4, 1); /* one lane has no use for the other */
+    assert_int_equal(srv_engine_devices(en), 1);
+    srv_engine_free(en);
     cpu = engine_new("cpu", 4, 1);
     assert_int_equal(srv_engine_devices(cpu), 1);
     b = batcher_new(cpu);
