@@ -1,47 +1,55 @@
+/* Devices' figures, for /metrics and /readyz. */
 #include "server/devices.h"
 
 #include <inttypes.h>
 
-static double value(const struct mdl_device_stats *s, int series)
+#define N_SERIES 6
+
+static const char *const series[N_SERIES][3] = {
+    {"batches_total", "counter", "Batches that a device ran."},
+    {"run_seconds_total", "counter",
+     "Times of a device's batches, copies included."},
+    {"busy_seconds_total", "counter",
+     "Time with a batch on a device: its rate is the utilisation."},
+    {"memory_used_bytes", "gauge", "A device's memory in use, by anyone."},
+    {"memory_bytes", "gauge", "A device's memory."},
+    {"contexts_lost_total", "counter",
+     "Errors of a device that stayed until all on it was made anew."},
+};
+
+static void values(const struct mdl_device_stats *s, double v[N_SERIES])
 {
-    switch (series) {
-    case 0:
-        return (double)s->batches;
-    case 1:
-        return (double)s->run_us / 1e6;
-    case 2:
-        return (double)s->busy_us / 1e6;
-    case 3:
-        return (double)s->memory_used;
-    case 4:
-        return (double)s->memory_total;
-    default:
-        return (double)s->contexts_lost;
-    }
+    v[0] = (double)s->batches;
+    v[1] = (double)s->run_us / 1e6;
+    v[2] = (double)s->busy_us / 1e6;
+    v[3] = (double)s->memory_used;
+    v[4] = (double)s->memory_total;
+    v[5] = (double)s->contexts_lost;
+}
+
+/* Of how many devices; 0 where the model runs on the processor. */
+static int read_all(const struct srv_engine *en,
+                    struct mdl_device_stats stats[SRV_MAX_DEVICES])
+{
+    int n = srv_engine_devices(en);
+
+    for (int i = 0; i < n; i++)
+        if (!mdl_backend_stats(srv_engine_device_at(en, i), &stats[i]))
+            return 0;
+    return n;
 }
 
 enum ut_err srv_devices_metrics(const struct srv_engine *en, struct ut_buf *out,
                                 struct ut_error *e)
 {
-    static const char *const series[][3] = {
-        {"batches_total", "counter", "Batches that a device ran."},
-        {"run_seconds_total", "counter",
-         "Times of a device's batches, copies included."},
-        {"busy_seconds_total", "counter",
-         "Time with a batch on a device: its rate is the utilisation."},
-        {"memory_used_bytes", "gauge", "A device's memory in use, by anyone."},
-        {"memory_bytes", "gauge", "A device's memory."},
-        {"contexts_lost_total", "counter",
-         "Errors of a device that stayed until all on it was made anew."},
-    };
     struct mdl_device_stats stats[SRV_MAX_DEVICES];
-    int n = srv_engine_devices(en);
+    double v[SRV_MAX_DEVICES][N_SERIES];
+    int n = read_all(en, stats);
     enum ut_err rc = UT_OK;
 
     for (int i = 0; i < n; i++)
-        if (!mdl_backend_stats(srv_engine_device_at(en, i), &stats[i]))
-            return UT_OK;
-    for (int k = 0; k < 6 && !rc; k++) {
+        values(&stats[i], v[i]);
+    for (int k = 0; k < N_SERIES && n && !rc; k++) {
         rc =
             ut_buf_addf(out, e,
                         "# HELP tscaf_device_%s %s\n"
@@ -49,7 +57,7 @@ enum ut_err srv_devices_metrics(const struct srv_engine *en, struct ut_buf *out,
                         series[k][0], series[k][2], series[k][0], series[k][1]);
         for (int i = 0; i < n && !rc; i++)
             rc = ut_buf_addf(out, e, "tscaf_device_%s{device=\"%d\"} %.9g\n",
-                             series[k][0], i, value(&stats[i], k));
+                             series[k][0], i, v[i][k]);
     }
     return rc;
 }
@@ -57,17 +65,15 @@ enum ut_err srv_devices_metrics(const struct srv_engine *en, struct ut_buf *out,
 enum ut_err srv_devices_json(const struct srv_engine *en, struct ut_buf *out,
                              struct ut_error *e)
 {
-    struct mdl_device_stats s;
+    struct mdl_device_stats stats[SRV_MAX_DEVICES];
+    int n = read_all(en, stats);
     enum ut_err rc = UT_OK;
 
-    for (int i = 0; i < srv_engine_devices(en) && !rc; i++)
-        if (mdl_backend_stats(srv_engine_device_at(en, i), &s))
-            rc = ut_buf_addf(out, e,
-                             "%s{\"device\":%d,\"batches\":%" PRIu64
-                             ",\"contexts_lost\":%" PRIu64 "}",
-                             i ? "," : ",\"devices\":[", i, s.batches,
-                             s.contexts_lost);
-        else
-            return UT_OK;
-    return rc ? rc : ut_buf_addf(out, e, "]");
+    for (int i = 0; i < n && !rc; i++)
+        rc = ut_buf_addf(out, e,
+                         "%s{\"device\":%d,\"batches\":%" PRIu64
+                         ",\"contexts_lost\":%" PRIu64 "}",
+                         i ? "," : ",\"devices\":[", i, stats[i].batches,
+                         stats[i].contexts_lost);
+    return rc || !n ? rc : ut_buf_addf(out, e, "]");
 }

@@ -1,10 +1,10 @@
 /* Health, readiness and metrics: answered at once, from memory. */
 #include "server/ops.h"
 
-#include "server/devices.h"
-
 #include <stdlib.h>
 #include <string.h>
+
+#include "server/devices.h"
 
 #define MAX_METRICS_BYTES (1024 * 1024)
 #define MAX_READY_BYTES 4096
