@@ -9,8 +9,6 @@
 #include "server/h2_parts.h"
 
 #define MAX_ANSWER_FIELDS (SRV_HTTP_MAX_FIELDS + 16)
-#define MAX_ANSWER ((size_t)1 << 31)
-
 void h2_hand_back(struct h2_stream *s)
 {
     if (!s->handed)
@@ -153,12 +151,14 @@ static void answer(struct srv_http_exchange *x, struct srv_http_answer *a)
     assert(!x->status);
     x->status = a->status;
     s->over = true;
-    ut_buf_init(&s->unsent, MAX_ANSWER);
+    ut_buf_init(&s->unsent, SRV_HTTP_MAX_ANSWER);
     if (strcmp(x->method, "HEAD") == 0)
         free(a->body);
     else if (a->body)
-        s->unsent = (struct ut_buf){
-            .data = a->body, .len = a->len, .cap = a->len, .limit = MAX_ANSWER};
+        s->unsent = (struct ut_buf){.data = a->body,
+                                    .len = a->len,
+                                    .cap = a->len,
+                                    .limit = SRV_HTTP_MAX_ANSWER};
     a->body = NULL;
     h2_hand_back(s);
     if (s->conn)
@@ -174,7 +174,8 @@ static void start_stream(struct srv_http_exchange *x, struct srv_http_answer *a)
     assert(!x->status && !a->body);
     x->status = a->status;
     s->streams = true;
-    ut_buf_init(&s->unsent, s->duplex ? MAX_ANSWER : SRV_HTTP_MAX_UNSENT);
+    ut_buf_init(&s->unsent,
+                s->duplex ? SRV_HTTP_MAX_ANSWER : SRV_HTTP_MAX_UNSENT);
     if (s->conn)
         submit(s, a);
 }

@@ -13,8 +13,6 @@
 
 #include "server/http_parts.h"
 
-#define MAX_ANSWER ((size_t)1 << 31)
-
 void http_unref(struct exchange *x)
 {
     if (--x->refs)
@@ -220,7 +218,8 @@ static void start_stream(struct srv_http_exchange *pub,
     assert(!pub->status && !a->body);
     pub->status = a->status;
     x->streams = true;
-    ut_buf_init(&x->unsent, x->duplex ? MAX_ANSWER : SRV_HTTP_MAX_UNSENT);
+    ut_buf_init(&x->unsent,
+                x->duplex ? SRV_HTTP_MAX_ANSWER : SRV_HTTP_MAX_UNSENT);
     x->response = MHD_create_response_from_callback(MHD_SIZE_UNKNOWN, 16 * 1024,
                                                     on_more, x, NULL);
     if (x->response)

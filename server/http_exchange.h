@@ -7,6 +7,10 @@
 
 /* What both listeners do alike with an exchange. Thread: the loop. */
 
+/* Bytes of an answer that wait, whole or to a message of a duplex exchange:
+ * whoever makes it has a smaller limit. */
+#define SRV_HTTP_MAX_ANSWER ((size_t)1 << 31)
+
 /* Sets x's id: the client's if it is one that can be logged and echoed, else
  * a random one. */
 void srv_http_pick_id(struct srv_http_exchange *x);
