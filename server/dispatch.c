@@ -377,6 +377,7 @@ static bool set_deadline(struct srv_request *r, struct api_error *err)
             return false;
         }
         ms = strtoll(text, NULL, 10);
+        r->timed = true;
     }
     r->call.deadline_us = r->x->start_us + ms * 1000;
     return true;
@@ -430,8 +431,7 @@ static void on_begin(void *arg, struct srv_http_exchange *x)
         refuse(r, SRV_REJECT_STARTING, &err);
     } else if (r->route->duplex) {
         r->call.reply = on_reply_to_one;
-        if (srv_http_field(x, "Grpc-Timeout") ||
-            srv_http_field(x, "Connect-Timeout-Ms"))
+        if (r->timed)
             x->until_us = r->call.deadline_us;
         srv_http_duplex(x);
     }

@@ -33,7 +33,7 @@ struct srv_route {
     bool streams;    /* the answer is a stream: the handler sends; it may
                         reply to none */
     bool duplex;     /* and so is the request: the handler is called for each
-                        message, and replies; gRPC over HTTP/2 only */
+                        message, and replies; by gRPC and Connect */
     bool early;      /* called before the server is ready, too */
     /* Or something that is no call: answers x itself, also before the server
      * is ready. */
@@ -61,6 +61,7 @@ struct srv_request {
     const struct srv_route *route; /* NULL: none fits */
     struct srv_params params;      /* REST's */
     ProtobufCMessage *message;     /* owned: call.request */
+    bool timed;                    /* call.deadline_us is the client's */
     struct srv_mail bound;         /* message was made elsewhere, or error */
     enum ut_err bind_rc;
     struct api_error bind_error;
@@ -69,7 +70,7 @@ struct srv_request {
 
 struct srv_protocol {
     /* The header is in: may refuse media types and versions, and may set
-     * call.deadline_us. */
+     * call.deadline_us and timed. */
     enum ut_err (*begin)(struct srv_request *r, struct api_error *err);
     /* The body is in: makes r->message. Thread: any where binds_anywhere, for
      * bodies of SRV_LARGE_BODY or more; the loop else. */

@@ -175,6 +175,7 @@ static enum ut_err rpc_begin(struct srv_request *r, struct api_error *err)
             return fail(err, "Grpc-Timeout",
                         "at most eight digits and a unit (H M S m u n)");
         r->call.deadline_us = r->x->start_us + us;
+        r->timed = true;
     }
     return UT_OK;
 }

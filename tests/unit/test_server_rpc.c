@@ -624,6 +624,25 @@ static void duplex__deadline_of_the_stream__ends_it(void **state)
     assert_int_equal(atomic_load(&the.n_held), 0);
 }
 
+/* A message's deadline is not its stream's, and Connect knows no Grpc-Timeout.
+ */
+static void duplex__no_deadline_of_its_own__goes_on(void **state)
+{
+    int fd;
+
+    (void)state;
+    the.config.default_deadline_ms = 1;
+    start();
+    fd = ask_stream(HELD, CONNECT "Grpc-Timeout: 1m\r\n", EMPTY EMPTY, 14);
+    for (int i = 0; i < 2; i++) {
+        UNTIL(atomic_load(&the.n_held) == 1);
+        usleep(2000);
+        ask(do_release);
+    }
+    hear(fd);
+    assert_int_equal(times("\2{}\r\n0\r\n\r\n"), 1);
+}
+
 static void duplex__one_after_the_other__client_leaves(void **state)
 {
     int fd;
@@ -854,6 +873,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(
             duplex__draining__ends_after_the_one_at_work, prepare, finish),
         cmocka_unit_test_setup_teardown(duplex__deadline_of_the_stream__ends_it,
+                                        prepare, finish),
+        cmocka_unit_test_setup_teardown(duplex__no_deadline_of_its_own__goes_on,
                                         prepare, finish),
         cmocka_unit_test_setup_teardown(
             duplex__one_after_the_other__client_leaves, prepare, finish),
