@@ -188,6 +188,19 @@ static enum ut_err take_archive(struct upload *u,
     return rc;
 }
 
+/* The record becomes the caller's where all went well. */
+static void finish(struct upload *u, enum ut_err rc,
+                   Tscaf__V1__DatasetRecord **out)
+{
+    if (!rc)
+        *out = u->x;
+    else if (u->x)
+        tscaf__v1__dataset_record__free_unpacked(u->x, NULL);
+    srv_classes_fini(&u->classes);
+    ut_buf_fini(&u->manifest);
+    free(u);
+}
+
 enum ut_err srv_dataset_upload(struct srv_datasets *d, const char *actor,
                                const Tscaf__V1__UploadDatasetRequest *r,
                                Tscaf__V1__DatasetRecord **out,
@@ -221,15 +234,7 @@ enum ut_err srv_dataset_upload(struct srv_datasets *d, const char *actor,
         u->x->bytes += (uint64_t)bytes;
         rc = srv_dataset_put(d, actor, "dataset.upload", u->x, e);
     }
-    if (!rc) {
-        *out = u->x;
-        u->x = NULL;
-    }
-    if (u->x)
-        tscaf__v1__dataset_record__free_unpacked(u->x, NULL);
-    srv_classes_fini(&u->classes);
-    ut_buf_fini(&u->manifest);
-    free(u);
+    finish(u, rc, out);
     return rc;
 }
 
@@ -309,13 +314,6 @@ enum ut_err srv_dataset_add_sample(struct srv_datasets *d, const char *actor,
         u->x->bytes += len;
         rc = srv_dataset_put(d, actor, "dataset.sample", u->x, e);
     }
-    if (!rc) {
-        *out = u->x;
-        u->x = NULL;
-    }
-    if (u->x)
-        tscaf__v1__dataset_record__free_unpacked(u->x, NULL);
-    srv_classes_fini(&u->classes);
-    free(u);
+    finish(u, rc, out);
     return rc;
 }
