@@ -27,7 +27,11 @@ before(async () => {
   server = await new Server().start();
   ada = server.face(1, 1);
 });
-after(async () => assert.equal(await server.stop(), 0));
+after(async () => {
+  const code = await server.stop();
+  Server.killAll();
+  assert.equal(code, 0);
+});
 
 const clientOf = (name, at = server, options = {}) => new api[name](at.grpc, plain, options);
 

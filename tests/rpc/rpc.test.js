@@ -24,7 +24,11 @@ before(async () => {
   server = await new Server().start();
   [ada, ada2, bob] = [server.face(1, 1), server.face(1, 2), server.face(2, 1)];
 });
-after(async () => assert.equal(await server.stop(), 0));
+after(async () => {
+  const code = await server.stop();
+  Server.killAll();
+  assert.equal(code, 0);
+});
 
 // What each kind of client is made of.
 function transports() {

@@ -11,6 +11,9 @@ function tool(...args) {
   if (done.status !== 0) throw new Error(`tscaf-model ${args[0]}: ${done.stderr}`);
 }
 
+// Those that a failed test left: they would keep node from its end.
+const running = new Set();
+
 export class Server {
   dir = mkdtempSync(join(tmpdir(), "tscaf-rpc-"));
 
@@ -25,6 +28,7 @@ export class Server {
       "--job-memory", "0", // a sanitizer's shadow memory would count
       ...flags,
     ], { stdio: ["ignore", "ignore", "pipe"] });
+    running.add(this);
     let log = "";
     this.ended = new Promise((done) => this.child.on("exit", done));
     this.url = await new Promise((found, lost) => {
@@ -44,10 +48,15 @@ export class Server {
     }
   }
 
+  static killAll() {
+    for (const server of running) server.child.kill("SIGKILL");
+  }
+
   // Its exit code.
   async stop() {
     this.child.kill("SIGTERM");
     const code = await this.ended;
+    running.delete(this);
     rmSync(this.dir, { recursive: true });
     return code;
   }
