@@ -222,15 +222,22 @@ static void handshake__never_ends__cut(void **state)
     assert_true(counted("tscaf_rejections_total{reason=\"slow\"} 2"));
 }
 
+static int begin_handshake(void)
+{
+    int fd = dial_port(srv_h2_port(the.app.h2));
+
+    put_n(fd, hello, sizeof(hello) - 1);
+    UNTIL(counted("tscaf_connections 1"));
+    return fd;
+}
+
 static void handshake__client_leaves__forgotten(void **state)
 {
     int fd;
 
     (void)state;
     start_tls();
-    fd = dial_port(srv_h2_port(the.app.h2));
-    put_n(fd, hello, sizeof(hello) - 1);
-    UNTIL(counted("tscaf_connections 1"));
+    fd = begin_handshake();
     close(fd);
     UNTIL(counted("tscaf_connections 0"));
 }
@@ -241,9 +248,7 @@ static void drain__in_a_handshake__does_not_wait(void **state)
 
     (void)state;
     start_tls();
-    fd = dial_port(srv_h2_port(the.app.h2));
-    put_n(fd, hello, sizeof(hello) - 1);
-    UNTIL(counted("tscaf_connections 1"));
+    fd = begin_handshake();
     ask(do_drain_h2);
     UNTIL(atomic_load(&the.drained));
     assert_true(ended(fd));
