@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "model/backends/cpu/cpu.h"
 #include "model/backends/plugin.h"
@@ -166,6 +167,11 @@ int mdl_backend_devices(const struct mdl_backend *b)
     int n = b->ops->devices ? b->ops->devices() : 1;
 
     return n < 1 ? 1 : n;
+}
+
+int mdl_backend_lanes(const struct mdl_backend *b)
+{
+    return b->ops->devices ? 2 : (int)sysconf(_SC_NPROCESSORS_ONLN);
 }
 
 bool mdl_backend_stats(const struct mdl_backend *b,

@@ -115,6 +115,9 @@ const char *mdl_backend_note(const struct mdl_backend *b);
 /* How many devices such a backend has, at least 1; each is opened by its
  * number. */
 int mdl_backend_devices(const struct mdl_backend *b);
+/* Lanes that keep one device busy: one for each processor; two on a GPU, where
+ * one copies while the other computes. */
+int mdl_backend_lanes(const struct mdl_backend *b);
 /* false: the device is the processor, there are no figures. Thread: any. */
 bool mdl_backend_stats(const struct mdl_backend *b,
                        struct mdl_device_stats *out);

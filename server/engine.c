@@ -6,7 +6,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #define MAX_LANES 256
 #define N_SIZES 6 /* 1, 2, 4, 8, 16, 32 */
@@ -249,15 +248,6 @@ static enum ut_err open_devices(struct srv_engine *en, const char *name,
     return UT_OK;
 }
 
-/* One for each core; two on a GPU, where one copies while the other computes.
- */
-static int usual_lanes(const struct srv_engine *en)
-{
-    return strcmp(mdl_backend_name(en->devices[0]), "cuda")
-               ? (int)sysconf(_SC_NPROCESSORS_ONLN)
-               : 2 * en->n_devices;
-}
-
 enum ut_err srv_engine_new(const struct srv_engine_config *c,
                            struct srv_engine **out, struct ut_error *e)
 {
@@ -284,7 +274,9 @@ enum ut_err srv_engine_new(const struct srv_engine_config *c,
     if (!rc)
         rc = open_devices(en, c->backend, c->n_lanes, e);
     if (!rc) {
-        en->n_lanes = c->n_lanes ? c->n_lanes : usual_lanes(en);
+        en->n_lanes = c->n_lanes
+                          ? c->n_lanes
+                          : mdl_backend_lanes(en->devices[0]) * en->n_devices;
         if (en->n_lanes > MAX_LANES)
             en->n_lanes = MAX_LANES;
         en->crop_len =

@@ -6,7 +6,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "model/vision/image.h"
 
@@ -38,20 +37,13 @@ void mdl_evaluator_free(struct mdl_evaluator *v)
     free(v);
 }
 
-static int usual_lanes(const struct mdl_backend *b)
-{
-    return strcmp(mdl_backend_name(b), "cuda")
-               ? (int)sysconf(_SC_NPROCESSORS_ONLN)
-               : 2;
-}
-
 static enum ut_err open_lanes(struct mdl_evaluator *v,
                               enum mdl_precision precision, int n,
                               struct ut_error *e)
 {
     enum ut_err rc = UT_OK;
 
-    n = n > 0 ? n : usual_lanes(v->backend);
+    n = n > 0 ? n : mdl_backend_lanes(v->backend);
     for (int i = 0; i < n && i < MDL_EVALUATOR_LANES && !rc; i++) {
         rc = mdl_lane_new(v->backend, &v->lanes[i].lane, e);
         v->n_lanes += !rc;
