@@ -141,6 +141,7 @@ CUDA_LIBS := $(addprefix model/backends/cuda/,device.c library.c cudnn.c cudnn_g
 CUDA_C    := $(filter-out $(CUDA_LIBS),$(wildcard model/backends/cuda/*.c)) \
              base/error.c base/clock.c model/tensor.c model/graph.c model/graph_gradient.c
 CUDA_PIC  := $(CUDA_C:%.c=$B/plugin/%.o)
+CUDA_CU   := $(wildcard model/backends/cuda/*.cu)
 last       = $(lastword $(CUDA_ARCH))
 cuda: ## build/release/libtscaf-cuda.so, where nvcc and cuDNN 9 are found (CUDA_HOME, CUDNN_HOME, CUBLAS_HOME, CUDA_ARCH)
 ifeq ($(NVCC),)
@@ -151,11 +152,11 @@ else
 cuda: $B/libtscaf-cuda.so
 endif
 # cuDNN and cuBLASLt are opened at run time, from here too if they are here.
-$B/libtscaf-cuda.so: $(CUDA_PIC) $(CUDA_LIBS:%.c=$B/plugin/%.o) $B/plugin/kernels.o
+$B/libtscaf-cuda.so: $(CUDA_PIC) $(CUDA_LIBS:%.c=$B/plugin/%.o) $(CUDA_CU:%.cu=$B/plugin/%.cu.o)
 	$(CC) $(LDFLAGS) -shared -Wl,--no-undefined -Wl,-rpath,'$$ORIGIN:$(CUDA_HOME)/lib64:$(CUDA_HOME)/lib:$(CUDNN_HOME)/lib:$(CUBLAS_HOME)/lib' \
 	    -o $@ $^ -L$(CUDA_HOME)/lib64 -L$(CUDA_HOME)/lib -lcudart_static -lstdc++ -lm -ldl -lrt -lpthread
 $(CUDA_LIBS:%.c=$B/plugin/%.o): CPPFLAGS += -isystem $(CUDA_HOME)/include -isystem $(CUDNN_HOME)/include -isystem $(CUBLAS_HOME)/include
-$B/plugin/kernels.o: model/backends/cuda/kernels.cu model/backends/cuda/gpu.h model/graph.h
+$B/plugin/%.cu.o: %.cu $(wildcard model/backends/cuda/*.cuh model/backends/cuda/*.h) model/graph.h
 	@mkdir -p $(@D)
 	$(NVCC) -I. -O3 -std=c++17 -Xcompiler -fPIC,-fvisibility=hidden,-Wall$(if $(WERROR),$(comma)-Werror) \
 	    $(foreach a,$(CUDA_ARCH),-gencode arch=compute_$a,code=sm_$a) \
@@ -186,10 +187,10 @@ $B/tests/cuda/peak: tests/cuda/peak.c
 
 # The same with the processor in the GPU's place, for tests: no CUDA needed.
 HOST_PLUGIN := $B/tests/plugins/host.so
-$(HOST_PLUGIN): $(CUDA_PIC) $B/plugin/tests/plugins/host/device.o $B/plugin/tests/plugins/host/engines.o $B/plugin/host_kernels.o
+$(HOST_PLUGIN): $(CUDA_PIC) $B/plugin/tests/plugins/host/device.o $B/plugin/tests/plugins/host/engines.o $(CUDA_CU:%.cu=$B/plugin/%.host.o)
 	@mkdir -p $(@D)
 	$(CC) $(LDFLAGS) -shared -o $@ $^ -lstdc++ -lm
-$B/plugin/host_kernels.o: model/backends/cuda/kernels.cu model/backends/cuda/gpu.h model/graph.h
+$B/plugin/%.host.o: %.cu $(wildcard model/backends/cuda/*.cuh model/backends/cuda/*.h) model/graph.h
 	@mkdir -p $(@D)
 	$(CXX) -x c++ -I. -std=c++17 $(FLAGS_$(VARIANT)) -Wall -fPIC -fvisibility=hidden -c -o $@ $<
 $B/tests/golden/test_model_cuda $B/tests/unit/test_server_devices: | $(HOST_PLUGIN)

@@ -1,0 +1,125 @@
+#ifndef MODEL_BACKENDS_CUDA_KERNEL_CUH
+#define MODEL_BACKENDS_CUDA_KERNEL_CUH
+
+/* What the files of kernels share. A kernel is a loop over items, each written
+ * by one thread, or over rows, each summed by one warp. Sums are float32.
+ *
+ * Built by nvcc for the device; by a C++ compiler, where the loops are loops
+ * of one thread, for the tests of their arithmetic. */
+#include "model/backends/cuda/gpu.h"
+
+#include <math.h>
+#include <string.h>
+
+extern "C" {
+#include "model/graph.h"
+}
+
+#ifdef __CUDACC__
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#include <cuda_runtime.h>
+#define KERNEL __global__ void
+#define INLINE __device__ __forceinline__
+#define THREADS 256
+#define EACH(i, n)                                                             \
+    for (long long i = blockIdx.x * (long long)blockDim.x + threadIdx.x;       \
+         i < (n); i += (long long)gridDim.x * blockDim.x)
+#define EACH_ROW(i, n)                                                         \
+    for (long long i =                                                         \
+             (blockIdx.x * (long long)blockDim.x + threadIdx.x) / 32;          \
+         i < (n); i += (long long)gridDim.x * blockDim.x / 32)
+#define LANE ((int)(threadIdx.x % 32))
+#define LANES 32
+#define LAUNCH(kernel, stream, threads, ...)                                   \
+    kernel<<<blocks_of(threads), THREADS, 0, (cudaStream_t)(stream)>>>(        \
+        __VA_ARGS__)
+
+static inline unsigned blocks_of(long long threads)
+{
+    long long n = (threads + THREADS - 1) / THREADS;
+
+    return n < 1 ? 1 : n > 1 << 20 ? 1 << 20 : (unsigned)n;
+}
+
+INLINE float warp_sum(float x)
+{
+    for (int k = 16; k; k /= 2)
+        x += __shfl_xor_sync(0xffffffffu, x, k);
+    return x;
+}
+
+typedef __half half_t;
+typedef __nv_bfloat16 bf16_t;
+INLINE float get(float x) { return x; }
+INLINE float get(half_t x) { return __half2float(x); }
+INLINE float get(bf16_t x) { return __bfloat162float(x); }
+INLINE void put(float *to, float x) { *to = x; }
+INLINE void put(half_t *to, float x) { *to = __float2half_rn(x); }
+INLINE void put(bf16_t *to, float x) { *to = __float2bfloat16_rn(x); }
+/* Of numbers that are not negative: their bits are in their order. */
+INLINE void raise_to(float *to, float x)
+{
+    atomicMax((unsigned *)to, __float_as_uint(x));
+}
+#else
+#define KERNEL static void
+#define INLINE static inline
+#define EACH(i, n) for (long long i = 0; i < (n); i++)
+#define EACH_ROW EACH
+#define LANE 0
+#define LANES 1
+#define LAUNCH(kernel, stream, threads, ...)                                   \
+    ((void)(stream), (void)(threads), kernel(__VA_ARGS__))
+
+INLINE float warp_sum(float x) { return x; }
+
+INLINE void raise_to(float *to, float x) { *to = x > *to ? x : *to; }
+
+struct half_t {
+    uint16_t bits;
+};
+struct bf16_t {
+    uint16_t bits;
+};
+INLINE float get(float x) { return x; }
+INLINE float get(half_t x)
+{
+    float y;
+
+    mdl_f16_to_f32(&x.bits, &y, 1);
+    return y;
+}
+INLINE float get(bf16_t x)
+{
+    float y;
+
+    mdl_bf16_to_f32(&x.bits, &y, 1);
+    return y;
+}
+INLINE void put(float *to, float x) { *to = x; }
+INLINE void put(half_t *to, float x) { mdl_f32_to_f16(&x, &to->bits, 1); }
+INLINE void put(bf16_t *to, float x) { mdl_f32_to_bf16(&x, &to->bits, 1); }
+#endif
+
+/* The statement with T as the type. */
+#define TYPED(type, statement)                                                 \
+    do {                                                                       \
+        if ((type) == GPU_F16) {                                               \
+            typedef half_t T;                                                  \
+            statement;                                                         \
+        } else if ((type) == GPU_BF16) {                                       \
+            typedef bf16_t T;                                                  \
+            statement;                                                         \
+        } else {                                                               \
+            typedef float T;                                                   \
+            statement;                                                         \
+        }                                                                      \
+    } while (0)
+
+static inline long long items(const struct gpu_map *m)
+{
+    return (long long)m->batch * m->h * m->w * m->c;
+}
+
+#endif
