@@ -145,6 +145,8 @@ static void progress(struct change *c, int n)
 
     pthread_mutex_lock(&all->lock);
     all->done += n;
+    if (all->total < all->done)
+        all->total = all->done; /* enrolled since the count */
     pthread_mutex_unlock(&all->lock);
 }
 
@@ -386,12 +388,11 @@ static enum ut_err open_next(struct change *c, struct ut_error *e)
 static enum ut_err count_missing(struct change *c, struct ut_error *e)
 {
     struct srv_generations *all = &c->app->generations;
-    int64_t total = 0;
+    int64_t total = SRV_NOT_COUNTED;
     enum ut_err rc = srv_store_crops_count(c->store, c->version, &total, e);
 
     pthread_mutex_lock(&all->lock);
     snprintf(all->version, sizeof(all->version), "%s", c->version);
-    all->done = 0;
     all->total = total;
     pthread_mutex_unlock(&all->lock);
     return rc;
@@ -500,7 +501,8 @@ enum ut_err srv_change_over(struct srv_app *app, const char *actor,
     if (!busy) {
         all->changing = true;
         snprintf(all->version, sizeof(all->version), "%s", version);
-        all->done = all->total = 0;
+        all->done = 0;
+        all->total = SRV_NOT_COUNTED;
     }
     pthread_mutex_unlock(&all->lock);
     rc = busy ? ut_fail(e, UT_EBUSY, "a change over to model %s is under way",
@@ -526,7 +528,9 @@ bool srv_change_over_state(struct srv_app *app, const char *version, char *text,
 
     pthread_mutex_lock(&all->lock);
     is = all->changing && !strcmp(all->version, version);
-    if (is)
+    if (is && all->total == SRV_NOT_COUNTED)
+        snprintf(text, size, "the faces to embed are being counted");
+    else if (is)
         snprintf(text, size, "%lld of %lld faces are embedded",
                  (long long)all->done, (long long)all->total);
     pthread_mutex_unlock(&all->lock);

@@ -110,6 +110,8 @@ UT_MUSTUSE enum ut_err srv_generation_info(const struct srv_generation *g,
 
 /* ---- private to both files ---- */
 
+#define SRV_NOT_COUNTED (-1)
+
 struct srv_generations {
     pthread_mutex_t lock;
     struct srv_generation *current, *previous; /* under lock */
@@ -117,7 +119,7 @@ struct srv_generations {
     /* Of the change over under way, or the last; under lock. */
     bool changing;
     char version[17];
-    int64_t done, total;
+    int64_t done, total;     /* faces; total: or SRV_NOT_COUNTED */
     struct ut_error failure; /* of the last one, to version; under lock */
 };
 

@@ -10,6 +10,8 @@
 
 #include "base/file.h"
 #include "model/model.h"
+#include "model/vision/face.h"
+#include "model/vision/image.h"
 #include "server/app.h"
 #include "server/engine.h"
 #include "tests/support/unit.h"
@@ -27,6 +29,8 @@ static const char spec_text[] =
 static struct srv_app app;
 static struct srv_config config;
 static char dir[64], data[80], files[2][96], versions[2][17];
+static uint8_t *crop_png; /* of every stored face */
+static size_t crop_len;
 
 static void make_model(int i)
 {
@@ -48,6 +52,19 @@ static void make_model(int i)
     free(spec);
 }
 
+static void draw_crop(void)
+{
+    static uint8_t rgb[MDL_FACE_SIDE_PX * MDL_FACE_SIDE_PX * 3];
+    const struct mdl_sample_face s = {.eyes = 1, .light = 1};
+    struct ut_error e;
+
+    mdl_sample_face_draw(&s, rgb);
+    assert_int_equal(mdl_image_encode_png(rgb, MDL_FACE_SIDE_PX,
+                                          MDL_FACE_SIDE_PX, &crop_png,
+                                          &crop_len, &e),
+                     UT_OK);
+}
+
 static int set_up(void **state)
 {
     char path[128];
@@ -63,11 +80,13 @@ static int set_up(void **state)
     mkdir(path, 0700);
     make_model(0);
     make_model(1);
+    draw_crop();
     config = (struct srv_config){.data = data,
                                  .model = files[0],
                                  .backend = (char *)(uintptr_t) "cpu",
                                  .precision = MDL_PREC_F32,
                                  .max_batch = 1,
+                                 .max_queue = 1,
                                  .gallery_max_faces = 100};
     app.config = &config;
     pthread_mutex_init(&app.generations.lock, NULL);
@@ -82,6 +101,7 @@ static int tear_down(void **state)
     srv_generations_free(&app);
     srv_store_close(app.store);
     pthread_mutex_destroy(&app.generations.lock);
+    free(crop_png);
     ut_remove_tree(dir);
     return 0;
 }
@@ -117,8 +137,8 @@ static void add_face(const char *version, bool crop, char identity[SRV_ID_LEN],
     struct ut_error e;
 
     if (crop) {
-        f.crop = (uint8_t *)(uintptr_t) "png";
-        f.crop_len = 3;
+        f.crop = crop_png;
+        f.crop_len = crop_len;
     }
     snprintf(f.model_version, sizeof(f.model_version), "%s", version);
     assert_int_equal(srv_store_identity_create(app.store, "local", &x, &e),
@@ -318,6 +338,123 @@ static void find__the_first_model__named_file_or_repository(void **state)
     assert_non_null(strstr(e.msg, "0123456789abcdef"));
 }
 
+/* ---- a change over on its way ---- */
+
+#define MANY 40 /* more than are embedded at once */
+#define POLL_US 1000
+
+/* What keeps a pool's thread busy until it is let go. */
+struct hold {
+    uv_sem_t begun, go;
+};
+
+static void hold_run(void *arg, int worker)
+{
+    struct hold *h = arg;
+
+    (void)worker;
+    uv_sem_post(&h->begun);
+    uv_sem_wait(&h->go);
+}
+
+static void hold(struct srv_pool *p, struct hold *h)
+{
+    struct ut_error e;
+
+    uv_sem_init(&h->begun, 0);
+    uv_sem_init(&h->go, 0);
+    assert_int_equal(srv_pool_push(p, hold_run, h, &e), UT_OK);
+}
+
+static void hold_fini(struct hold *h)
+{
+    uv_sem_destroy(&h->begun);
+    uv_sem_destroy(&h->go);
+}
+
+static void on_changed(void *arg, const char *version, const struct ut_error *e)
+{
+    (void)version;
+    memcpy(arg, e, sizeof(*e));
+}
+
+/* Until all are embedded and the store's thread, which is held, is asked. */
+static void wait_for_the_store(void)
+{
+    char why[300];
+
+    while (!srv_pool_queued(app.store_pool)) {
+        if (srv_change_over_failed(&app, versions[1], why, sizeof(why)))
+            fail_msg("%s", why);
+        usleep(POLL_US);
+    }
+}
+
+static void assert_said(const char *want)
+{
+    char text[100];
+
+    assert_true(srv_change_over_state(&app, versions[1], text, sizeof(text)));
+    assert_string_equal(text, want);
+}
+
+/* The threads are held where the change over would go on: what is seen does
+ * not depend on how fast it is. */
+static void state__counted_embedded_enrolled_meanwhile__told(void **state)
+{
+    char identity[SRV_ID_LEN], face[SRV_ID_LEN], text[100];
+    struct ut_error e, changed = {.code = UT_EIO};
+    struct hold models, store, again;
+
+    (void)state;
+    keep(1, STATE(CANDIDATE), versions[1]);
+    for (int i = 0; i < MANY; i++)
+        add_face(versions[0], true, identity, face);
+    open_first();
+    uv_loop_init(&app.loop);
+    assert_int_equal(srv_mailbox_new(&app.loop, &app.mailbox, &e), UT_OK);
+    assert_int_equal(srv_pool_new("models", 1, 4, &app.model_pool, &e), UT_OK);
+    assert_int_equal(srv_pool_new("store", 1, 4, &app.store_pool, &e), UT_OK);
+    hold(app.model_pool, &models);
+    hold(app.store_pool, &store);
+    uv_sem_wait(&store.begun);
+    assert_int_equal(srv_change_over(&app, "local", versions[1], true, false,
+                                     on_changed, &changed, &e),
+                     UT_OK);
+    assert_said("the faces to embed are being counted");
+    assert_false(srv_change_over_state(&app, versions[0], text, sizeof(text)));
+    uv_sem_post(&models.go);
+    wait_for_the_store();
+    assert_said("40 of 40 faces are embedded");
+
+    add_face(versions[0], true, identity, face);
+    hold(app.store_pool, &again);
+    uv_sem_post(&store.go);
+    uv_sem_wait(&again.begun); /* the change was tried, and is to be again */
+    wait_for_the_store();
+    assert_said("41 of 41 faces are embedded");
+    assert_string_equal(current(), versions[0]);
+    uv_sem_post(&again.go);
+    while (changed.code == UT_EIO)
+        uv_run(&app.loop, UV_RUN_ONCE);
+    assert_int_equal(changed.code, UT_OK);
+    assert_string_equal(current(), versions[1]);
+    assert_int_equal(srv_gallery_faces(app.generations.current->gallery),
+                     MANY + 1);
+    assert_false(srv_change_over_state(&app, versions[1], text, sizeof(text)));
+
+    srv_generations_free(&app);
+    srv_pool_free(app.model_pool);
+    srv_pool_free(app.store_pool);
+    app.model_pool = app.store_pool = NULL;
+    srv_mailbox_free(app.mailbox);
+    uv_run(&app.loop, UV_RUN_DEFAULT);
+    uv_loop_close(&app.loop);
+    hold_fini(&models);
+    hold_fini(&store);
+    hold_fini(&again);
+}
+
 #define TEST(f) cmocka_unit_test_setup_teardown(f, set_up, tear_down)
 
 int main(void)
@@ -333,6 +470,7 @@ int main(void)
         TEST(remove__face_and_identity__in_both_galleries),
         TEST(base__asked_or_not__version_and_file),
         TEST(find__the_first_model__named_file_or_repository),
+        TEST(state__counted_embedded_enrolled_meanwhile__told),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
