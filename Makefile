@@ -23,7 +23,7 @@ endif
 PKGS_base   :=
 PKGS_api    := libprotobuf-c jansson zlib
 PKGS_model  := libprotobuf-c jansson libsodium libturbojpeg spng libexif
-PKGS_server := libmicrohttpd libnghttp2 gnutls libuv libarchive sqlite3 libsodium libprotobuf-c jansson
+PKGS_server := libmicrohttpd libnghttp2 gnutls libuv libarchive sqlite3 libpq libsodium libprotobuf-c jansson
 PKGS_client := libcurl libprotobuf-c jansson
 LIBS_model  := -ldnnl -fopenmp
 FOLDERS := base api model server client

@@ -455,7 +455,8 @@ static void run(void *arg, int worker)
     (void)worker;
     if (s) {
         uv_sem_init(&s->done, 0);
-        e.code = srv_store_open(c->app->config->data, &c->store, &e);
+        e.code = srv_store_open(c->app->config->data, c->app->config->store,
+                                &c->store, &e);
         if (!e.code)
             e.code = work(c, s, &e);
         srv_store_close(c->store);

@@ -41,7 +41,11 @@ static const struct option options[] = {
     {"grpc-key", TEXT, ANYWHERE, AT(grpc_key), 0, 0, NULL, "FILE",
      "the private key of --grpc-cert (PEM)"},
     {"data", TEXT, ANYWHERE, AT(data), 0, 0, "tscaf-data", "DIR",
-     "the folder of the database; made if it is missing"},
+     "the folder of the database, of models, datasets and jobs; made if it is "
+     "missing"},
+    {"store", TEXT, ANYWHERE, AT(store), 0, 0, NULL, "URL",
+     "a PostgreSQL database that several servers share "
+     "(postgres://USER@HOST/NAME); without it SQLite in --data"},
     {"model", TEXT, ANYWHERE, AT(model), 0, 0, NULL, "FILE",
      "the network (safetensors); without it the one that ships; where none "
      "does, or with none: an untrained one"},
@@ -454,6 +458,10 @@ enum ut_err srv_config_read(int argc, char *const *argv, char *const *env,
         rc = read_flags(argc, argv, false, &c, e);
     if (!rc && !c.data)
         rc = ut_fail(e, UT_EINVAL, "--data: needs a folder");
+    /* Not shown: it may hold a password. */
+    if (!rc && c.store && strncmp(c.store, "postgres://", 11) &&
+        strncmp(c.store, "postgresql://", 13))
+        rc = ut_fail(e, UT_EINVAL, "--store: does not begin with postgres://");
     if (!rc && !c.grpc_cert != !c.grpc_key)
         rc = ut_fail(e, UT_EINVAL,
                      "--grpc-cert and --grpc-key: one of them is "

@@ -35,7 +35,8 @@ struct srv_config {
     int64_t drain_timeout_ms;
 
     /* State. */
-    char *data; /* folder */
+    char *data;  /* folder */
+    char *store; /* PostgreSQL's URL; NULL: SQLite in data */
     bool store_crops;
     int64_t gallery_max_faces;
 

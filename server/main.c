@@ -78,7 +78,8 @@ static enum ut_err open_models(struct server *s, struct ut_error *e)
     if (!rc)
         rc = open_detector(s, e);
     if (!rc) /* the datasets' thread has a handle of its own */
-        rc = srv_store_open(s->config.data, &app->datasets.store, e);
+        rc = srv_store_open(s->config.data, s->config.store,
+                            &app->datasets.store, e);
     return rc;
 }
 
@@ -247,7 +248,8 @@ static void on_started(struct srv_mail *m)
 static enum ut_err open_store(struct server *s, struct ut_error *e)
 {
     struct srv_app *app = &s->app;
-    enum ut_err rc = srv_store_open(s->config.data, &app->store, e);
+    enum ut_err rc =
+        srv_store_open(s->config.data, s->config.store, &app->store, e);
     const char *far = NULL;
 
     if (!rc)
@@ -394,7 +396,7 @@ static int create_key(const struct srv_config *c)
                      c->create_key);
     if (!rc) {
         key.name = strdup(name + 1);
-        rc = key.name ? srv_store_open(c->data, &store, &e)
+        rc = key.name ? srv_store_open(c->data, c->store, &store, &e)
                       : ut_fail(&e, UT_ENOMEM, "no memory for a key");
     }
     if (!rc) {

@@ -9,10 +9,11 @@
 #include "server/gallery.h"
 
 /* What must not be lost: identities, faces, keys, the audit log. One set of
- * calls that SQLite (server/store_sqlite.c) and later PostgreSQL
- * answer alike. Every change is one transaction with its audit line and is
- * durable when the call returns. Calls block: never on the loop; one thread
- * at a time per handle (the store pool has one thread). */
+ * calls and of statements over either of two databases (server/store_sql.h):
+ * SQLite, or PostgreSQL, which several servers share. Every change is one
+ * transaction with its audit line and is durable when the call returns. Calls
+ * block: never on the loop; one thread at a time per handle (the store pool has
+ * one thread). */
 
 struct srv_pair {
     char *key, *value;
@@ -61,13 +62,19 @@ void srv_audit_fini(struct srv_audit *x);
 
 struct srv_store;
 
-/* Opens or creates DIR/tscaf.db; migrates its schema. Errors: UT_EIO,
- * UT_EFORMAT (newer schema). */
-UT_MUSTUSE enum ut_err srv_store_open(const char *dir, struct srv_store **out,
+/* Opens the database at url ("postgres://..."), or opens or creates
+ * DIR/tscaf.db where url is NULL; migrates its schema. DIR is made if it is
+ * missing. A connection that is lost later is made again by the calls that need
+ * it. Errors: UT_EIO, UT_EBUSY (PostgreSQL cannot be reached), UT_EINVAL (no
+ * such URL), UT_EFORMAT (newer schema); none shows the URL, which may hold a
+ * password. */
+UT_MUSTUSE enum ut_err srv_store_open(const char *dir, const char *url,
+                                      struct srv_store **out,
                                       struct ut_error *e);
 void srv_store_close(struct srv_store *s);
 
-/* All: UT_ENOTFOUND, UT_EEXISTS (external_id), UT_EIO. actor: key id or
+/* All: UT_ENOTFOUND, UT_EEXISTS (external_id), UT_EIO, UT_EBUSY (PostgreSQL
+ * cannot be reached: nothing was changed; later may work). actor: key id or
  * "local", for the audit line. */
 UT_MUSTUSE enum ut_err srv_store_identity_create(struct srv_store *s,
                                                  const char *actor,
@@ -162,7 +169,7 @@ struct srv_record {
     const ProtobufCMessage *message; /* NULL: delete it */
 };
 
-/* prefix and 24 hex digits. */
+/* prefix and 24 random hex digits. */
 void srv_store_new_id(const char *prefix, char id[SRV_ID_LEN]);
 
 /* Inserts, replaces, deletes n records together, with an audit line about

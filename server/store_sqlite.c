@@ -1,14 +1,10 @@
-/* The store over SQLite: WAL, every commit synced, foreign keys, deleted
- * pages overwritten. */
-#include <errno.h>
-#include <sodium.h>
+/* SQLite: WAL, every commit synced, foreign keys, deleted pages overwritten. */
+#include <sqlite3.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 
-#include "base/clock.h"
-#include "server/store_sqlite.h"
+#include "server/store_sql.h"
 
 /* What each schema adds to the one before. */
 static const char *const schemas[] = {
@@ -53,180 +49,174 @@ static const char *const schemas[] = {
     " record BLOB NOT NULL);"
     "PRAGMA user_version = 2;",
 };
-#define SCHEMA_VERSION (int)(sizeof(schemas) / sizeof(schemas[0]))
 
-/* ---- statements ---- */
+struct db {
+    sqlite3 *db;
+    sqlite3_stmt *row; /* the statement whose row is at hand */
+};
 
-enum ut_err srv_sql_fail(const struct srv_store *s, struct ut_error *e)
+static enum ut_err fail(struct srv_store *s, struct ut_error *e)
 {
-    int code = sqlite3_errcode(s->db);
+    struct db *d = s->db;
+    int code = sqlite3_errcode(d->db);
 
+    if (sqlite3_extended_errcode(d->db) == SQLITE_CONSTRAINT_UNIQUE)
+        return ut_fail(e, UT_EEXISTS, "it exists already");
     return ut_fail(e, code == SQLITE_NOMEM ? UT_ENOMEM : UT_EIO, "%s: %s",
-                   s->path, sqlite3_errmsg(s->db));
+                   s->where, sqlite3_errmsg(d->db));
 }
 
 static enum ut_err exec(struct srv_store *s, const char *sql,
                         struct ut_error *e)
 {
-    return sqlite3_exec(s->db, sql, NULL, NULL, NULL) ? srv_sql_fail(s, e)
-                                                      : UT_OK;
+    struct db *d = s->db;
+
+    return sqlite3_exec(d->db, sql, NULL, NULL, NULL) ? fail(s, e) : UT_OK;
 }
 
-/* A statement with text arguments bound from 1 on; NULL after an error. */
-sqlite3_stmt *srv_sql_prepare(struct srv_store *s, const char *sql, int n,
-                              const char *const *texts, struct ut_error *e)
-{
-    sqlite3_stmt *st;
-
-    if (sqlite3_prepare_v2(s->db, sql, -1, &st, NULL)) {
-        srv_sql_fail(s, e);
-        return NULL;
-    }
-    for (int i = 0; i < n; i++)
-        if (texts[i])
-            sqlite3_bind_text(st, i + 1, texts[i], -1, SQLITE_TRANSIENT);
-    return st;
-}
-
-/* Steps a statement without rows and finalises it. */
-enum ut_err srv_sql_finish(struct srv_store *s, sqlite3_stmt *st,
-                           struct ut_error *e)
-{
-    enum ut_err rc = UT_OK;
-    int code;
-
-    if (!st)
-        return e->code;
-    code = sqlite3_step(st);
-    if (code != SQLITE_DONE && code != SQLITE_ROW)
-        rc = sqlite3_extended_errcode(s->db) == SQLITE_CONSTRAINT_UNIQUE
-                 ? ut_fail(e, UT_EEXISTS, "it exists already")
-                 : srv_sql_fail(s, e);
-    sqlite3_finalize(st);
-    return rc;
-}
-
-enum ut_err srv_sql_run(struct srv_store *s, const char *sql, int n,
-                        const char *const *texts, struct ut_error *e)
-{
-    return srv_sql_finish(s, srv_sql_prepare(s, sql, n, texts, e), e);
-}
-
-char *srv_sql_text(sqlite3_stmt *st, int column)
-{
-    const char *text = (const char *)sqlite3_column_text(st, column);
-
-    return strdup(text ? text : "");
-}
-
-void srv_sql_id(const char *prefix, char id[SRV_ID_LEN])
-{
-    uint8_t bytes[12];
-    int at = snprintf(id, SRV_ID_LEN, "%s", prefix);
-
-    randombytes_buf(bytes, sizeof(bytes));
-    for (size_t i = 0; i < sizeof(bytes); i++)
-        at += snprintf(id + at, SRV_ID_LEN - (size_t)at, "%02x", bytes[i]);
-}
-
-/* ---- transactions: the change and its audit line, or neither ---- */
-
-enum ut_err srv_sql_begin(struct srv_store *s, struct ut_error *e)
+static enum ut_err begin(struct srv_store *s, struct ut_error *e)
 {
     return exec(s, "BEGIN IMMEDIATE", e);
 }
 
-/* Ends the transaction; rc is how it went so far. */
-enum ut_err srv_sql_end(struct srv_store *s, enum ut_err rc, const char *actor,
-                        const char *action, const char *subject,
-                        const char *detail, struct ut_error *e)
+static enum ut_err commit(struct srv_store *s, struct ut_error *e)
 {
-    const char *texts[] = {actor, action, subject, detail};
+    return exec(s, "COMMIT", e);
+}
+
+static void rollback(struct srv_store *s)
+{
+    struct ut_error e;
+
+    (void)!exec(s, "ROLLBACK", &e);
+}
+
+static void bind(sqlite3_stmt *st, int number, const struct srv_value *v)
+{
+    char name[8];
+    int at;
+
+    /* To SQLite $1 is a name. */
+    snprintf(name, sizeof(name), "$%d", number);
+    at = sqlite3_bind_parameter_index(st, name);
+    switch (v->kind) {
+    case SRV_VALUE_TEXT:
+        sqlite3_bind_text(st, at, v->data, -1, SQLITE_STATIC);
+        break;
+    case SRV_VALUE_INT:
+        sqlite3_bind_int64(st, at, v->number);
+        break;
+    case SRV_VALUE_REAL:
+        sqlite3_bind_double(st, at, v->real);
+        break;
+    case SRV_VALUE_BLOB:
+        sqlite3_bind_blob(st, at, v->data, (int)v->len, SQLITE_STATIC);
+        break;
+    }
+}
+
+static enum ut_err query(struct srv_store *s, const char *sql,
+                         const struct srv_value *args, int n_args,
+                         srv_sql_row_fn fn, void *arg, int64_t *n,
+                         struct ut_error *e)
+{
+    struct db *d = s->db;
     sqlite3_stmt *st;
+    enum ut_err rc = UT_OK;
+    int code;
 
-    if (!rc && actor) {
-        st = srv_sql_prepare(
-            s,
-            "INSERT INTO audit (actor, action, subject, detail, at_ms)"
-            " VALUES (?, ?, ?, ?, ?)",
-            4, texts, e);
-        if (st)
-            sqlite3_bind_int64(st, 5, ut_clock_unix_ms());
-        rc = srv_sql_finish(s, st, e);
+    *n = 0;
+    if (sqlite3_prepare_v2(d->db, sql, -1, &st, NULL))
+        return fail(s, e);
+    for (int i = 0; i < n_args; i++)
+        bind(st, i + 1, &args[i]);
+    d->row = st;
+    while (!rc && (code = sqlite3_step(st)) != SQLITE_DONE) {
+        rc = code == SQLITE_ROW ? fn(s, arg, e) : fail(s, e);
+        ++*n;
     }
-    if (!rc)
-        rc = exec(s, "COMMIT", e);
-    if (rc)
-        sqlite3_exec(s->db, "ROLLBACK", NULL, NULL, NULL);
-    return rc;
-}
-
-/* ---- opening ---- */
-
-static enum ut_err migrate(struct srv_store *s, struct ut_error *e)
-{
-    sqlite3_stmt *st = srv_sql_prepare(s, "PRAGMA user_version", 0, NULL, e);
-    int version;
-    enum ut_err rc;
-
-    if (!st)
-        return e->code;
-    version = sqlite3_step(st) == SQLITE_ROW ? sqlite3_column_int(st, 0) : -1;
+    d->row = NULL;
     sqlite3_finalize(st);
-    if (version < 0)
-        return srv_sql_fail(s, e);
-    if (version > SCHEMA_VERSION)
-        return ut_fail(e, UT_EFORMAT, "%s has schema %d; this program knows %d",
-                       s->path, version, SCHEMA_VERSION);
-    if (version == SCHEMA_VERSION)
-        return UT_OK;
-    rc = srv_sql_begin(s, e);
-    for (int i = version; i < SCHEMA_VERSION && !rc; i++)
-        rc = exec(s, schemas[i], e);
-    if (!rc)
-        rc = exec(s, "COMMIT", e);
+    if (!fn)
+        *n = sqlite3_changes(d->db);
     return rc;
 }
 
-enum ut_err srv_store_open(const char *dir, struct srv_store **out,
-                           struct ut_error *e)
+static struct srv_value column(struct srv_store *s, int i,
+                               enum srv_value_kind kind)
 {
-    struct srv_store *s = calloc(1, sizeof(*s));
-    enum ut_err rc;
+    sqlite3_stmt *st = ((struct db *)s->db)->row;
+    struct srv_value v = {.kind = kind};
 
-    *out = NULL;
-    if (!s)
+    switch (kind) {
+    case SRV_VALUE_TEXT:
+        v.data = sqlite3_column_text(st, i);
+        break;
+    case SRV_VALUE_INT:
+        v.number = sqlite3_column_int64(st, i);
+        return v;
+    case SRV_VALUE_REAL:
+        v.real = sqlite3_column_double(st, i);
+        return v;
+    case SRV_VALUE_BLOB:
+        v.data = sqlite3_column_blob(st, i);
+        break;
+    }
+    v.len = (size_t)sqlite3_column_bytes(st, i);
+    return v;
+}
+
+static enum ut_err read_version(struct srv_store *s, void *arg,
+                                struct ut_error *e)
+{
+    (void)e;
+    *(int *)arg = (int)srv_sql_int(s, 0);
+    return UT_OK;
+}
+
+static enum ut_err version(struct srv_store *s, int *out, struct ut_error *e)
+{
+    return srv_sql_each(s, "PRAGMA user_version", SRV_NO_ARGS, read_version,
+                        out, e);
+}
+
+static void close_db(struct srv_store *s)
+{
+    struct db *d = s->db;
+
+    sqlite3_close(d->db);
+    free(d);
+}
+
+static const struct srv_sql_ops ops = {
+    .schemas = schemas,
+    .n_schemas = sizeof(schemas) / sizeof(schemas[0]),
+    .version = version,
+    .exec = exec,
+    .begin = begin,
+    .commit = commit,
+    .rollback = rollback,
+    .query = query,
+    .column = column,
+    .close = close_db,
+};
+
+enum ut_err srv_sqlite_open(struct srv_store *s, const char *dir,
+                            struct ut_error *e)
+{
+    struct db *d = calloc(1, sizeof(*d));
+
+    if (!d)
         return ut_fail(e, UT_ENOMEM, "no memory for the store");
-    if (mkdir(dir, 0700) && errno != EEXIST) {
-        rc = ut_fail(e, UT_EIO, "%s: cannot be made: %m", dir);
-        goto out;
-    }
-    snprintf(s->path, sizeof(s->path), "%s/tscaf.db", dir);
-    if (sqlite3_open(s->path, &s->db)) {
-        rc = srv_sql_fail(s, e);
-        goto out;
-    }
-    sqlite3_extended_result_codes(s->db, 1);
-    sqlite3_busy_timeout(s->db, 5000);
-    rc = exec(s,
-              "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;"
-              "PRAGMA foreign_keys = ON; PRAGMA secure_delete = ON;",
-              e);
-    if (!rc)
-        rc = migrate(s, e);
-    if (!rc) {
-        *out = s;
-        s = NULL;
-    }
-out:
-    srv_store_close(s);
-    return rc;
-}
-
-void srv_store_close(struct srv_store *s)
-{
-    if (!s)
-        return;
-    sqlite3_close(s->db);
-    free(s);
+    s->ops = &ops;
+    s->db = d;
+    snprintf(s->where, sizeof(s->where), "%s/tscaf.db", dir);
+    if (sqlite3_open(s->where, &d->db))
+        return fail(s, e);
+    sqlite3_extended_result_codes(d->db, 1);
+    sqlite3_busy_timeout(d->db, 5000);
+    return exec(s,
+                "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;"
+                "PRAGMA foreign_keys = ON; PRAGMA secure_delete = ON;",
+                e);
 }

@@ -50,7 +50,7 @@ static void add_candidate(const struct test_server *s, const char *name,
     info.reason = (char *)(uintptr_t) "fatigue: held-out AUC 0.51 is below the "
                                       "base's 0.99";
     snprintf(line, sizeof(line), "%s/data", s->dir);
-    assert_int_equal(srv_store_open(line, &store, &e), UT_OK);
+    assert_int_equal(srv_store_open(line, NULL, &store, &e), UT_OK);
     assert_int_equal(
         srv_store_put(store, "job", "model.create", version, &put, 1, &e),
         UT_OK);

@@ -157,7 +157,7 @@ load__from_the_store__keys_work_and_secrets_are_not_there(void **state)
     struct ut_error e;
 
     (void)state;
-    assert_int_equal(srv_store_open(test_dir(), &s, &e), UT_OK);
+    assert_int_equal(srv_store_open(test_dir(), NULL, &s, &e), UT_OK);
     k.name = strdup("ops");
     assert_int_equal(srv_store_key_create(s, "local", &k, &e), UT_OK);
     assert_int_equal(srv_auth_load(auth, s, &e), UT_OK);

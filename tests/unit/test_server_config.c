@@ -80,6 +80,27 @@ static void defaults__nothing_given__as_documented(void **state)
     srv_config_fini(&c);
 }
 
+static void store__of_another_kind__refused_without_being_shown(void **state)
+{
+    struct srv_config c;
+    struct ut_error e;
+
+    (void)state;
+    assert_int_equal(
+        read_args(ARGS("--store=postgres://u:geheim@h/d"), NULL, &c, &e),
+        UT_OK);
+    assert_string_equal(c.store, "postgres://u:geheim@h/d");
+    srv_config_fini(&c);
+    assert_int_equal(
+        read_args(NO_ARGS, ENV("TSCAF_STORE=postgresql://h/d"), &c, &e), UT_OK);
+    srv_config_fini(&c);
+    assert_int_equal(
+        read_args(ARGS("--store=mysql://u:geheim@h/d"), NULL, &c, &e),
+        UT_EINVAL);
+    assert_non_null(strstr(e.msg, "--store"));
+    assert_null(strstr(e.msg, "geheim"));
+}
+
 static void sources__all_three__flag_over_environment_over_file(void **state)
 {
     struct srv_config c;
@@ -294,6 +315,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(defaults__nothing_given__as_documented),
+        cmocka_unit_test(store__of_another_kind__refused_without_being_shown),
         cmocka_unit_test(sources__all_three__flag_over_environment_over_file),
         cmocka_unit_test(flags__every_form__taken),
         cmocka_unit_test(values__wrong_ones__named_with_what_is_right),

@@ -90,7 +90,7 @@ static int set_up(void **state)
                                  .gallery_max_faces = 100};
     app.config = &config;
     pthread_mutex_init(&app.generations.lock, NULL);
-    if (srv_store_open(data, &app.store, &e))
+    if (srv_store_open(data, NULL, &app.store, &e))
         fail_msg("%s", e.msg);
     return 0;
 }
