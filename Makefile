@@ -72,7 +72,7 @@ endef
 $(foreach f,$(FOLDERS),$(eval $(call FOLDER,$f)))
 $(call obj,$(call src,model)): CFLAGS += -fopenmp
 $(call obj,model/shipped.c): CPPFLAGS += -DMDL_WEIGHTS_DIR='"$(CURDIR)/model/weights"'
-$(call obj,tests/unit/test_model_plugin.c tests/unit/test_server_devices.c tests/golden/test_model_cuda.c): CPPFLAGS += -DPLUGINS='"$B/tests/plugins/"' -DCUDA_PLUGIN='"build/release/libtscaf-cuda.so"'
+$(call obj,tests/unit/test_model_plugin.c tests/unit/test_server_devices.c tests/unit/test_server_gallery_device.c tests/golden/test_model_cuda.c): CPPFLAGS += -DPLUGINS='"$B/tests/plugins/"' -DCUDA_PLUGIN='"build/release/libtscaf-cuda.so"'
 
 $(GEN)/%.pb-c.c $(GEN)/%.pb-c.h: %.proto
 	@mkdir -p $(@D)
@@ -156,7 +156,7 @@ $B/libtscaf-cuda.so: $(CUDA_PIC) $(CUDA_LIBS:%.c=$B/plugin/%.o) $(CUDA_CU:%.cu=$
 	$(CC) $(LDFLAGS) -shared -Wl,--no-undefined -Wl,-rpath,'$$ORIGIN:$(CUDA_HOME)/lib64:$(CUDA_HOME)/lib:$(CUDNN_HOME)/lib:$(CUBLAS_HOME)/lib' \
 	    -o $@ $^ -L$(CUDA_HOME)/lib64 -L$(CUDA_HOME)/lib -lcudart_static -lstdc++ -lm -ldl -lrt -lpthread
 $(CUDA_LIBS:%.c=$B/plugin/%.o): CPPFLAGS += -isystem $(CUDA_HOME)/include -isystem $(CUDNN_HOME)/include -isystem $(CUBLAS_HOME)/include
-$B/plugin/%.cu.o: %.cu $(wildcard model/backends/cuda/*.cuh model/backends/cuda/*.h) model/graph.h
+$B/plugin/%.cu.o: %.cu $(wildcard model/backends/cuda/*.cuh model/backends/cuda/*.h) model/graph.h model/index.h
 	@mkdir -p $(@D)
 	$(NVCC) -I. -O3 -std=c++17 -Xcompiler -fPIC,-fvisibility=hidden,-Wall$(if $(WERROR),$(comma)-Werror) \
 	    $(foreach a,$(CUDA_ARCH),-gencode arch=compute_$a,code=sm_$a) \
@@ -190,10 +190,10 @@ HOST_PLUGIN := $B/tests/plugins/host.so
 $(HOST_PLUGIN): $(CUDA_PIC) $B/plugin/tests/plugins/host/device.o $B/plugin/tests/plugins/host/engines.o $(CUDA_CU:%.cu=$B/plugin/%.host.o)
 	@mkdir -p $(@D)
 	$(CC) $(LDFLAGS) -shared -o $@ $^ -lstdc++ -lm
-$B/plugin/%.host.o: %.cu $(wildcard model/backends/cuda/*.cuh model/backends/cuda/*.h) model/graph.h
+$B/plugin/%.host.o: %.cu $(wildcard model/backends/cuda/*.cuh model/backends/cuda/*.h) model/graph.h model/index.h
 	@mkdir -p $(@D)
 	$(CXX) -x c++ -I. -std=c++17 $(FLAGS_$(VARIANT)) -Wall -fPIC -fvisibility=hidden -c -o $@ $<
-$B/tests/golden/test_model_cuda $B/tests/unit/test_server_devices: | $(HOST_PLUGIN)
+$B/tests/golden/test_model_cuda $B/tests/unit/test_server_devices $B/tests/unit/test_server_gallery_device: | $(HOST_PLUGIN)
 
 .PHONY: tests threaded test-threaded fuzzers
 tests: $(TESTS) $(PLUGINS) $(HOST_PLUGIN)
@@ -203,7 +203,7 @@ test: all $(TESTS) ## every test, what was answered against openapi.yaml, RPC by
 	@tests/contract/check $B/exchanges
 	@tests/rpc/run $(VARIANT)
 # What more than one thread touches: TSan's share of the tests.
-THREADED := $(filter %/test_server_batcher %/test_server_devices %/test_server_pool %/test_server_gallery \
+THREADED := $(filter %/test_server_batcher %/test_server_devices %/test_server_pool %/test_server_gallery %/test_server_gallery_device \
               %/test_server_http %/test_server_h2 %/test_server_h2_tls %/test_server_h2_duplex %/test_server_metrics %/test_server_rest %/test_server_rpc %/test_model_lanes \
               %/test_model_data_queue %/test_model_eval_evaluator,$(TESTS))
 threaded: $(THREADED)

@@ -189,6 +189,13 @@ void mdl_backend_report(const struct mdl_backend *b, char *text, size_t len)
         b->ops->report(b->ctx, text, len);
 }
 
+enum ut_err mdl_index_open(struct mdl_backend *b, int dim,
+                           struct mdl_index *out, struct ut_error *e)
+{
+    *out = (struct mdl_index){b->ops->index, NULL};
+    return out->ops ? out->ops->open(b->ctx, dim, &out->ctx, e) : UT_OK;
+}
+
 const char *mdl_backend_name(const struct mdl_backend *b)
 {
     return b->ops->name;

@@ -2,6 +2,7 @@
 #define MODEL_BACKEND_H
 
 #include "model/graph.h"
+#include "model/index.h"
 
 /* Where graphs run. A backend is a table of functions and an opaque state;
  * nobody outside model/backends sees a vendor's header.
@@ -82,6 +83,9 @@ struct mdl_backend_ops {
     /* Optional: how many devices there are (NULL: one); a device's figures. */
     int (*devices)(void);
     void (*stats)(void *ctx, struct mdl_device_stats *out);
+
+    /* Optional (NULL: none): rows on the device, and their search. */
+    const struct mdl_index_ops *index;
 
     /* Optional: one line on the device and how plans compute on it. */
     void (*report)(void *ctx, char *text, size_t len);

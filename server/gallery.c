@@ -1,13 +1,14 @@
-/* The index: chunks of a packed matrix that never move, dense (the last face
- * fills a hole), and a lock that writers hold for one face's time only. */
+/* The index: rows of mdl_search, dense (the last face fills a hole), whose they
+ * are, and a lock that writers hold for one face's time only. */
 #include "server/gallery.h"
 
+#include <math.h>
 #include <pthread.h>
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "model/panel.h"
+#include "model/search.h"
 
 /* Running out of memory is an error, not an exit. */
 #define HASH_NONFATAL_OOM 1
@@ -15,7 +16,6 @@
 #include <uthash.h>
 
 #define CHUNK_ROWS 4096
-#define MAX_QUERIES 32 /* of one pass over the matrix */
 
 struct face;
 
@@ -36,24 +36,19 @@ struct face {
     UT_hash_handle hh;
 };
 
-struct chunk {
-    float *panels; /* owned; [CHUNK_ROWS, dim] */
-    struct face *faces[CHUNK_ROWS];
-};
-
 struct srv_gallery {
-    int dim;
     size_t max_faces, n_faces;
     pthread_rwlock_t lock;
-    struct chunk **chunks; /* [max_chunks], filled as needed */
-    size_t n_chunks, max_chunks;
+    struct mdl_search *search; /* owned; row i is that of face_at(i) */
+    struct face ***chunks;     /* owned; [CHUNK_ROWS] each, which never move */
+    size_t n_chunks;
     struct identity *identities; /* tables, owned */
     struct face *faces;
+    struct srv_log *log; /* NULL until placed */
 };
 
 struct srv_gallery_scratch {
-    float score[MAX_QUERIES * CHUNK_ROWS];
-    float *queries; /* owned; [MAX_QUERIES, dim] */
+    struct mdl_search_scratch *search; /* owned */
 };
 
 enum ut_err srv_gallery_new(int dim, size_t max_faces, struct srv_gallery **out,
@@ -61,17 +56,20 @@ enum ut_err srv_gallery_new(int dim, size_t max_faces, struct srv_gallery **out,
 {
     struct srv_gallery *g = calloc(1, sizeof(*g));
     pthread_rwlockattr_t attr;
+    enum ut_err rc;
 
     *out = NULL;
     if (!g)
         return ut_fail(e, UT_ENOMEM, "no memory for the gallery");
-    g->dim = dim;
     g->max_faces = max_faces;
-    g->max_chunks = max_faces / CHUNK_ROWS + 1;
-    g->chunks = calloc(g->max_chunks, sizeof(struct chunk *));
-    if (!g->chunks) {
+    g->chunks = calloc(max_faces / CHUNK_ROWS + 1, sizeof(*g->chunks));
+    rc = g->chunks
+             ? mdl_search_new(dim, max_faces, &g->search, e)
+             : ut_fail(e, UT_ENOMEM, "no memory for %zu faces", max_faces);
+    if (rc) {
+        free(g->chunks);
         free(g);
-        return ut_fail(e, UT_ENOMEM, "no memory for %zu faces", max_faces);
+        return rc;
     }
     /* Else searches that follow each other closely would starve a writer. */
     pthread_rwlockattr_init(&attr);
@@ -101,54 +99,59 @@ void srv_gallery_free(struct srv_gallery *g)
         free(i->name);
         free(i);
     }
-    for (size_t c = 0; c < g->n_chunks; c++) {
-        free(g->chunks[c]->panels);
+    for (size_t c = 0; c < g->n_chunks; c++)
         free(g->chunks[c]);
-    }
     free(g->chunks);
+    mdl_search_free(g->search);
     pthread_rwlock_destroy(&g->lock);
     free(g);
+}
+
+static void on_remark(void *arg, const char *line)
+{
+    const struct srv_gallery *g = arg;
+
+    srv_log_line(g->log, SRV_LOG_WARN, NULL, "gallery: %s", line);
+}
+
+enum ut_err srv_gallery_place(struct srv_gallery *g,
+                              struct mdl_backend *const *devices, int n,
+                              struct srv_log *log, struct ut_error *e)
+{
+    g->log = log;
+    return mdl_search_place(g->search, devices, n, on_remark, g, e);
+}
+
+void srv_gallery_settle(struct srv_gallery *g)
+{
+    pthread_rwlock_rdlock(&g->lock);
+    mdl_search_settle(g->search);
+    pthread_rwlock_unlock(&g->lock);
 }
 
 /* ---- rows ---- */
 
 static struct face **face_at(const struct srv_gallery *g, size_t row)
 {
-    return &g->chunks[row / CHUNK_ROWS]->faces[row % CHUNK_ROWS];
-}
-
-static float *element(const struct srv_gallery *g, size_t row, int column)
-{
-    return g->chunks[row / CHUNK_ROWS]->panels +
-           mdl_panel_at(false, (size_t)g->dim, row % CHUNK_ROWS,
-                        (size_t)column);
+    return &g->chunks[row / CHUNK_ROWS][row % CHUNK_ROWS];
 }
 
 static enum ut_err add_chunk(struct srv_gallery *g, struct ut_error *e)
 {
-    size_t size = CHUNK_ROWS * (size_t)g->dim * sizeof(float);
-    struct chunk *c = calloc(1, sizeof(*c));
+    struct face **c = calloc(CHUNK_ROWS, sizeof(struct face *));
 
-    if (c)
-        c->panels = aligned_alloc(64, size);
-    if (!c || !c->panels) {
-        free(c);
+    if (!c)
         return ut_fail(e, UT_ENOMEM, "no memory for more faces");
-    }
-    memset(c->panels, 0, size);
     g->chunks[g->n_chunks++] = c;
     return UT_OK;
 }
 
-/* The last row moves into row, and is zeroed. */
+/* The last row moves into row. */
 static void fill_hole(struct srv_gallery *g, size_t row)
 {
     size_t last = --g->n_faces;
 
-    for (int k = 0; k < g->dim; k++) {
-        *element(g, row, k) = *element(g, last, k);
-        *element(g, last, k) = 0;
-    }
+    mdl_search_remove(g->search, row);
     *face_at(g, row) = *face_at(g, last);
     (*face_at(g, row))->row = row;
     *face_at(g, last) = NULL;
@@ -215,7 +218,9 @@ static enum ut_err add(struct srv_gallery *g, const char *identity_id,
         strncpy(f->id, face_id, SRV_ID_LEN - 1);
         HASH_ADD_STR(g->faces, id, f);
     }
-    if (!owner || f->lost) {
+    if (!owner || f->lost || mdl_search_add(g->search, embedding, e)) {
+        if (owner && !f->lost)
+            HASH_DEL(g->faces, f);
         if (owner)
             drop_if_empty(g, owner);
         free(f);
@@ -228,8 +233,6 @@ static enum ut_err add(struct srv_gallery *g, const char *identity_id,
     owner->faces = f;
     f->row = g->n_faces++;
     *face_at(g, f->row) = f;
-    for (int k = 0; k < g->dim; k++)
-        *element(g, f->row, k) = embedding[k];
     return UT_OK;
 }
 
@@ -291,6 +294,8 @@ void srv_gallery_remove_face(struct srv_gallery *g, const char *face_id)
         drop_if_empty(g, owner);
     }
     pthread_rwlock_unlock(&g->lock);
+    if (f)
+        srv_gallery_settle(g); /* nothing of it stays on a device */
 }
 
 void srv_gallery_remove_identity(struct srv_gallery *g, const char *identity_id)
@@ -304,6 +309,8 @@ void srv_gallery_remove_identity(struct srv_gallery *g, const char *identity_id)
     if (i)
         drop_if_empty(g, i);
     pthread_rwlock_unlock(&g->lock);
+    if (i)
+        srv_gallery_settle(g);
 }
 
 /* ---- readers ---- */
@@ -313,48 +320,62 @@ enum ut_err srv_gallery_scratch_new(const struct srv_gallery *g,
                                     struct ut_error *e)
 {
     struct srv_gallery_scratch *s = malloc(sizeof(*s));
+    enum ut_err rc;
 
     *out = NULL;
-    if (s)
-        s->queries = malloc(MAX_QUERIES * (size_t)g->dim * sizeof(float));
-    if (!s || !s->queries) {
-        free(s);
+    if (!s)
         return ut_fail(e, UT_ENOMEM, "no memory for a search");
-    }
-    *out = s;
-    return UT_OK;
+    rc = mdl_search_scratch_new(g->search, &s->search, e);
+    if (rc)
+        free(s);
+    else
+        *out = s;
+    return rc;
 }
 
 void srv_gallery_scratch_free(struct srv_gallery_scratch *s)
 {
     if (!s)
         return;
-    free(s->queries);
+    mdl_search_scratch_free(s->search);
     free(s);
 }
 
-/* The best identities so far, best first; ties in order of coming. */
+/* The best identities so far, best first, each by its best face; of equal
+ * faces the one in the lower row. */
 struct ranking {
-    struct {
+    struct entry {
         float similarity;
+        size_t row;
         const struct identity *who;
     } list[SRV_TOP_K_MAX];
     int n, top_k;
-    float least; /* a face must beat it to count */
 };
 
-static void rank(struct ranking *r, float similarity,
-                 const struct identity *who)
+struct rankings {
+    const struct srv_gallery *g;
+    struct ranking *of; /* [queries] */
+};
+
+static bool is_better(const struct entry *a, const struct entry *b)
+{
+    return a->similarity > b->similarity ||
+           (a->similarity == b->similarity && a->row < b->row);
+}
+
+static void rank(struct ranking *r, const struct entry *new)
 {
     int at = 0, end;
 
-    while (at < r->n && r->list[at].similarity >= similarity) {
-        if (r->list[at].who == who)
+    while (at < r->n && !is_better(new, &r->list[at])) {
+        if (r->list[at].who == new->who)
             return; /* a better face of the same person is there */
         at++;
     }
+    if (at == r->top_k)
+        return;
     /* The person's worse entry goes, or else the last one. */
-    for (end = at; end < r->n && r->list[end].who != who;)
+    for (end = at; end < r->n && r->list[end].who != new->who;)
         end++;
     if (end == r->n) {
         if (r->n < r->top_k)
@@ -364,34 +385,17 @@ static void rank(struct ranking *r, float similarity,
     }
     memmove(&r->list[at + 1], &r->list[at],
             (size_t)(end - at) * sizeof(r->list[0]));
-    r->list[at].similarity = similarity;
-    r->list[at].who = who;
-    if (r->n == r->top_k)
-        r->least = r->list[r->n - 1].similarity;
+    r->list[at] = *new;
 }
 
-/* One pass over the matrix for up to MAX_QUERIES. */
-static void search(const struct srv_gallery *g, struct srv_gallery_scratch *s,
-                   const float *const *queries, int n, struct ranking *rankings)
+static float on_row(void *arg, int query, size_t row, float similarity)
 {
-    for (int q = 0; q < n; q++)
-        memcpy(s->queries + (size_t)q * (size_t)g->dim, queries[q],
-               (size_t)g->dim * sizeof(float));
-    for (size_t first = 0; first < g->n_faces; first += CHUNK_ROWS) {
-        const struct chunk *c = g->chunks[first / CHUNK_ROWS];
-        size_t rows = g->n_faces - first;
+    struct rankings *all = arg;
+    struct ranking *r = &all->of[query];
+    const struct entry new = {similarity, row, (*face_at(all->g, row))->owner};
 
-        if (rows > CHUNK_ROWS)
-            rows = CHUNK_ROWS;
-        memset(s->score, 0, (size_t)n * rows * sizeof(float));
-        mdl_panel_product(false, c->panels, rows, (size_t)g->dim, s->queries,
-                          (size_t)g->dim, n, s->score);
-        for (int q = 0; q < n; q++)
-            for (size_t i = 0; i < rows; i++)
-                if (s->score[(size_t)q * rows + i] > rankings[q].least)
-                    rank(&rankings[q], s->score[(size_t)q * rows + i],
-                         c->faces[i]->owner);
-    }
+    rank(r, &new);
+    return r->n == r->top_k ? r->list[r->n - 1].similarity : -INFINITY;
 }
 
 static int put_matches(const struct ranking *r, struct srv_match *matches)
@@ -413,18 +417,20 @@ void srv_gallery_search(struct srv_gallery *g, struct srv_gallery_scratch *s,
                         int *counts)
 {
     pthread_rwlock_rdlock(&g->lock);
-    for (int first = 0; first < n; first += MAX_QUERIES) {
-        int count = n - first < MAX_QUERIES ? n - first : MAX_QUERIES;
-        struct ranking rankings[MAX_QUERIES];
+    for (int first = 0; first < n; first += MDL_SEARCH_QUERIES) {
+        int count =
+            n - first < MDL_SEARCH_QUERIES ? n - first : MDL_SEARCH_QUERIES;
+        struct ranking rankings[MDL_SEARCH_QUERIES];
+        struct rankings all = {g, rankings};
 
         for (int q = 0; q < count; q++) {
             rankings[q].n = 0;
-            rankings[q].least = -2;
             rankings[q].top_k = top_k[first + q] < SRV_TOP_K_MAX
                                     ? top_k[first + q]
                                     : SRV_TOP_K_MAX;
         }
-        search(g, s, queries + first, count, rankings);
+        mdl_search_run(g->search, s->search, queries + first, count, on_row,
+                       &all);
         for (int q = 0; q < count; q++)
             counts[first + q] = put_matches(&rankings[q], matches[first + q]);
     }
@@ -440,10 +446,8 @@ float srv_gallery_compare(struct srv_gallery *g, const char *identity_id,
     pthread_rwlock_rdlock(&g->lock);
     i = find_identity(g, identity_id);
     for (const struct face *f = i ? i->faces : NULL; f; f = f->next) {
-        float v = 0;
+        float v = mdl_search_score(g->search, f->row, q);
 
-        for (int k = 0; k < g->dim; k++)
-            v += q[k] * *element(g, f->row, k);
         best = v > best ? v : best;
     }
     pthread_rwlock_unlock(&g->lock);
@@ -469,4 +473,9 @@ bool srv_gallery_has(struct srv_gallery *g, const char *face_id)
     HASH_FIND_STR(g->faces, face_id, f);
     pthread_rwlock_unlock(&g->lock);
     return f != NULL;
+}
+
+void srv_gallery_stats(struct srv_gallery *g, struct mdl_search_stats *out)
+{
+    mdl_search_stats(g->search, out);
 }

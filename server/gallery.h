@@ -5,11 +5,12 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "base/error.h"
+#include "model/search.h"
+#include "server/log.h"
 
 /* The in-memory index: every enrolled face's embedding of the serving model,
- * packed, searched exactly by cosine. Readers never wait for a writer's
- * disk: writers hold the lock only to append or to overwrite a row. */
+ * searched exactly by cosine (model/search.h). Readers never wait for a
+ * writer's disk: writers hold the lock only to append or to overwrite a row. */
 
 #define SRV_ID_LEN 32 /* "face_" or "id_" + 24 hex digits + NUL */
 #define SRV_TOP_K_MAX 100
@@ -27,6 +28,18 @@ UT_MUSTUSE enum ut_err srv_gallery_new(int dim, size_t max_faces,
                                        struct srv_gallery **out,
                                        struct ut_error *e);
 void srv_gallery_free(struct srv_gallery *g);
+/* Once, before all faces: searches on these devices too, where they can and
+ * have room; log (may be NULL) says where not. They outlive g. Errors:
+ * UT_ENOMEM. */
+UT_MUSTUSE enum ut_err srv_gallery_place(struct srv_gallery *g,
+                                         struct mdl_backend *const *devices,
+                                         int n, struct srv_log *log,
+                                         struct ut_error *e);
+/* After many additions: brings the devices up to date, so that the next search
+ * need not. Thread: any. */
+void srv_gallery_settle(struct srv_gallery *g);
+/* How searches were answered. Thread: any. */
+void srv_gallery_stats(struct srv_gallery *g, struct mdl_search_stats *out);
 
 /* embedding: [dim], L2-normalised. Visible to the next search.
  * Errors: UT_EBUSY, UT_ENOMEM. Thread: any. */
@@ -37,7 +50,8 @@ UT_MUSTUSE enum ut_err srv_gallery_add(struct srv_gallery *g,
                                        struct ut_error *e);
 void srv_gallery_rename(struct srv_gallery *g, const char *identity_id,
                         const char *name);
-/* Zeroes the removed embeddings' memory. Unknown ids are ignored. */
+/* Zeroes the removed embeddings' memory, on devices too. Unknown ids are
+ * ignored. */
 void srv_gallery_remove_face(struct srv_gallery *g, const char *face_id);
 void srv_gallery_remove_identity(struct srv_gallery *g,
                                  const char *identity_id);

@@ -76,6 +76,19 @@ bool srv_generation_is_current(const struct srv_generation *g)
 
 /* ---- making ---- */
 
+/* The gallery searches where the model runs. */
+static enum ut_err place(struct srv_generation *g, struct ut_error *e)
+{
+    struct mdl_backend *devices[SRV_MAX_DEVICES];
+    int n = srv_engine_devices(g->engine);
+
+    for (int i = 0; i < n; i++)
+        devices[i] = srv_engine_device_at(g->engine, i);
+    return srv_engine_dim(g->engine)
+               ? srv_gallery_place(g->gallery, devices, n, g->app->log, e)
+               : UT_OK;
+}
+
 enum ut_err srv_generation_new(struct srv_app *app, const char *path,
                                struct srv_generation **out, struct ut_error *e)
 {
@@ -103,6 +116,8 @@ enum ut_err srv_generation_new(struct srv_app *app, const char *path,
     if (!rc)
         rc = srv_gallery_new(srv_engine_dim(g->engine),
                              (size_t)c->gallery_max_faces, &g->gallery, e);
+    if (!rc)
+        rc = place(g, e);
     if (rc)
         destroy(g);
     else
@@ -144,9 +159,11 @@ static enum ut_err add_face(void *arg, const struct srv_face *f,
 enum ut_err srv_generation_fill(struct srv_generation *g, struct ut_error *e)
 {
     struct filling w = {.g = g};
+    enum ut_err rc = srv_store_faces_each(
+        g->app->store, srv_generation_version(g), add_face, &w, e);
 
-    return srv_store_faces_each(g->app->store, srv_generation_version(g),
-                                add_face, &w, e);
+    srv_gallery_settle(g->gallery);
+    return rc;
 }
 
 /* ---- the repository ---- */

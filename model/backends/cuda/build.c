@@ -147,7 +147,7 @@ static enum ut_err build_product(struct plan *p, struct step *s,
     if (rc)
         return rc;
     describe(p, s);
-    return cuda_choose(p, s, e);
+    return cuda_choose(p->ctx, &s->product, &s->way, &s->engine, e);
 }
 
 static enum ut_err build_batchnorm(struct plan *p, struct step *s,

@@ -74,6 +74,17 @@ static enum ut_err open_cuda(int device, void **out, struct ut_error *e)
     return UT_OK;
 }
 
+unsigned cuda_enter(const struct ctx *c)
+{
+    pthread_rwlock_rdlock(&process.lock);
+    return process.epoch[c->device];
+}
+
+void cuda_leave(void)
+{
+    pthread_rwlock_unlock(&process.lock);
+}
+
 static bool is_lost(const struct ctx *c, unsigned epoch)
 {
     return epoch != process.epoch[c->device];
@@ -106,7 +117,7 @@ static int devices(void)
     return gpu_count();
 }
 
-static enum ut_err open_lane(struct ctx *c, struct lane *l, struct ut_error *e)
+enum ut_err cuda_lane_open(struct ctx *c, struct lane *l, struct ut_error *e)
 {
     enum ut_err rc = gpu_stream_new(c->device, &l->stream, e);
 
@@ -127,7 +138,7 @@ static enum ut_err lane_new(void *ctx, void **out, struct ut_error *e)
     if (!l)
         return ut_fail(e, UT_ENOMEM, "no memory for a lane");
     pthread_rwlock_rdlock(&process.lock);
-    rc = open_lane(ctx, l, e);
+    rc = cuda_lane_open(ctx, l, e);
     pthread_rwlock_unlock(&process.lock);
     if (rc)
         free(l);
@@ -136,15 +147,11 @@ static enum ut_err lane_new(void *ctx, void **out, struct ut_error *e)
     return rc;
 }
 
-static void lane_free(void *ctx, void *lane)
+void cuda_lane_close(struct ctx *c, struct lane *l)
 {
-    struct ctx *c = ctx;
-    struct lane *l = lane;
     struct ut_error ignored;
-    bool lost;
+    bool lost = is_lost(c, l->epoch) || gpu_enter(l->stream, &ignored);
 
-    pthread_rwlock_rdlock(&process.lock);
-    lost = is_lost(c, l->epoch) || gpu_enter(l->stream, &ignored);
     cuda_handles_close(l->handles, lost);
     if (lost) {
         gpu_stream_abandon(l->stream);
@@ -153,8 +160,14 @@ static void lane_free(void *ctx, void *lane)
         gpu_unpin(l->host);
         gpu_stream_free(l->stream);
     }
+}
+
+static void lane_free(void *ctx, void *lane)
+{
+    pthread_rwlock_rdlock(&process.lock);
+    cuda_lane_close(ctx, lane);
     pthread_rwlock_unlock(&process.lock);
-    free(l);
+    free(lane);
 }
 
 static bool supports(void *ctx, enum mdl_precision precision)
@@ -268,8 +281,7 @@ static enum ut_err bind(struct plan *p, struct ut_error *e)
 
 /* ---- Being made, and made anew ---- */
 
-/* The ctx and the lane are of the device's present context. */
-static enum ut_err renew(struct ctx *c, struct lane *l, struct ut_error *e)
+enum ut_err cuda_renew(struct ctx *c, struct lane *l, struct ut_error *e)
 {
     unsigned epoch = process.epoch[c->device];
     enum ut_err rc = UT_OK;
@@ -302,7 +314,7 @@ static enum ut_err build(struct plan *p, struct ut_error *e)
     enum ut_err rc = gpu_enter(p->lane->stream, e);
 
     if (!rc)
-        rc = renew(p->ctx, p->lane, e);
+        rc = cuda_renew(p->ctx, p->lane, e);
     if (rc || (p->built && !lost))
         return rc;
     if (lost)
@@ -320,9 +332,7 @@ static enum ut_err build(struct plan *p, struct ut_error *e)
     return rc;
 }
 
-/* An error of a run or of a build: if it would stay, the device gets a new
- * context. Not under the lock. */
-static void mend(const struct ctx *c, unsigned epoch, enum ut_err rc)
+void cuda_mend(const struct ctx *c, unsigned epoch, enum ut_err rc)
 {
     struct ut_error ignored;
 
@@ -376,7 +386,7 @@ static enum ut_err compile(void *ctx, void *lane, const struct mdl_graph *g,
     else
         ut_fail(e, rc, "%s", why.msg);
     plan_free(ctx, p);
-    mend(ctx, epoch, rc);
+    cuda_mend(ctx, epoch, rc);
     return rc;
 }
 
@@ -451,7 +461,7 @@ static enum ut_err run(void *ctx, void *plan, const struct mdl_io *io,
         rc = run_built(p, io, e);
     pthread_rwlock_unlock(&process.lock);
     count(ctx, -1, gpu_clock_us() - began, rc);
-    mend(ctx, epoch, rc);
+    cuda_mend(ctx, epoch, rc);
     return rc;
 }
 
@@ -490,6 +500,7 @@ static const struct mdl_backend_ops ops = {
     .supports = supports,
     .report = report,
     .stats = stats,
+    .index = &cuda_index,
 };
 
 extern const struct mdl_plugin tscaf_plugin;

@@ -6,6 +6,9 @@
 
 #include "base/clock.h"
 #include "model/backends/cuda/gpu.h"
+#include "model/backends/cuda/search.h"
+
+const int gpu_tile_rows = 65536;
 
 struct gpu_stream {
     int device;

@@ -99,6 +99,18 @@ struct plan {
     int n_recorded;
 };
 
+/* cuda.c. Between the two no context is made anew: the device's epoch. */
+unsigned cuda_enter(const struct ctx *c);
+void cuda_leave(void);
+/* A lane, at work and after the loss of its context. Entered. */
+enum ut_err cuda_lane_open(struct ctx *c, struct lane *l, struct ut_error *e);
+void cuda_lane_close(struct ctx *c, struct lane *l);
+/* The ctx and the lane are of the device's present context. */
+enum ut_err cuda_renew(struct ctx *c, struct lane *l, struct ut_error *e);
+/* An error of that epoch: if it would stay, the device gets a new context. Not
+ * entered. */
+void cuda_mend(const struct ctx *c, unsigned epoch, enum ut_err rc);
+
 /* build.c. The steps of p->g; UT_EINVAL names an operation of training. */
 enum ut_err cuda_build(struct plan *p, struct ut_error *e);
 /* lost: what was on the device is gone. */
@@ -118,7 +130,10 @@ enum ut_err cuda_handles_open(struct gpu_stream *s, void *handles[2],
                               struct ut_error *e);
 void cuda_handles_close(void *handles[2], bool lost);
 void cuda_chip(struct ctx *c); /* names it, libraries included */
-enum ut_err cuda_choose(struct plan *p, struct step *s, struct ut_error *e);
+/* *engine is the ctx's; NULL with CHOICE_OWN. */
+enum ut_err cuda_choose(struct ctx *c, const struct gpu_product *p,
+                        enum choice_way *way, struct gpu_engine **engine,
+                        struct ut_error *e);
 enum ut_err cuda_compute(struct gpu_stream *s, void *const handles[2],
                          const struct gpu_product *p, enum choice_way way,
                          struct gpu_engine *engine,
@@ -131,5 +146,8 @@ void cuda_report(struct ctx *c, char *text, size_t len);
 enum ut_err cuda_lose(struct ctx *c, struct ut_error *e);
 /* run.c: queues the steps that the outputs wanted need, copies included. */
 enum ut_err cuda_queue(struct plan *p, uint64_t wanted, struct ut_error *e);
+
+/* search.c */
+extern const struct mdl_index_ops cuda_index;
 
 #endif

@@ -381,17 +381,19 @@ static enum ut_err decide(struct ctx *c, const struct gpu_product *p,
     return UT_OK;
 }
 
-enum ut_err cuda_choose(struct plan *p, struct step *s, struct ut_error *e)
+enum ut_err cuda_choose(struct ctx *c, const struct gpu_product *p,
+                        enum choice_way *way, struct gpu_engine **engine,
+                        struct ut_error *e)
 {
-    struct ctx *c = p->ctx;
     struct choice choice = {.way = CHOICE_OWN};
     struct made *m;
     enum ut_err rc = UT_OK;
 
-    if (!s->product.rows &&
-        (s->product.window.groups > 1 || s->product.y.c == 1))
+    *way = CHOICE_OWN;
+    *engine = NULL;
+    if (!p->rows && (p->window.groups > 1 || p->y.c == 1))
         return UT_OK; /* depthwise, or one sum a place: our kernel's */
-    choice_key(&s->product, choice.key);
+    choice_key(p, choice.key);
     pthread_mutex_lock(&c->choosing);
     for (m = c->made; m; m = m->next)
         if (!strcmp(m->choice.key, choice.key))
@@ -400,7 +402,7 @@ enum ut_err cuda_choose(struct plan *p, struct step *s, struct ut_error *e)
         m = calloc(1, sizeof(*m));
         if (m) {
             m->choice = choice;
-            rc = decide(c, &s->product, m, e);
+            rc = decide(c, p, m, e);
         } else {
             rc = ut_fail(e, UT_ENOMEM, "no memory for a choice");
         }
@@ -413,8 +415,8 @@ enum ut_err cuda_choose(struct plan *p, struct step *s, struct ut_error *e)
         }
     }
     if (m) {
-        s->way = m->choice.way;
-        s->engine = m->engine;
+        *way = m->choice.way;
+        *engine = m->engine;
     }
     pthread_mutex_unlock(&c->choosing);
     return rc;

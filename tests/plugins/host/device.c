@@ -9,17 +9,21 @@
 #include <unistd.h>
 
 #include "model/backends/cuda/gpu.h"
+#include "model/backends/cuda/search.h"
 #include "tests/plugins/host/host.h"
 
 int64_t host_clock_us;
+const int gpu_tile_rows = 256; /* so that a small gallery has several */
 
-/* All memory of the context: gpu_reset takes it. */
+/* All memory, each of its device's context: gpu_reset takes it. */
 static struct piece {
     struct piece *next;
+    int device;
     void *data;
     size_t len;
 } * pieces;
 static pthread_mutex_t pieces_lock = PTHREAD_MUTEX_INITIALIZER;
+static _Thread_local int current; /* as gpu_enter said */
 
 static enum ut_err piece_new(size_t len, void **out, struct ut_error *e)
 {
@@ -33,7 +37,7 @@ static enum ut_err piece_new(size_t len, void **out, struct ut_error *e)
     }
     memset(*out, 0xff, len); /* NaN in every type: a missed write shows */
     pthread_mutex_lock(&pieces_lock);
-    *p = (struct piece){pieces, *out, len};
+    *p = (struct piece){pieces, current, *out, len};
     pieces = p;
     pthread_mutex_unlock(&pieces_lock);
     return UT_OK;
@@ -107,13 +111,16 @@ bool gpu_lost(int device)
 
 enum ut_err gpu_reset(int device, struct ut_error *e)
 {
-    struct piece *p;
+    struct piece **at = &pieces, *p;
 
-    (void)device;
     unlink(getenv("TSCAF_HOST_LOSE"));
     pthread_mutex_lock(&pieces_lock);
-    while ((p = pieces)) {
-        pieces = p->next;
+    while ((p = *at)) {
+        if (p->device != device) {
+            at = &p->next;
+            continue;
+        }
+        *at = p->next;
         memset(p->data, 0xff, p->len);
         free(p->data);
         free(p);
@@ -142,7 +149,7 @@ enum ut_err gpu_stream_new(int device, struct gpu_stream **out,
 
     if (!s)
         return ut_fail(e, UT_ENOMEM, "no memory for a stream");
-    s->device = device;
+    s->device = current = device;
     *out = s;
     return UT_OK;
 }
@@ -154,7 +161,7 @@ void gpu_stream_free(struct gpu_stream *s)
 
 enum ut_err gpu_enter(struct gpu_stream *s, struct ut_error *e)
 {
-    (void)s;
+    current = s->device;
     (void)e;
     return UT_OK;
 }
