@@ -221,17 +221,11 @@ static void count(uint64_t *of, int n)
     __atomic_add_fetch(of, (uint64_t)n, __ATOMIC_RELAXED);
 }
 
-void mdl_search_run(struct mdl_search *s, struct mdl_search_scratch *x,
-                    const float *const *queries, int n, mdl_search_take_fn take,
-                    void *arg)
+static struct search_device *idlest_of(struct mdl_search *s)
 {
-    struct search_call c = {
-        .rows = &s->rows, .queries = queries, .n = n, .take = take, .arg = arg};
     struct search_device *idlest = NULL;
-    int settled = 0, least = INT32_MAX;
+    int least = INT32_MAX;
 
-    for (int q = 0; q < n; q++)
-        c.least[q] = -INFINITY;
     for (int i = 0; i < s->n_devices; i++) {
         int load = search_device_load(s->devices[i]);
 
@@ -240,14 +234,44 @@ void mdl_search_run(struct mdl_search *s, struct mdl_search_scratch *x,
             idlest = s->devices[i];
         }
     }
+    return idlest;
+}
+
+static void run(struct mdl_search *s, struct mdl_search_scratch *x,
+                struct search_device *idlest, struct search_call *c)
+{
+    int settled = 0;
+
+    for (int q = 0; q < c->n; q++)
+        c->least[q] = -INFINITY;
     if (idlest && s->rows.n)
-        search_device_run(idlest, &c);
-    for (int q = 0; q < n; q++)
-        settled += c.settled[q];
+        search_device_run(idlest, c);
+    for (int q = 0; q < c->n; q++)
+        settled += c->settled[q];
     count(&s->by_device, settled);
-    count(idlest ? &s->again : &s->by_processor, n - settled);
-    if (settled < n)
-        look_at_all(&c, x);
+    count(idlest ? &s->again : &s->by_processor, c->n - settled);
+    if (settled < c->n)
+        look_at_all(c, x);
+}
+
+void mdl_search_run(struct mdl_search *s, struct mdl_search_scratch *x,
+                    const float *const *queries, int n, mdl_search_take_fn take,
+                    void *arg)
+{
+    struct search_call c = {
+        .rows = &s->rows, .queries = queries, .n = n, .take = take, .arg = arg};
+
+    run(s, x, idlest_of(s), &c);
+}
+
+void mdl_search_run_here(struct mdl_search *s, struct mdl_search_scratch *x,
+                         const float *const *queries, int n,
+                         mdl_search_take_fn take, void *arg)
+{
+    struct search_call c = {
+        .rows = &s->rows, .queries = queries, .n = n, .take = take, .arg = arg};
+
+    run(s, x, NULL, &c);
 }
 
 void mdl_search_stats(struct mdl_search *s, struct mdl_search_stats *out)

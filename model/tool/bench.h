@@ -17,9 +17,16 @@ double bench_peak_macs(enum mdl_precision precision);
 /* The middle of n values, which are sorted. */
 double bench_median(double *values, int n);
 
-/* Times the search in a gallery of so many faces, beside reading its memory;
- * returns the exit code. */
-int bench_gallery(size_t faces, int n_threads, int reps, bool json);
+/* Times the search in a gallery of so many faces, by the processor and by a
+ * backend's device, beside reading memory; returns the exit code, 1 also where
+ * the two answer otherwise. */
+struct bench_gallery {
+    size_t faces;
+    const char *backend; /* NULL: the processor alone */
+    int threads, reps;
+    bool json;
+};
+int bench_gallery(const struct bench_gallery *b);
 
 /* A model file, or a fresh model of a spec. */
 UT_MUSTUSE enum ut_err bench_open(const char *path, struct mdl_model *m,

@@ -1,32 +1,87 @@
-/* The gallery's search: the product with the packed templates, beside the time
- * that reading them takes. */
+/* The gallery's search, by the processor and by a device if one is asked for,
+ * beside the rate at which memory is read. */
+#include <math.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/clock.h"
-#include "model/panel.h"
+#include "model/search.h"
 #include "model/tool/bench.h"
 #include "model/tool/cmd.h"
 
 #define DIM 512
-#define CHUNK_FACES 4096 /* as server/gallery.c */
-#define MAX_QUERIES 32
+#define TOP 5
 #define MAX_THREADS 64
 #define MAX_REPS 1000
-#define N_KINDS 4
+#define N_KINDS 7
+#define READ_MAX ((size_t)256 << 20) /* numbers that reading alone reads */
 
-/* 0: only reading. */
-static const int queries_of[N_KINDS] = {0, 1, 8, 32};
+/* queries 0: only reading. */
+static const struct kind {
+    int queries;
+    bool device;
+} kinds[N_KINDS] = {{0, false}, {1, false}, {8, false}, {32, false},
+                    {1, true},  {8, true},  {32, true}};
+
+struct best {
+    float product[TOP];
+    size_t row[TOP];
+};
+
+struct rig {
+    const struct bench_gallery *b;
+    struct mdl_backend *backend;
+    struct mdl_search *search;
+    float *queries, *buffer; /* owned; [32, DIM], [n_buffer] */
+    size_t n_buffer;
+};
 
 struct search {
-    const float *panels;
-    size_t faces;
-    int queries;
-    float best; /* so that the work is done */
+    const struct rig *rig;
+    struct kind kind;
+    struct best best[MDL_SEARCH_QUERIES];
+    float sum; /* so that reading is done */
+    bool failed;
     pthread_t thread;
 };
+
+static void random_row(uint64_t seed, float row[DIM])
+{
+    double norm = 0;
+
+    for (int i = 0; i < DIM; i++) {
+        seed = seed * 6364136223846793005ull + 1442695040888963407ull;
+        row[i] = (float)(int32_t)(seed >> 32) * 0x1p-31f;
+        norm += (double)row[i] * row[i];
+    }
+    for (int i = 0; i < DIM; i++)
+        row[i] = (float)(row[i] / sqrt(norm));
+}
+
+static float keep(void *arg, int query, size_t row, float product)
+{
+    struct best *b = &((struct search *)arg)->best[query];
+    int at = TOP - 1;
+
+    for (int i = 0; i < TOP; i++)
+        if (b->row[i] == row) /* it may be told twice */
+            return b->product[TOP - 1];
+    if (product < b->product[at] ||
+        (product == b->product[at] && row > b->row[at]))
+        return b->product[TOP - 1];
+    for (; at && (product > b->product[at - 1] ||
+                  (product == b->product[at - 1] && row < b->row[at - 1]));
+         at--) {
+        b->product[at] = b->product[at - 1];
+        b->row[at] = b->row[at - 1];
+    }
+    b->product[at] = product;
+    b->row[at] = row;
+    return b->product[TOP - 1];
+}
 
 /* Sums side by side: reading, and nothing that takes longer. */
 static float read_all(const float *p, size_t n)
@@ -47,90 +102,198 @@ static float read_all(const float *p, size_t n)
 
 static void *run(void *arg)
 {
-    static float queries[MAX_QUERIES * DIM];
     struct search *s = arg;
-    float *score;
+    const struct rig *rig = s->rig;
+    const float *queries[MDL_SEARCH_QUERIES];
+    struct mdl_search_scratch *x;
+    struct ut_error e;
 
-    if (!s->queries) {
-        s->best = read_all(s->panels, mdl_panel_count(s->faces, DIM));
+    if (!s->kind.queries) {
+        s->sum = read_all(rig->buffer, rig->n_buffer);
         return NULL;
     }
-    score = malloc(MAX_QUERIES * CHUNK_FACES * sizeof(*score));
-    for (size_t first = 0; score && first < s->faces; first += CHUNK_FACES) {
-        size_t rows = s->faces - first;
-
-        if (rows > CHUNK_FACES)
-            rows = CHUNK_FACES;
-        memset(score, 0, (size_t)s->queries * rows * sizeof(*score));
-        mdl_panel_product(false, s->panels + first * DIM, rows, DIM, queries,
-                          DIM, s->queries, score);
-        for (size_t i = 0; i < (size_t)s->queries * rows; i++)
-            if (score[i] > s->best)
-                s->best = score[i];
+    s->failed = mdl_search_scratch_new(rig->search, &x, &e) != UT_OK;
+    if (s->failed)
+        return NULL;
+    for (int q = 0; q < s->kind.queries; q++) {
+        queries[q] = rig->queries + q * DIM;
+        for (int i = 0; i < TOP; i++) {
+            s->best[q].product[i] = -INFINITY;
+            s->best[q].row[i] = SIZE_MAX;
+        }
     }
-    free(score);
+    (s->kind.device ? mdl_search_run : mdl_search_run_here)(
+        rig->search, x, queries, s->kind.queries, keep, s);
+    mdl_search_scratch_free(x);
     return NULL;
 }
 
-/* All threads search at once; milliseconds. */
-static double round_ms(const float *panels, size_t faces, int queries,
-                       int n_threads)
+/* All threads at once; milliseconds, negative if memory was too short. */
+static double round_ms(const struct rig *rig, struct kind kind,
+                       struct best *best)
 {
-    struct search all[MAX_THREADS];
+    static struct search all[MAX_THREADS];
     int64_t at = ut_clock_us();
+    bool failed = false;
     int n = 0;
 
-    for (int i = 0; i < n_threads; i++) {
-        all[i] = (struct search){panels, faces, queries, -2, 0};
-        if (pthread_create(&all[i].thread, NULL, run, &all[i]))
+    for (; n < rig->b->threads; n++) {
+        all[n] = (struct search){.rig = rig, .kind = kind};
+        if (pthread_create(&all[n].thread, NULL, run, &all[n]))
             break;
-        n++;
     }
-    for (int i = 0; i < n; i++)
+    for (int i = 0; i < n; i++) {
         pthread_join(all[i].thread, NULL);
-    return (double)(ut_clock_us() - at) / 1000;
+        failed |= all[i].failed;
+    }
+    memcpy(best, all[0].best, sizeof(all[0].best));
+    return failed || n < rig->b->threads
+               ? -1
+               : (double)(ut_clock_us() - at) / 1000;
 }
 
-int bench_gallery(size_t faces, int n_threads, int reps, bool json)
+static void on_remark(void *arg, const char *line)
+{
+    (void)arg;
+    fprintf(stderr, "tscaf-model: %s\n", line);
+}
+
+static enum ut_err fill(struct rig *r, struct ut_error *e)
+{
+    size_t faces = r->b->faces;
+    float row[DIM];
+    enum ut_err rc = mdl_search_new(DIM, faces, &r->search, e);
+
+    r->n_buffer = faces * DIM < READ_MAX ? faces * DIM : READ_MAX;
+    r->queries = malloc(MDL_SEARCH_QUERIES * DIM * sizeof(float));
+    r->buffer = aligned_alloc(64, r->n_buffer * sizeof(float));
+    if (!rc && (!r->queries || !r->buffer))
+        rc = ut_fail(e, UT_ENOMEM, "no memory for %zu faces", faces);
+    if (!rc && r->b->backend)
+        rc = cmd_open_backend(r->b->backend, &r->backend, e);
+    if (!rc && r->backend)
+        rc = mdl_search_place(r->search, &r->backend, 1, on_remark, NULL, e);
+    for (size_t i = 0; i < faces && !rc; i++) {
+        random_row(i + 1, row);
+        rc = mdl_search_add(r->search, row, e);
+    }
+    for (size_t i = 0; i < r->n_buffer && !rc; i++)
+        r->buffer[i] = (float)(i % 1024);
+    for (int q = 0; q < MDL_SEARCH_QUERIES && !rc; q++)
+        random_row(~(uint64_t)q, r->queries + q * DIM);
+    return rc;
+}
+
+static void empty(struct rig *r)
+{
+    mdl_search_free(r->search);
+    if (r->backend)
+        mdl_backend_close(r->backend);
+    free(r->queries);
+    free(r->buffer);
+}
+
+static void print(const struct rig *r, const struct kind *k, double ms,
+                  double read_gbps)
+{
+    double bytes = (double)r->b->faces * DIM * (k->device ? 2 : 4);
+    double gbps = bytes * r->b->threads / ms / 1e6;
+    double rate = (double)r->b->faces * k->queries * r->b->threads / ms * 1e3;
+    const char *by = k->device ? mdl_backend_name(r->backend) : "processor";
+
+    if (r->b->json) {
+        printf("{\"faces\":%zu,\"queries\":%d,\"by\":\"%s\",\"ms\":%.3f,"
+               "\"gb_per_second\":%.2f,\"read_share\":",
+               r->b->faces, k->queries, by, ms, gbps);
+        printf(k->device ? "null}\n" : "%.4f}\n", gbps / read_gbps);
+        return;
+    }
+    printf("%-10s %8d %12.2f %12.1f", by, k->queries, ms, gbps);
+    if (k->device)
+        printf(" %16s", "-");
+    else
+        printf(" %16.2f", gbps / read_gbps);
+    printf(" %18.3g\n", rate);
+}
+
+/* Whether device and processor found the same. */
+static bool agree(const struct rig *r)
+{
+    struct best here[MDL_SEARCH_QUERIES], there[MDL_SEARCH_QUERIES];
+    bool same = round_ms(r, kinds[3], here) >= 0 &&
+                round_ms(r, kinds[6], there) >= 0;
+
+    for (int q = 0; q < MDL_SEARCH_QUERIES && same; q++)
+        same = !memcmp(here[q].product, there[q].product,
+                       sizeof(here[q].product)) &&
+               !memcmp(here[q].row, there[q].row, sizeof(here[q].row));
+    return same;
+}
+
+static int measure(const struct rig *r)
 {
     static double ms[N_KINDS][MAX_REPS];
-    size_t count = mdl_panel_count(faces, DIM);
-    double gb = (double)count * sizeof(float) * n_threads / 1e9, least;
-    float *panels = faces > SIZE_MAX / sizeof(float) / DIM / 2
-                        ? NULL
-                        : aligned_alloc(64, count * sizeof(float));
+    static struct best best[MDL_SEARCH_QUERIES];
+    struct mdl_search_stats stats = {0};
+    int n_kinds = 4;
+    double gbps;
 
-    if (!panels) {
-        fprintf(stderr, "tscaf-model: no memory for %zu faces\n", faces);
+    if (r->backend) {
+        mdl_search_settle(r->search);
+        mdl_search_stats(r->search, &stats);
+        n_kinds = stats.device_bytes ? N_KINDS : n_kinds;
+    }
+    for (int i = -1; i < r->b->reps; i++) /* the first round only warms up */
+        for (int k = 0; k < n_kinds; k++) {
+            double t = round_ms(r, kinds[k], best);
+
+            if (t < 0) {
+                fprintf(stderr, "tscaf-model: no memory for %d threads\n",
+                        r->b->threads);
+                return 1;
+            }
+            if (i >= 0)
+                ms[k][i] = t;
+        }
+    gbps = (double)r->n_buffer * sizeof(float) * r->b->threads / 1e6 /
+           bench_median(ms[0], r->b->reps);
+    if (!r->b->json)
+        printf("%zu faces, %d threads, reading alone %.1f GB/s\n"
+               "%-10s %8s %12s %12s %16s %18s\n",
+               r->b->faces, r->b->threads, gbps, "by", "queries", "ms", "GB/s",
+               "share of reading", "faces compared/s");
+    for (int k = 1; k < n_kinds; k++)
+        print(r, &kinds[k], bench_median(ms[k], r->b->reps), gbps);
+    if (n_kinds == N_KINDS && !agree(r)) {
+        fprintf(stderr, "tscaf-model: the device's answer is not the "
+                        "processor's\n");
         return 1;
     }
-    for (size_t i = 0; i < count; i++)
-        panels[i] = (float)((i * 2654435761u >> 8) % 1024) / 1024 - 0.5f;
-    for (int r = -1; r < reps; r++) /* the first round only warms up */
-        for (int k = 0; k < N_KINDS; k++) {
-            double t = round_ms(panels, faces, queries_of[k], n_threads);
-
-            if (r >= 0)
-                ms[k][r] = t;
-        }
-    free(panels);
-    least = bench_median(ms[0], reps);
-    if (!json)
-        printf("%zu faces, %d threads, reading alone %.1f ms, %.1f GB/s\n"
-               "%8s %12s %12s %16s %18s\n",
-               faces, n_threads, least, gb / least * 1e3, "queries", "ms",
-               "GB/s", "share of reading", "faces compared/s");
-    for (int k = 1; k < N_KINDS; k++) {
-        double t = bench_median(ms[k], reps);
-
-        if (json)
-            printf("{\"faces\":%zu,\"queries\":%d,\"ms\":%.3f,"
-                   "\"gb_per_second\":%.2f,\"read_share\":%.4f}\n",
-                   faces, queries_of[k], t, gb / t * 1e3, least / t);
-        else
-            printf("%8d %12.2f %12.1f %16.2f %18.3g\n", queries_of[k], t,
-                   gb / t * 1e3, least / t,
-                   (double)faces * queries_of[k] * n_threads / t * 1e3);
-    }
+    mdl_search_stats(r->search, &stats);
+    if (n_kinds == N_KINDS)
+        fprintf(stderr,
+                "tscaf-model: the device has %llu MiB of faces and answered "
+                "%llu queries, the processor %llu of the device's again\n",
+                (unsigned long long)stats.device_bytes >> 20,
+                (unsigned long long)stats.by_device,
+                (unsigned long long)stats.again);
     return 0;
+}
+
+int bench_gallery(const struct bench_gallery *b)
+{
+    struct rig r = {.b = b};
+    struct ut_error e;
+    double pages = (double)b->faces * DIM * sizeof(float) /
+                   (double)sysconf(_SC_PAGESIZE);
+    int code;
+
+    if (pages > (double)sysconf(_SC_PHYS_PAGES)) {
+        fprintf(stderr, "tscaf-model: no memory for %zu faces\n", b->faces);
+        return 1;
+    }
+
+    code = fill(&r, &e) ? cmd_fail(&e) : measure(&r);
+    empty(&r);
+    return code;
 }

@@ -20,7 +20,8 @@ static const char help[] =
     "       tscaf-model bench --train [--precision P,...] [--batch N] "
     "[--threads N]\n"
     "                         [--reps N] [--profile] [--json] MODEL|SPEC\n"
-    "       tscaf-model bench --gallery N [--threads N] [--reps N] [--json]\n"
+    "       tscaf-model bench --gallery N [--backend NAME] [--threads N]\n"
+    "                         [--reps N] [--json]\n"
     "\n"
     "Runs N pinned single-threaded lanes at once, each with batches of its "
     "own,\n"
@@ -34,7 +35,10 @@ static const char help[] =
     "it; on cuda there is none. --train times training steps (forward, "
     "ArcFace, backward, AdamW) of "
     "one\n"
-    "batch (64) on N threads; --gallery the search in a gallery of N faces.\n";
+    "batch (64) on N threads; --gallery the search in a gallery of N faces\n"
+    "by the processor and, if --backend has one, a device, whose answers must "
+    "be\n"
+    "the same.\n";
 
 #define MAX_CONFIGS 32
 #define MAX_BATCH 256
@@ -429,7 +433,11 @@ int cmd_bench(int argc, char **argv)
         b->n_threads > MAX_THREADS || b->reps < 1 || b->reps > MAX_REPS)
         fputs(help, stderr);
     else if (faces)
-        code = bench_gallery((size_t)faces, b->n_threads, b->reps, b->json);
+        code = bench_gallery(&(struct bench_gallery){.faces = (size_t)faces,
+                                                     .backend = b->backend,
+                                                     .threads = b->n_threads,
+                                                     .reps = b->reps,
+                                                     .json = b->json});
     else if (trains)
         code = train(b, precisions ? precisions : "float32",
                      batches ? atoi(batches) : 64, argv[optind]);
