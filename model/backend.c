@@ -40,15 +40,14 @@ struct mdl_plan {
 static const struct {
     const char *name, *alias;
 } precisions[] = {
-    [MDL_PREC_F32] = {"float32", "f32"},
-    [MDL_PREC_BF16] = {"bfloat16", "bf16"},
-    [MDL_PREC_INT8] = {"int8", "s8"},
-    [MDL_PREC_F16] = {"float16", "f16"},
+    [MDL_PREC_F32] = {"float32", "f32"}, [MDL_PREC_BF16] = {"bfloat16", "bf16"},
+    [MDL_PREC_INT8] = {"int8", "s8"},    [MDL_PREC_F16] = {"float16", "f16"},
+    [MDL_PREC_TF32] = {"tf32", "tf32"},
 };
 
 int mdl_precision_parse(const char *text)
 {
-    for (int i = MDL_PREC_F32; i <= MDL_PREC_F16; i++)
+    for (int i = MDL_PREC_F32; i <= MDL_PREC_TF32; i++)
         if (!strcmp(text, precisions[i].name) ||
             !strcmp(text, precisions[i].alias))
             return i;

@@ -147,9 +147,8 @@ static double round_ms(const struct rig *rig, struct kind kind,
         failed |= all[i].failed;
     }
     memcpy(best, all[0].best, sizeof(all[0].best));
-    return failed || n < rig->b->threads
-               ? -1
-               : (double)(ut_clock_us() - at) / 1000;
+    return failed || n < rig->b->threads ? -1
+                                         : (double)(ut_clock_us() - at) / 1000;
 }
 
 static void on_remark(void *arg, const char *line)
@@ -220,8 +219,8 @@ static void print(const struct rig *r, const struct kind *k, double ms,
 static bool agree(const struct rig *r)
 {
     struct best here[MDL_SEARCH_QUERIES], there[MDL_SEARCH_QUERIES];
-    bool same = round_ms(r, kinds[3], here) >= 0 &&
-                round_ms(r, kinds[6], there) >= 0;
+    bool same =
+        round_ms(r, kinds[3], here) >= 0 && round_ms(r, kinds[6], there) >= 0;
 
     for (int q = 0; q < MDL_SEARCH_QUERIES && same; q++)
         same = !memcmp(here[q].product, there[q].product,
@@ -284,8 +283,8 @@ int bench_gallery(const struct bench_gallery *b)
 {
     struct rig r = {.b = b};
     struct ut_error e;
-    double pages = (double)b->faces * DIM * sizeof(float) /
-                   (double)sysconf(_SC_PAGESIZE);
+    double pages =
+        (double)b->faces * DIM * sizeof(float) / (double)sysconf(_SC_PAGESIZE);
     int code;
 
     if (pages > (double)sysconf(_SC_PHYS_PAGES)) {

@@ -48,6 +48,13 @@ static void check_float16(const char *output, const float *got,
     within(12, output, got, want, n, what);
 }
 
+/* As float16's, whose 11 bits TF32 has, but cut, not rounded: one bit less. */
+static void check_tf32(const char *output, const float *got, const float *want,
+                       size_t n, const char *what)
+{
+    within(11, output, got, want, n, what);
+}
+
 static void cuda__every_case__matches_golden(void **state)
 {
     static const struct {
@@ -55,14 +62,15 @@ static void cuda__every_case__matches_golden(void **state)
         golden_check check;
     } ways[] = {{MDL_PREC_F32, check_float32},
                 {MDL_PREC_BF16, check_bfloat16},
-                {MDL_PREC_F16, check_float16}};
+                {MDL_PREC_F16, check_float16},
+                {MDL_PREC_TF32, check_tf32}};
     /* Alone: the LASE block and the fatigue head's mean are one step. */
     static const char *const leaves[] = {"fatigue.probability",
                                          "recognition.embedding.normalized"};
 
     (void)state;
     for (size_t i = 0; i < N_GOLDEN_CASES; i++)
-        for (size_t w = 0; w < 3; w++) {
+        for (size_t w = 0; w < sizeof(ways) / sizeof(ways[0]); w++) {
             golden_run(golden_cases[i], "cuda", ways[w].precision, 4, ~0ull,
                        ways[w].check);
             golden_run(golden_cases[i], "cuda", ways[w].precision, 1,
@@ -185,6 +193,45 @@ static void cuda__engines_of_every_kind__only_right_ones_compute(void **state)
                      "embeddings");
     }
     setenv("TSCAF_CUDA_CACHE", folder, 1);
+}
+
+/* TF32 computes where its name was said, and nowhere else. */
+static void cuda__tf32__by_its_name_only(void **state)
+{
+    static struct rig plain, tf32;
+    struct mdl_backend *cpu;
+    struct mdl_lane *lane;
+    struct mdl_plan *plan;
+    struct mdl_graph g;
+    struct mdl_model m;
+    struct ut_error e;
+
+    (void)state;
+    if (getenv("TSCAF_TEST_CUDA"))
+        return;
+    setenv("TSCAF_HOST_VERSION", "4", 1);
+    embed(&plain, "t", MDL_PREC_F32);
+    expect(&plain, ": 0 of ", true);
+    embed(&tf32, "t", MDL_PREC_TF32);
+    expect(&tf32, ": 0 of ", false);
+    assert_memory_not_equal(tf32.out, plain.out, sizeof(plain.out));
+    check_tf32("embedding", tf32.out, plain.out, N_FACES * 512, "tf32");
+    unsetenv("TSCAF_HOST_VERSION");
+    unsetenv("TSCAF_HOST_ENGINES");
+    assert_int_equal(mdl_precision_parse("tf32"), MDL_PREC_TF32);
+    assert_string_equal(mdl_precision_name(MDL_PREC_TF32), "tf32");
+    if (mdl_model_open(GOLDEN_DIR "/iresnet_lase/weights.safetensors", &m,
+                       &e) ||
+        mdl_graph_optimise(&m.graph, ~0ull, &g, &e) ||
+        mdl_backend_open("cpu", 0, &cpu, &e) || mdl_lane_new(cpu, &lane, &e))
+        fail_msg("%s", e.msg);
+    assert_int_equal(mdl_plan_new(lane, &g, MDL_PREC_TF32, 1, &plan, &e),
+                     UT_EINVAL);
+    assert_string_equal(e.msg, "backend \"cpu\" cannot compute in tf32");
+    mdl_lane_free(lane);
+    mdl_backend_close(cpu);
+    mdl_graph_fini(&g);
+    mdl_model_close(&m);
 }
 
 /* How a plan's engines are remembered, and when not. */
@@ -334,6 +381,7 @@ int main(void)
         cmocka_unit_test(cuda__every_case__matches_golden),
         cmocka_unit_test(cuda__no_room__says_what_a_batch_needs),
         cmocka_unit_test(cuda__engines_of_every_kind__only_right_ones_compute),
+        cmocka_unit_test(cuda__tf32__by_its_name_only),
         cmocka_unit_test(cuda__remembered__proved_again),
         cmocka_unit_test(cuda__context_lost__batch_fails_then_as_before),
         cmocka_unit_test(cuda__no_cudnn__says_so),

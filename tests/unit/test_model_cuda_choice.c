@@ -57,25 +57,28 @@ static float value(uint32_t *seed)
     return (float)(*seed >> 8) * 0x1p-23f - 1;
 }
 
-/* Drops the bits that TF32 has not. */
-static float tf32(float x)
+/* Cuts the last bits; TF32 has not 13 of them. */
+static float cut_bits(float x, int n)
 {
     uint32_t bits;
 
     memcpy(&bits, &x, 4);
-    bits = (bits + 0x1000) & ~0x1fffu;
+    bits &= ~0u << n;
     memcpy(&x, &bits, 4);
     return x;
 }
 
 /* The worst of many sums of k products, in bounds: added up backwards and in
- * eight parts (what an honest engine may do), and with inputs cut to TF32. */
-static void deviations(int k, double *honest, double *cut)
+ * eight parts (what an honest engine may do), and with inputs that lack n
+ * bits. */
+static void deviations(int k, bool as_tf32, int n, double *honest, double *cut)
 {
     struct gpu_product p = product(GPU_F32, k, 1);
-    struct choice_bound b = choice_bound(&p);
+    struct choice_bound b;
     uint32_t seed = 1;
 
+    p.tf32 = as_tf32;
+    b = choice_bound(&p);
     *honest = *cut = 0;
     for (int y = 0; y < 300; y++) {
         float want = 0, back = 0, parts[8] = {0}, low = 0, *x, *w;
@@ -87,7 +90,7 @@ static void deviations(int k, double *honest, double *cut)
             x[i] = value(&seed);
             w[i] = value(&seed);
             want += x[i] * w[i];
-            low += tf32(x[i]) * tf32(w[i]);
+            low += cut_bits(x[i], n) * cut_bits(w[i], n);
             parts[i % 8] += x[i] * w[i];
         }
         for (int i = 0; i < 8; i++)
@@ -109,9 +112,27 @@ static void bound__float32__orders_pass_tf32_does_not(void **state)
 
     (void)state;
     for (size_t i = 0; i < 5; i++) {
-        deviations(sizes[i], &honest, &cut);
+        deviations(sizes[i], false, 13, &honest, &cut);
         if (!(honest <= 1) || !(cut > 1))
             fail_msg("%d products: %g and %g bounds", sizes[i], honest, cut);
+    }
+}
+
+/* TF32's bound lets it pass, and catches what has three bits less, as bfloat16
+ * has. */
+static void bound__tf32__passes_bfloat16_does_not(void **state)
+{
+    static const int sizes[] = {27, 64, 576, 4608};
+    double honest, cut;
+
+    (void)state;
+    for (size_t i = 0; i < 4; i++) {
+        deviations(sizes[i], true, 13, &honest, &cut);
+        if (!(honest <= 1) || !(cut <= 1))
+            fail_msg("%d products: %g and %g bounds", sizes[i], honest, cut);
+        deviations(sizes[i], true, 16, &honest, &cut);
+        if (!(cut > 1))
+            fail_msg("%d products in bfloat16: %g bounds", sizes[i], cut);
     }
 }
 
@@ -138,13 +159,13 @@ static void bound__grows_with_what_rounds(void **state)
 
 static void key__each_difference__another(void **state)
 {
-    struct gpu_product all[11];
-    char keys[11][CHOICE_KEY_LEN];
+    struct gpu_product all[13];
+    char keys[13][CHOICE_KEY_LEN];
     static const float there = 0;
 
     (void)state;
-    for (int i = 0; i < 11; i++)
-        all[i] = product(GPU_F16, 64, 3);
+    for (int i = 0; i < 13; i++)
+        all[i] = product(i > 10 ? GPU_F32 : GPU_F16, 64, 3);
     all[1].x.batch = 16;
     all[2].x.type = all[2].y.type = GPU_BF16;
     all[3].window.stride = 2;
@@ -155,7 +176,8 @@ static void key__each_difference__another(void **state)
     all[8].ep.act = MDL_ACT_RELU;
     all[9].steep = true;
     all[10].rows = true;
-    for (int i = 0; i < 11; i++) {
+    all[12].tf32 = true;
+    for (int i = 0; i < 13; i++) {
         choice_key(&all[i], keys[i]);
         assert_null(strpbrk(keys[i], " \n"));
         for (int k = 0; k < i; k++)
@@ -355,6 +377,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(best__rows),
         cmocka_unit_test(bound__float32__orders_pass_tf32_does_not),
+        cmocka_unit_test(bound__tf32__passes_bfloat16_does_not),
         cmocka_unit_test(bound__grows_with_what_rounds),
         cmocka_unit_test(key__each_difference__another),
         cmocka_unit_test(file__written_and_read__the_same),

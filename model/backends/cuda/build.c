@@ -108,6 +108,7 @@ static void describe(const struct plan *p, struct step *s)
 
     s->product = (struct gpu_product){
         .rows = n->op == MDL_OP_LINEAR,
+        .tf32 = p->tf32,
         .window = {n->kernel, n->stride, n->pad, n->groups},
         .steep = steep(p, n),
         .x = p->maps[s->in[0]],

@@ -24,10 +24,11 @@ void choice_key(const struct gpu_product *p, char key[CHOICE_KEY_LEN])
 
     snprintf(key, CHOICE_KEY_LEN,
              "%s,%s-%s,%dx%dx%dx%d,k%ds%dp%dg%d,%dx%dx%d,act%d:%g%s%s%s%s%s%s",
-             p->rows ? "rows" : "conv", types[p->x.type], types[p->y.type],
-             p->x.batch, p->x.h, p->x.w, p->x.c, p->window.kernel,
-             p->window.stride, p->window.pad, p->window.groups, p->y.h, p->y.w,
-             p->y.c, ep->act, (double)ep->alpha, ep->scale ? ",scale" : "",
+             p->rows ? "rows" : "conv", p->tf32 ? "tf32" : types[p->x.type],
+             types[p->y.type], p->x.batch, p->x.h, p->x.w, p->x.c,
+             p->window.kernel, p->window.stride, p->window.pad,
+             p->window.groups, p->y.h, p->y.w, p->y.c, ep->act,
+             (double)ep->alpha, ep->scale ? ",scale" : "",
              ep->bias ? ",bias" : "", ep->slope ? ",slope" : "",
              ep->shift ? ",shift" : "", ep->residual ? ",residual" : "",
              p->steep ? ",steep" : "");
@@ -40,7 +41,11 @@ struct choice_bound choice_bound(const struct gpu_product *p)
                        : (double)p->window.kernel * p->window.kernel * p->x.c /
                              p->window.groups;
     double sum = 2 * sqrt(k);
-    double off = p->x.type == GPU_F32 ? 10 * k * 0x1p-24 : k * 0x1p-23 * sum;
+    double off =
+        p->x.type == GPU_F32 && !p->tf32 ? 10 * k * 0x1p-24 : k * 0x1p-23 * sum;
+
+    if (p->tf32)
+        off += 0x1p-9 * sum;
 
     if (p->bare)
         off += (double)unit[p->y.type] * sum;

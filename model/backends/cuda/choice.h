@@ -44,7 +44,11 @@ void choice_key(const struct gpu_product *p, char key[CHOICE_KEY_LEN]);
  * to 2^-24 of it and even: K of them in each of two orders stay within six
  * standard deviations, 10 K 2^-24. A tensor core cuts instead of rounding,
  * always to one side: K 2^-23 2 sqrt(K). Both then round y once, and a bare
- * engine also the sum before the epilogue. */
+ * engine also the sum before the epilogue.
+ *
+ * TF32 has 11 bits of each factor and may cut the others, up to 2^-10 of it: a
+ * product is off by at most 2^-9 of itself, and its sign is even. K of them
+ * stay within six standard deviations, 2^-9 2 sqrt(K). */
 struct choice_bound {
     float absolute, relative;
 };

@@ -1,8 +1,8 @@
 /* cuBLASLt: fully connected layers, y[n][o] = sum over k of x[n][k] w[o][k].
  * In its column-major words: Y (o x n) = W (k x o) transposed times X (k x n).
  *
- * Sums are float32 without TF32; ways of adding parts that depend on the order
- * in which blocks finish are not asked for. */
+ * Sums are float32, and its factors TF32 only where that was asked for; ways of
+ * adding parts that depend on the order in which blocks finish are not. */
 #include <cublasLt.h>
 #include <cuda_runtime_api.h>
 #include <dlfcn.h>
@@ -140,8 +140,9 @@ static cublasStatus_t describe(struct handle *h, const struct gpu_product *p,
     cudaDataType_t f32 = CUDA_R_32F;
     uint64_t k = (uint64_t)p->x.h * (uint64_t)p->x.w * (uint64_t)p->x.c;
     uint64_t n = (uint64_t)p->x.batch, o = (uint64_t)p->y.c;
-    cublasStatus_t s =
-        h->MatmulDescCreate(&m->desc, CUBLAS_COMPUTE_32F, CUDA_R_32F);
+    cublasStatus_t s = h->MatmulDescCreate(
+        &m->desc, p->tf32 ? CUBLAS_COMPUTE_32F_FAST_TF32 : CUBLAS_COMPUTE_32F,
+        CUDA_R_32F);
 
 #define SET(name, value)                                                       \
     if (s == CUBLAS_STATUS_SUCCESS)                                            \

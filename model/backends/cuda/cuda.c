@@ -173,7 +173,8 @@ static void lane_free(void *ctx, void *lane)
 static bool supports(void *ctx, enum mdl_precision precision)
 {
     return precision == MDL_PREC_F32 || precision == MDL_PREC_F16 ||
-           (precision == MDL_PREC_BF16 && ((struct ctx *)ctx)->bfloat16);
+           ((precision == MDL_PREC_BF16 || precision == MDL_PREC_TF32) &&
+            ((struct ctx *)ctx)->bfloat16);
 }
 
 static void forget(struct plan *p)
@@ -360,6 +361,7 @@ static enum ut_err compile(void *ctx, void *lane, const struct mdl_graph *g,
                        .lane = lane,
                        .g = g,
                        .batch = batch,
+                       .tf32 = precision == MDL_PREC_TF32,
                        .type = precision == MDL_PREC_F16    ? GPU_F16
                                : precision == MDL_PREC_BF16 ? GPU_BF16
                                                             : GPU_F32};

@@ -214,7 +214,7 @@ static enum ut_err find(void *handle, const struct gpu_product *p,
     struct cudnn *h = handle;
     struct cudnn_graph *g = calloc(1, sizeof(*g));
     cudnnBackendDescriptor_t ops;
-    bool sayable;
+    bool sayable, single; /* float32 through and through */
     enum ut_err rc;
 
     *o = (struct gpu_offers){.vendor = &gpu_cudnn, .shared = g};
@@ -229,9 +229,10 @@ static enum ut_err find(void *handle, const struct gpu_product *p,
         cudnn_set(g, ops, CUDNN_ATTR_OPERATIONGRAPH_HANDLE, CUDNN_TYPE_HANDLE,
                   1, &h->dnn);
     cudnn_ready(g, ops, "a graph");
-    ask(g, ops, CUDNN_HEUR_MODE_A, p->x.type == GPU_F32, o);
+    single = p->x.type == GPU_F32 && !p->tf32;
+    ask(g, ops, CUDNN_HEUR_MODE_A, single, o);
     if (!o->n)
-        ask(g, ops, CUDNN_HEUR_MODE_FALLBACK, p->x.type == GPU_F32, o);
+        ask(g, ops, CUDNN_HEUR_MODE_FALLBACK, single, o);
     if (sayable && g->status == CUDNN_STATUS_SUCCESS && o->n)
         return UT_OK;
     rc = !sayable ? ut_fail(e, UT_EDEVICE, "no graph for this epilogue")

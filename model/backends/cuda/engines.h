@@ -13,6 +13,7 @@
 struct gpu_product {
     bool rows;  /* fully connected: x [batch, h w c], else a convolution */
     bool bare;  /* without the epilogue */
+    bool tf32;  /* engines may round float32 factors to 11 bits */
     bool steep; /* a slope of its PReLU is above 1 */
     struct gpu_window window;
     struct gpu_map x, y;    /* data is not looked at */

@@ -29,7 +29,7 @@ struct weights {
 
 struct ctx {
     int device;
-    bool bfloat16;
+    bool bfloat16;        /* and TF32: from compute capability 8.0 on */
     unsigned epoch;       /* of the device, when the ctx was made or renewed */
     pthread_mutex_t busy; /* guards the five below */
     int running;          /* plans */
@@ -84,6 +84,7 @@ struct plan {
     struct lane *lane;
     const struct mdl_graph *g;
     enum gpu_type type; /* of maps; vectors are float32 */
+    bool tf32;          /* as of gpu_product */
     int batch;
     struct step *steps;
     int n_steps;
