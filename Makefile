@@ -72,7 +72,7 @@ endef
 $(foreach f,$(FOLDERS),$(eval $(call FOLDER,$f)))
 $(call obj,$(call src,model)): CFLAGS += -fopenmp
 $(call obj,model/shipped.c): CPPFLAGS += -DMDL_WEIGHTS_DIR='"$(CURDIR)/model/weights"'
-$(call obj,tests/unit/test_model_plugin.c tests/unit/test_server_devices.c tests/unit/test_server_gallery_device.c tests/golden/test_model_cuda.c): CPPFLAGS += -DPLUGINS='"$B/tests/plugins/"' -DCUDA_PLUGIN='"build/release/libtscaf-cuda.so"'
+$(call obj,tests/unit/test_model_plugin.c tests/unit/test_server_devices.c tests/unit/test_server_gallery_device.c tests/unit/test_server_detect.c tests/golden/test_model_cuda.c): CPPFLAGS += -DPLUGINS='"$B/tests/plugins/"' -DCUDA_PLUGIN='"build/release/libtscaf-cuda.so"'
 
 $(GEN)/%.pb-c.c $(GEN)/%.pb-c.h: %.proto
 	@mkdir -p $(@D)
@@ -193,7 +193,7 @@ $(HOST_PLUGIN): $(CUDA_PIC) $B/plugin/tests/plugins/host/device.o $B/plugin/test
 $B/plugin/%.host.o: %.cu $(wildcard model/backends/cuda/*.cuh model/backends/cuda/*.h) model/graph.h model/index.h
 	@mkdir -p $(@D)
 	$(CXX) -x c++ -I. -std=c++17 $(FLAGS_$(VARIANT)) -Wall -fPIC -fvisibility=hidden -c -o $@ $<
-$B/tests/golden/test_model_cuda $B/tests/unit/test_server_devices $B/tests/unit/test_server_gallery_device: | $(HOST_PLUGIN)
+$B/tests/golden/test_model_cuda $B/tests/unit/test_server_devices $B/tests/unit/test_server_gallery_device $B/tests/unit/test_server_detect: | $(HOST_PLUGIN)
 
 .PHONY: tests threaded test-threaded fuzzers
 tests: $(TESTS) $(PLUGINS) $(HOST_PLUGIN)
@@ -203,7 +203,7 @@ test: all $(TESTS) ## every test, what was answered against openapi.yaml, RPC by
 	@tests/contract/check $B/exchanges
 	@tests/rpc/run $(VARIANT)
 # What more than one thread touches: TSan's share of the tests.
-THREADED := $(filter %/test_server_batcher %/test_server_devices %/test_server_pool %/test_server_gallery %/test_server_gallery_device \
+THREADED := $(filter %/test_server_batcher %/test_server_devices %/test_server_pool %/test_server_gallery %/test_server_gallery_device %/test_server_detect \
               %/test_server_http %/test_server_h2 %/test_server_h2_tls %/test_server_h2_duplex %/test_server_metrics %/test_server_rest %/test_server_rpc %/test_model_lanes \
               %/test_model_data_queue %/test_model_eval_evaluator,$(TESTS))
 threaded: $(THREADED)

@@ -15,6 +15,7 @@
 
 #include "base/clock.h"
 #include "server/app.h"
+#include "server/detect.h"
 #include "server/metrics.h"
 
 #define CROP_LEN ((size_t)MDL_FACE_SIDE_PX * MDL_FACE_SIDE_PX * 3)
@@ -24,9 +25,8 @@
 
 struct srv_faces {
     struct srv_app *app;
-    struct mdl_finder **finders; /* [decode threads], made by their threads */
-    int n_finders;
-    int64_t bytes; /* of pictures under way; the loop's */
+    struct srv_detect *detect; /* owned; NULL without a detector */
+    int64_t bytes;             /* of pictures under way; the loop's */
 };
 
 struct frame_task {
@@ -38,29 +38,28 @@ enum ut_err srv_faces_new(struct srv_app *app, struct srv_faces **out,
                           struct ut_error *e)
 {
     struct srv_faces *f = calloc(1, sizeof(*f));
+    enum ut_err rc;
 
     *out = NULL;
     if (!f)
         return ut_fail(e, UT_ENOMEM, "no memory for the face pipeline");
     f->app = app;
-    f->n_finders = app->config->decode_threads;
-    f->finders = calloc((size_t)f->n_finders, sizeof(struct mdl_finder *));
-    if (!f->finders) {
+    rc = app->detector
+             ? srv_detect_new(app->detector, app->device,
+                              app->config->decode_threads, &f->detect, e)
+             : UT_OK;
+    if (rc)
         free(f);
-        return ut_fail(e, UT_ENOMEM, "no memory for %d finders",
-                       app->config->decode_threads);
-    }
-    *out = f;
-    return UT_OK;
+    else
+        *out = f;
+    return rc;
 }
 
 void srv_faces_free(struct srv_faces *f)
 {
     if (!f)
         return;
-    for (int i = 0; i < f->n_finders; i++)
-        mdl_finder_free(f->finders[i]);
-    free(f->finders);
+    srv_detect_free(f->detect);
     free(f);
 }
 
@@ -189,18 +188,6 @@ static void push_faces(struct srv_faces_job *job)
     srv_mailbox_post(job->app->mailbox, &job->mail);
 }
 
-static enum ut_err finder_of(struct srv_faces *f, int worker,
-                             struct mdl_finder **out, struct ut_error *e)
-{
-    enum ut_err rc = UT_OK;
-
-    if (!f->finders[worker])
-        rc = mdl_finder_new(f->app->detector, f->app->device,
-                            &f->finders[worker], e);
-    *out = f->finders[worker];
-    return rc;
-}
-
 /* Room for what the executors will write of one face. */
 static enum ut_err prepare(struct srv_faces_job *job, struct srv_faces_face *x,
                            struct ut_error *e)
@@ -327,13 +314,10 @@ static enum ut_err find_faces(struct srv_faces_job *job,
                               struct ut_error *e)
 {
     struct mdl_face found[MDL_FACE_MAX];
-    struct mdl_finder *finder;
-    enum ut_err rc = finder_of(job->app->faces, worker, &finder, e);
     int n = 0;
+    enum ut_err rc = srv_detect_run(job->app->faces->detect, worker, im,
+                                    job->min_score, MDL_FACE_MAX, found, &n, e);
 
-    if (!rc)
-        rc = mdl_finder_run(finder, im, 0, job->min_score, MDL_FACE_MAX, found,
-                            &n, e);
     if (rc || !n)
         return rc;
     qsort(found, (size_t)n, sizeof(found[0]), by_area);

@@ -31,13 +31,14 @@ enum mdl_quality {
 /* ---- Detection: RetinaFace, MobileNet 0.25 ---- */
 
 struct mdl_detector; /* weights and graph; shared by threads              */
-struct mdl_finder;   /* one thread's plans, one per frame size class       */
+struct mdl_finder;   /* one thread's plans, some per frame size class      */
 
 #define MDL_DETECT_SIDE_PX 640      /* the usual long side                 */
 #define MDL_DETECT_MAX_SIDE_PX 2048 /* an upper one, for memory's sake      */
 #define MDL_DETECT_MAX_ENLARGE 2.0  /* more only shows the detector blur   */
 #define MDL_DETECT_IOU 0.4f         /* two boxes over this are one face    */
 #define MDL_FINDER_PLANS 4          /* frame sizes that a finder remembers */
+#define MDL_FINDER_BATCH 8          /* frames of one size at once, at most  */
 
 /* Opens a RetinaFace safetensors (the tensor names of
  * biubug6/Pytorch_Retinaface; of metadata only "side", see mdl_finder_run). The
@@ -124,6 +125,25 @@ UT_MUSTUSE enum ut_err mdl_finder_run(struct mdl_finder *f,
                                       float min_score, int max,
                                       struct mdl_face *faces, int *n,
                                       struct ut_error *e);
+
+/* A frame among several. */
+struct mdl_find {
+    const struct mdl_image *im;
+    float min_score; /* over 0 */
+    int max;
+    struct mdl_face *faces; /* out, [max] */
+    int n;                  /* out */
+};
+/* As mdl_finder_run for each of n frames, which are alike: up to
+ * MDL_FINDER_BATCH run as one, fewer where the device has no room for so many.
+ * Errors: also UT_EINVAL for one of another size; after an error all n are 0.
+ */
+UT_MUSTUSE enum ut_err mdl_finder_run_many(struct mdl_finder *f, int side_px,
+                                           struct mdl_find *list, int n,
+                                           struct ut_error *e);
+/* Whether two frames are of one padded size. Thread: any. */
+bool mdl_finder_alike(const struct mdl_detector *d, const struct mdl_image *a,
+                      const struct mdl_image *b, int side_px);
 
 /* ---- Alignment ---- */
 
