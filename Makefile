@@ -72,7 +72,11 @@ endef
 $(foreach f,$(FOLDERS),$(eval $(call FOLDER,$f)))
 $(call obj,$(call src,model)): CFLAGS += -fopenmp
 $(call obj,model/shipped.c): CPPFLAGS += -DMDL_WEIGHTS_DIR='"$(CURDIR)/model/weights"'
-$(call obj,tests/unit/test_model_plugin.c tests/unit/test_server_devices.c tests/unit/test_server_gallery_device.c tests/unit/test_server_detect.c tests/golden/test_model_cuda.c): CPPFLAGS += -DPLUGINS='"$B/tests/plugins/"' -DCUDA_PLUGIN='"build/release/libtscaf-cuda.so"'
+# Tests that open the CUDA plug-in, or the processor in its place.
+CUDA_TESTS := $(addprefix tests/,unit/test_model_plugin unit/test_server_devices unit/test_server_gallery_device \
+    unit/test_server_detect golden/test_model_cuda golden/test_model_cuda_train golden/test_model_gradient \
+    integration/test_model_train_tool)
+$(CUDA_TESTS:%=$B/%.o): CPPFLAGS += -DPLUGINS='"$B/tests/plugins/"' -DCUDA_PLUGIN='"build/release/libtscaf-cuda.so"'
 
 $(GEN)/%.pb-c.c $(GEN)/%.pb-c.h: %.proto
 	@mkdir -p $(@D)
@@ -193,7 +197,7 @@ $(HOST_PLUGIN): $(CUDA_PIC) $B/plugin/tests/plugins/host/device.o $B/plugin/test
 $B/plugin/%.host.o: %.cu $(wildcard model/backends/cuda/*.cuh model/backends/cuda/*.h) model/graph.h model/index.h
 	@mkdir -p $(@D)
 	$(CXX) -x c++ -I. -std=c++17 $(FLAGS_$(VARIANT)) -Wall -fPIC -fvisibility=hidden -c -o $@ $<
-$B/tests/golden/test_model_cuda $B/tests/unit/test_server_devices $B/tests/unit/test_server_gallery_device $B/tests/unit/test_server_detect: | $(HOST_PLUGIN)
+$(CUDA_TESTS:%=$B/%): | $(HOST_PLUGIN)
 
 .PHONY: tests threaded test-threaded fuzzers
 tests: $(TESTS) $(PLUGINS) $(HOST_PLUGIN)

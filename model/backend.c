@@ -132,21 +132,6 @@ enum ut_err mdl_backend_open(const char *name, int device,
     return ops ? open_one(ops, device, out, e) : unknown(name, e);
 }
 
-enum ut_err mdl_backend_open_trainer(const char *name, int device,
-                                     struct mdl_backend **out,
-                                     struct ut_error *e)
-{
-    bool any = !name || !strcmp(name, "auto");
-    enum ut_err rc = any ? open_one(choose(NULL), device, out, e)
-                         : mdl_backend_open(name, device, out, e);
-
-    if (rc || mdl_backend_trains(*out))
-        return rc;
-    mdl_backend_close(*out);
-    *out = NULL;
-    return ut_fail(e, UT_EINVAL, "backend \"%s\" cannot train", name);
-}
-
 void mdl_backend_close(struct mdl_backend *b)
 {
     if (!b)
@@ -277,11 +262,6 @@ enum ut_err mdl_plan_run(struct mdl_plan *p, const struct mdl_io *io,
                          struct ut_error *e)
 {
     return p->lane->backend->ops->run(p->lane->backend->ctx, p->ctx, io, e);
-}
-
-bool mdl_backend_trains(const struct mdl_backend *b)
-{
-    return b->ops->run_nodes != NULL;
 }
 
 void mdl_lane_threads(struct mdl_lane *lane, int n)

@@ -72,7 +72,7 @@ struct mdl_backend_ops {
                        struct ut_error *e);
     bool (*supports)(void *ctx, enum mdl_precision precision);
 
-    /* Training; NULL: the backend cannot. As the functions of mdl_plan_*. */
+    /* Training: as the functions of mdl_plan_*. */
     void (*lane_threads)(void *ctx, void *lane, int n);
     enum ut_err (*run_nodes)(void *ctx, void *plan, const void *in, int first,
                              int last, struct ut_error *e);
@@ -111,11 +111,6 @@ struct mdl_plan;
 UT_MUSTUSE enum ut_err mdl_backend_open(const char *name, int device,
                                         struct mdl_backend **out,
                                         struct ut_error *e);
-/* As mdl_backend_open, for training: "auto" is the best of those that can.
- * Errors: also UT_EINVAL for a named one that cannot. */
-UT_MUSTUSE enum ut_err mdl_backend_open_trainer(const char *name, int device,
-                                                struct mdl_backend **out,
-                                                struct ut_error *e);
 /* Why "auto" did not take CUDA: one line, or "". */
 const char *mdl_backend_note(const struct mdl_backend *b);
 /* How many devices such a backend has, at least 1; each is opened by its
@@ -156,10 +151,13 @@ UT_MUSTUSE enum ut_err mdl_plan_run(struct mdl_plan *p, const struct mdl_io *io,
 
 /* ---- Training: one plan, run in parts (model/train) ---- */
 
-bool mdl_backend_trains(const struct mdl_backend *b);
-/* Threads that this lane's plans may use, from the next plan on; 1 at first. */
+/* Threads that this lane's plans may use, from the next plan on; 1 at first. A
+ * GPU has its own. */
 void mdl_lane_threads(struct mdl_lane *lane, int n);
-/* Runs the graph's nodes [first, last) on the batch `in`. */
+/* Runs the graph's nodes [first, last), of a graph with operations of training,
+ * on the batch `in`. What earlier nodes left stays until another plan of the
+ * lane runs. Errors: UT_EDEVICE, also where it is gone with the device's
+ * context. */
 UT_MUSTUSE enum ut_err mdl_plan_run_nodes(struct mdl_plan *p, const void *in,
                                           int first, int last,
                                           struct ut_error *e);

@@ -158,7 +158,7 @@ enum ut_err plot_grad_cam(const struct plot_job *j, struct ut_error *e)
         return ut_fail(e, UT_ENOMEM, "no memory for pictures");
     s->job = j;
     s->columns = j->n_pictures;
-    rc = j->n_pictures ? mdl_backend_open_trainer(j->backend, 0, &b, e)
+    rc = j->n_pictures ? mdl_backend_open(j->backend, 0, &b, e)
                        : ut_fail(e, UT_EINVAL, "grad-cam wants a --picture");
     for (int i = 0; i < j->n_files && !rc; i++)
         rc = add_model(s, j->files[i], b, e);

@@ -60,7 +60,7 @@ static enum ut_err open_step(struct training *t, struct ut_error *e)
     rc = mdl_step_build(&t->graph, ends, OUTPUTS, t->weights.trains,
                         &t->forth_and_back, e);
     if (!rc)
-        rc = mdl_backend_open_trainer(c->backend, 0, &t->backend, e);
+        rc = mdl_backend_open(c->backend, 0, &t->backend, e);
     if (!rc)
         rc = mdl_lane_new(t->backend, &t->lane, e);
     if (rc)

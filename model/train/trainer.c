@@ -124,7 +124,7 @@ enum ut_err mdl_trainer_new(struct mdl_model *model,
         return ut_fail(e, UT_ENOMEM, "no memory for a trainer");
     t->model = model;
     t->config = *c;
-    rc = mdl_backend_open_trainer(c->backend, 0, &t->backend, e);
+    rc = mdl_backend_open(c->backend, 0, &t->backend, e);
     if (!rc)
         rc = open_lanes(t, e);
     if (!rc)

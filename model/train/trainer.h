@@ -15,7 +15,7 @@
  * BatchNorms too. Not shared between threads. */
 
 struct mdl_trainer_config {
-    const char *backend; /* NULL: the best that trains */
+    const char *backend; /* NULL: the best */
     enum mdl_precision precision;
     int threads;
     /* Equal parts that a batch is trained in, each on its share of the threads:

@@ -360,21 +360,6 @@ static void cuda__no_cudnn__says_so(void **state)
     unsetenv("TSCAF_HOST_NO_CUDNN");
 }
 
-static void cuda__asked_to_train__error_auto_the_cpu(void **state)
-{
-    struct mdl_backend *b;
-    struct ut_error e = {0};
-
-    (void)state;
-    if (getenv("TSCAF_TEST_CUDA"))
-        return;
-    assert_int_equal(mdl_backend_open_trainer("cuda", 0, &b, &e), UT_EINVAL);
-    assert_string_equal(e.msg, "backend \"cuda\" cannot train");
-    assert_int_equal(mdl_backend_open_trainer("auto", 0, &b, &e), UT_OK);
-    assert_string_equal(mdl_backend_name(b), "cpu");
-    mdl_backend_close(b);
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -385,7 +370,6 @@ int main(void)
         cmocka_unit_test(cuda__remembered__proved_again),
         cmocka_unit_test(cuda__context_lost__batch_fails_then_as_before),
         cmocka_unit_test(cuda__no_cudnn__says_so),
-        cmocka_unit_test(cuda__asked_to_train__error_auto_the_cpu),
     };
     char cache[] = "/tmp/tscaf-test-XXXXXX", command[64];
     int bad;

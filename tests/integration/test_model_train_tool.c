@@ -1,4 +1,5 @@
 /* tscaf-model train and eval on two small drawn datasets. */
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -7,7 +8,8 @@
 #include "tests/support/shell.h"
 #include "tests/support/unit.h"
 
-static const char *dir; /* the work folder */
+static const char *dir;       /* the work folder */
+static char plugin[PATH_MAX]; /* an absolute path */
 
 /* Alert and yawning faces, and six identities; other pictures for testing. */
 static int set_up(void **state)
@@ -15,6 +17,8 @@ static int set_up(void **state)
     char text[65536];
 
     (void)state;
+    if (!realpath(PLUGINS "host.so", plugin))
+        fail_msg("there is no " PLUGINS "host.so");
     dir = shell_init();
     if (shell(
             "mkdir -p fatigue/0 fatigue/1 held/0 held/1 people pairs; "
@@ -127,6 +131,32 @@ static void train__killed_and_resumed__same_weights(void **state)
     goes_on("--steps 30 --mode accumulate --optimizer sgd --turn 2 "
             "--threads 1");
     goes_on("--steps 6 --batch 2 --backend ref --optimizer adam");
+}
+
+/* The processor stands in for a GPU (tests/plugins/host). That it is chosen
+ * where it can be, and goes on as others do; and where its context is lost the
+ * run ends with an error, and goes on from its checkpoint. */
+static void train__cuda__as_others_and_after_a_lost_context(void **state)
+{
+    (void)state;
+    setenv("TSCAF_CUDA_PLUGIN", plugin, 1);
+    setenv("TSCAF_CUDA_CACHE", "/dev/null", 1);
+    setenv("TSCAF_HOST_LOSE", "lose", 1);
+    goes_on("--steps 4 --save 1 --batch 2 --backend cuda");
+    shell_says(
+        0,
+        "rm -f lost*; T='tscaf-model train --model base.safetensors --fatigue "
+        "fatigue --recognition people --batch 2 --save 1 --seed 5 --steps 4 "
+        "--out'; $T lost 2>err & p=$!; n=0; while ! [ -s lost.checkpoint ] && "
+        "[ $n -lt 3000 ]; do sleep 0.01; n=$((n + 1)); done; touch lose; wait "
+        "$p; echo \"exit $?\"; sed 's/step [0-9]*:/a step:/' err; [ -e lose ] "
+        "|| echo mended; $T lost --resume 2>err; cmp once lost && echo the "
+        "same",
+        "exit 1\ntscaf-model: a step: CUDA: a batch: an illegal access\n"
+        "mended\nthe same");
+    unsetenv("TSCAF_CUDA_PLUGIN");
+    unsetenv("TSCAF_CUDA_CACHE");
+    unsetenv("TSCAF_HOST_LOSE");
 }
 
 static void train__told_to_stop__checkpoint(void **state)
@@ -245,6 +275,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(train__two_queues__beats_the_untrained),
         cmocka_unit_test(train__killed_and_resumed__same_weights),
+        cmocka_unit_test(train__cuda__as_others_and_after_a_lost_context),
         cmocka_unit_test(train__told_to_stop__checkpoint),
         cmocka_unit_test(train__stable_schedule__ended_later),
         cmocka_unit_test(train__short_and_broken_data__told),
@@ -252,5 +283,6 @@ int main(void)
         cmocka_unit_test(train__mistakes__named),
     };
 
+    cmocka_set_test_filter(getenv("TEST_FILTER")); /* NULL: all */
     return cmocka_run_group_tests(tests, set_up, tear_down);
 }

@@ -75,17 +75,6 @@ static void others__named__do_not_look_for_the_plugin(void **state)
     assert_non_null(strstr(e.msg, "known are auto, cpu, ref, cuda"));
 }
 
-static void trainer__auto__one_that_trains(void **state)
-{
-    struct mdl_backend *b;
-    struct ut_error e;
-
-    (void)state;
-    assert_int_equal(mdl_backend_open_trainer("auto", 0, &b, &e), UT_OK);
-    assert_true(mdl_backend_trains(b));
-    mdl_backend_close(b);
-}
-
 /* The real plug-in, where it was built: on a machine without an NVIDIA driver
  * it loads and says so. */
 static void plugin__no_driver__says_so(void **state)
@@ -163,7 +152,6 @@ int main(void)
         cmocka_unit_test(auto__plugin_unusable__cpu_with_the_reason),
         cmocka_unit_test(cuda__plugin_unusable__error_with_the_reason),
         cmocka_unit_test(others__named__do_not_look_for_the_plugin),
-        cmocka_unit_test(trainer__auto__one_that_trains),
         /* First: a process asks for the driver once. */
         cmocka_unit_test(plugin__old_driver_or_no_gpu__says_so),
         cmocka_unit_test(plugin__no_driver__says_so),

@@ -121,18 +121,24 @@ static void describe(const struct plan *p, struct step *s)
                .alpha = n->alpha}};
 }
 
+enum layout cuda_layout(const struct mdl_node *n, const struct gpu_map *x,
+                        const struct gpu_map *y)
+{
+    if (n->op == MDL_OP_LINEAR || n->op == MDL_OP_LINEAR_DX ||
+        n->op == MDL_OP_LINEAR_DW)
+        return LAYOUT_ROWS;
+    return n->groups > 1 && n->groups == x->c && y->c == x->c ? LAYOUT_DEPTHWISE
+                                                              : LAYOUT_CONV;
+}
+
 static enum ut_err build_product(struct plan *p, struct step *s,
                                  struct ut_error *e)
 {
     const struct mdl_node *n = s->node;
     const struct gpu_map *x = &p->maps[n->in[MDL_IN_X]];
-    bool depthwise =
-        n->groups > 1 && n->groups == x->c && p->maps[n->out].c == x->c;
-    enum ut_err rc = cuda_weights_get(
-        p, n->in[MDL_IN_W],
-        n->op == MDL_OP_LINEAR ? LAYOUT_ROWS
-                               : (depthwise ? LAYOUT_DEPTHWISE : LAYOUT_CONV),
-        x->type, x, &s->w, e);
+    enum ut_err rc = cuda_weights_get(p, n->in[MDL_IN_W],
+                                      cuda_layout(n, x, &p->maps[n->out]),
+                                      x->type, x, &s->w, e);
 
     s->n_in = 2;
     s->in[0] = n->in[MDL_IN_X];
@@ -151,15 +157,15 @@ static enum ut_err build_product(struct plan *p, struct step *s,
     return cuda_choose(p->ctx, &s->product, &s->way, &s->engine, e);
 }
 
-static enum ut_err build_batchnorm(struct plan *p, struct step *s,
-                                   struct ut_error *e)
+enum ut_err cuda_build_affine(struct plan *p, struct step *s,
+                              struct ut_error *e)
 {
     const struct mdl_node *n = s->node;
     const struct mdl_value *values = p->g->values;
     size_t c = (size_t)p->maps[n->out].c;
     float *f = malloc(2 * c * sizeof(*f));
-    void *data = NULL;
-    enum ut_err rc;
+    void *data = s->affine;
+    enum ut_err rc = UT_OK;
 
     if (!f)
         return ut_fail(e, UT_ENOMEM, "no memory for a BatchNorm");
@@ -175,7 +181,8 @@ static enum ut_err build_batchnorm(struct plan *p, struct step *s,
                                 : values[n->in[MDL_BN_BETA]].data[i]) -
                            values[n->in[MDL_BN_MEAN]].data[i] * k);
     }
-    rc = gpu_alloc(2 * c * sizeof(*f), &data, e);
+    if (!data)
+        rc = gpu_alloc(2 * c * sizeof(*f), &data, e);
     s->affine = data;
     if (!rc)
         rc = gpu_upload(data, f, 2 * c * sizeof(*f), e);
@@ -198,12 +205,12 @@ static enum ut_err build_step(struct plan *p, struct step *s,
     case MDL_OP_LINEAR:
         return build_product(p, s, e);
     case MDL_OP_BATCHNORM:
-        return build_batchnorm(p, s, e);
+        return cuda_build_affine(p, s, e);
     case MDL_OP_ACT:
         return vector(p, n, 1, &s->slope, e);
     case MDL_OP_ADD:
     case MDL_OP_CONCAT:
-        if (n->op == MDL_OP_ADD && attends(g, n, s))
+        if (n->op == MDL_OP_ADD && !p->trains && attends(g, n, s))
             return UT_OK;
         s->n_in = n->n_in;
         for (int k = 0; k < n->n_in; k++)
@@ -219,7 +226,8 @@ static enum ut_err build_step(struct plan *p, struct step *s,
         s->base = 1;
         s->in[1] = s->in[2] = -1;
         s->n_in = 3;
-        if (made >= 0 && g->nodes[made].op == MDL_OP_ADD && inner(g, n->in[0]))
+        if (!p->trains && made >= 0 && g->nodes[made].op == MDL_OP_ADD &&
+            inner(g, n->in[0]))
             if (!attends(g, &g->nodes[made], s)) {
                 s->attends = true;
                 s->base = 1;
@@ -234,8 +242,7 @@ static enum ut_err build_step(struct plan *p, struct step *s,
     case MDL_OP_SOFTMAX:
         return UT_OK;
     default:
-        return ut_fail(e, UT_EINVAL, "the CUDA backend has no %s",
-                       mdl_op_name(n->op));
+        return cuda_build_gradient(p, s, e);
     }
 }
 
@@ -251,11 +258,12 @@ enum ut_err cuda_build(struct plan *p, struct ut_error *e)
     if (!needs || !dead || !p->steps)
         rc = ut_fail(e, UT_ENOMEM, "no memory for a plan");
     for (int v = 0; v < g->n_values && !rc; v++)
-        if (g->values[v].kind == MDL_VALUE_INPUT && v != g->input)
+        if (g->values[v].kind == MDL_VALUE_INPUT && v != g->input && !p->trains)
             rc = ut_fail(e, UT_EINVAL, "the CUDA backend takes pictures only");
     if (!rc) {
         mdl_graph_needs(g, needs);
-        fuse(p, dead);
+        if (!p->trains)
+            fuse(p, dead);
     }
     for (int i = 0; i < g->n_nodes && !rc; i++) {
         struct step *s = &p->steps[p->n_steps];

@@ -1,4 +1,4 @@
-/* The CUDA backend: inference, in a plug-in.
+/* The CUDA backend, in a plug-in.
  *
  *   maps     [n, h, w, c] in float32, float16 or bfloat16
  *   vectors  [n, c] float32
@@ -180,7 +180,8 @@ static bool supports(void *ctx, enum mdl_precision precision)
 static void forget(struct plan *p)
 {
     for (int i = 0; i < p->n_recorded; i++)
-        gpu_graph_free(p->recorded[i].graph);
+        if (p->recorded[i].graph)
+            gpu_graph_free(p->recorded[i].graph);
     p->n_recorded = 0;
 }
 
@@ -256,15 +257,24 @@ static enum ut_err bind(struct plan *p, struct ut_error *e)
     uint64_t all = 0;
     enum ut_err rc = grow(p, e);
 
+    if (p->lane->user != p) {
+        p->lane->user = p;
+        p->ran = 0;
+    }
     if (rc || p->generation == p->lane->generation)
         return rc;
     forget(p);
+    p->ran = 0;
     for (int v = 0; v < g->n_values; v++)
         if (p->offset[v] != SIZE_MAX)
             p->maps[v].data = p->lane->work + p->offset[v];
     for (int i = 0; i < g->n_outputs; i++)
         if (g->outputs[i] >= 0)
             all |= 1ull << i;
+    if (p->trains) {
+        p->generation = p->lane->generation;
+        return UT_OK;
+    }
     memset(p->lane->host, 0, p->host_size);
     rc = cuda_queue(p, all, e);
     if (!rc)
@@ -333,6 +343,13 @@ static enum ut_err build(struct plan *p, struct ut_error *e)
     return rc;
 }
 
+enum ut_err cuda_ready(struct plan *p, struct ut_error *e)
+{
+    enum ut_err rc = build(p, e);
+
+    return rc ? rc : bind(p, e);
+}
+
 void cuda_mend(const struct ctx *c, unsigned epoch, enum ut_err rc)
 {
     struct ut_error ignored;
@@ -365,6 +382,15 @@ static enum ut_err compile(void *ctx, void *lane, const struct mdl_graph *g,
                        .type = precision == MDL_PREC_F16    ? GPU_F16
                                : precision == MDL_PREC_BF16 ? GPU_BF16
                                                             : GPU_F32};
+    for (int i = 0; i < g->n_nodes; i++)
+        p->trains |= g->nodes[i].op >= MDL_OP_BN_STATS;
+    if (p->trains && p->type == GPU_F16) {
+        free(p);
+        return ut_fail(
+            e, UT_EINVAL,
+            "the CUDA backend trains in float32 and bfloat16, not in "
+            "float16");
+    }
     p->maps = calloc((size_t)g->n_values, sizeof(*p->maps));
     p->offset =
         calloc((size_t)(g->n_values + g->n_outputs), sizeof(*p->offset));
@@ -403,13 +429,13 @@ static enum ut_err replay_or_queue(struct plan *p, uint64_t wanted,
     return cuda_queue(p, wanted, e);
 }
 
-static enum ut_err run_built(struct plan *p, const struct mdl_io *io,
+static enum ut_err run_ready(struct plan *p, const struct mdl_io *io,
                              struct ut_error *e)
 {
     const struct mdl_graph *g = p->g;
     struct lane *l = p->lane;
     uint64_t wanted = 0;
-    enum ut_err rc = bind(p, e);
+    enum ut_err rc = cuda_ready(p, e);
 
     for (int i = 0; i < g->n_outputs; i++)
         if (io->out[i] && g->outputs[i] >= 0)
@@ -458,13 +484,18 @@ static enum ut_err run(void *ctx, void *plan, const struct mdl_io *io,
     count(ctx, 1, 0, UT_OK);
     pthread_rwlock_rdlock(&process.lock);
     epoch = process.epoch[p->ctx->device];
-    rc = build(p, e);
-    if (!rc)
-        rc = run_built(p, io, e);
+    rc = run_ready(p, io, e);
     pthread_rwlock_unlock(&process.lock);
     count(ctx, -1, gpu_clock_us() - began, rc);
     cuda_mend(ctx, epoch, rc);
     return rc;
+}
+
+static void lane_threads(void *ctx, void *lane, int n)
+{
+    (void)ctx; /* the processor's: a GPU has its own */
+    (void)lane;
+    (void)n;
 }
 
 static void stats(void *ctx, struct mdl_device_stats *out)
@@ -500,6 +531,11 @@ static const struct mdl_backend_ops ops = {
     .plan_free = plan_free,
     .run = run,
     .supports = supports,
+    .lane_threads = lane_threads,
+    .run_nodes = cuda_run_nodes,
+    .set = cuda_set,
+    .get = cuda_get,
+    .refresh = cuda_refresh,
     .report = report,
     .stats = stats,
     .index = &cuda_index,

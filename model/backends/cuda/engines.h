@@ -9,8 +9,16 @@
 
 #define GPU_ENGINES 8 /* at most this many of a vendor's are tried */
 
-/* y = epilogue(x * w), as gpu_k_conv and gpu_k_rows compute it. */
+/* What of a product is computed, from which of its operands. */
+enum gpu_pass {
+    GPU_FORWARD, /* y = epilogue(x * w), as gpu_k_conv and gpu_k_rows do */
+    GPU_DX,      /* dx, here y, from dy, here x, and w                   */
+    GPU_DW,      /* dw, here y, float32, from x and dy, here w           */
+};
+
+/* x and y are the forward product's whatever the pass. */
 struct gpu_product {
+    enum gpu_pass pass;
     bool rows;  /* fully connected: x [batch, h w c], else a convolution */
     bool bare;  /* without the epilogue */
     bool tf32;  /* engines may round float32 factors to 11 bits */

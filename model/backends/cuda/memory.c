@@ -10,14 +10,24 @@ struct life {
     size_t size;
 };
 
+bool cuda_is_given(const struct plan *p, int v)
+{
+    return p->g->values[v].kind == MDL_VALUE_INPUT && v != p->g->input;
+}
+
 void cuda_shape(struct plan *p)
 {
     for (int v = 0; v < p->g->n_values; v++) {
         const struct mdl_shape *s = &p->g->values[v].shape;
         struct gpu_map *m = &p->maps[v];
 
-        if (p->g->values[v].kind != MDL_VALUE_RESULT)
+        if (p->g->values[v].kind != MDL_VALUE_RESULT && !cuda_is_given(p, v))
             continue;
+        if (p->g->values[v].whole) { /* its operation may say more */
+            *m = (struct gpu_map){NULL, GPU_F32, 1,
+                                  1,    1,       (int)mdl_shape_count(s)};
+            continue;
+        }
         m->batch = p->batch;
         m->c = (int)s->dim[0];
         m->h = s->n_dims == 3 ? (int)s->dim[1] : 1;
@@ -31,6 +41,16 @@ static size_t round_up(size_t n)
     return (n + ALIGN - 1) / ALIGN * ALIGN;
 }
 
+size_t cuda_count(const struct gpu_map *m)
+{
+    return (size_t)m->batch * (size_t)m->h * (size_t)m->w * (size_t)m->c;
+}
+
+static size_t size_of(const struct gpu_map *m)
+{
+    return cuda_count(m) * (m->type == GPU_F32 ? 4 : 2);
+}
+
 /* Values; then the row-major copies of the outputs. */
 static void find_lives(const struct plan *p, struct life *lives, int n)
 {
@@ -40,17 +60,18 @@ static void find_lives(const struct plan *p, struct life *lives, int n)
         lives[i].first = -1;
     lives[g->input] = (struct life){
         .size = (size_t)p->batch * mdl_shape_count(&g->values[g->input].shape)};
+    for (int v = 0; v < g->n_values; v++)
+        if (cuda_is_given(p, v))
+            lives[v] = (struct life){.size = size_of(&p->maps[v])};
     for (int i = 0; i < p->n_steps; i++) {
         const struct step *s = &p->steps[i];
-        const struct gpu_map *m = &p->maps[s->out];
 
-        lives[s->out] = (struct life){.first = i,
-                                      .last = i,
-                                      .size = (size_t)m->batch * (size_t)m->c *
-                                              (size_t)(m->h * m->w) *
-                                              (m->type == GPU_F32 ? 4 : 2)};
+        lives[s->out] =
+            (struct life){.first = i,
+                          .last = g->values[s->out].keep ? p->n_steps : i,
+                          .size = size_of(&p->maps[s->out])};
         for (int k = 0; k < s->n_in; k++)
-            if (s->in[k] >= 0)
+            if (s->in[k] >= 0 && lives[s->in[k]].last < i)
                 lives[s->in[k]].last = i;
     }
     for (int i = 0; i < g->n_outputs; i++)
@@ -88,6 +109,13 @@ static void place(struct plan *p, const struct life *lives, int n, int i)
         p->work_size = round_up(at + lives[i].size);
 }
 
+/* Memory beside the values that one step at a time may have. */
+static void want_room(struct plan *p, size_t len)
+{
+    if (p->room + round_up(len) > p->work_size)
+        p->work_size = p->room + round_up(len);
+}
+
 enum ut_err cuda_place(struct plan *p, struct ut_error *e)
 {
     const struct mdl_graph *g = p->g;
@@ -107,9 +135,12 @@ enum ut_err cuda_place(struct plan *p, struct ut_error *e)
     for (int i = 0; i < p->n_steps; i++) {
         const struct gpu_engine *engine = p->steps[i].engine;
 
-        if (engine && p->room + round_up(engine->room) > p->work_size)
-            p->work_size = p->room + round_up(engine->room);
+        want_room(p, engine ? engine->room : 0);
+        want_room(p, p->steps[i].room);
     }
+    for (int v = 0; v < g->n_values; v++) /* row-major, on its way */
+        if (g->values[v].keep || cuda_is_given(p, v))
+            want_room(p, cuda_count(&p->maps[v]) * sizeof(float));
     p->host_size = round_up(lives[g->input].size);
     for (int i = 0; i < g->n_outputs; i++)
         if (g->outputs[i] >= 0) {

@@ -20,11 +20,14 @@ enum layout {
 struct weights {
     struct weights *next;
     const float *from; /* the parameter; lives as long as the plans */
+    struct mdl_shape shape;
     enum layout layout;
     enum gpu_type type;
-    void *data; /* owned */
+    struct gpu_map x; /* ROWS: the map that they meet */
+    void *data;       /* owned */
     int refs;
-    bool lost; /* data went with its context */
+    bool lost;      /* data went with its context */
+    unsigned round; /* of the ctx's refreshes, the last that it saw */
 };
 
 struct ctx {
@@ -37,6 +40,7 @@ struct ctx {
     uint64_t batches, run_us, busy_us;
     pthread_mutex_t lock; /* guards weights */
     struct weights *weights;
+    unsigned rounds; /* refreshes so far; under lock */
     /* tune.c's; choosing guards them */
     pthread_mutex_t choosing;
     struct gpu_stream *stream; /* owned; for trials                     */
@@ -56,8 +60,9 @@ struct lane {
     char *work;       /* owned; on the device */
     char *host;       /* owned; pinned: the input, then the outputs */
     size_t work_size, host_size;
-    unsigned generation; /* counts the growths */
-    unsigned epoch;      /* as the ctx's */
+    unsigned generation;     /* counts the growths */
+    unsigned epoch;          /* as the ctx's */
+    const struct plan *user; /* whose numbers lie in work */
 };
 
 struct step {
@@ -67,16 +72,17 @@ struct step {
     int n_in, out;
     bool attends; /* y = x (base + place + channel), in[0..2] */
     float base;
-    struct weights *w, *bias, *slope, *shift;
-    struct gpu_product product; /* of a CONV or LINEAR */
+    struct weights *w, *bias, *slope, *shift; /* BN_*: gamma is the slope */
+    struct gpu_product product;               /* of a CONV or LINEAR */
     enum choice_way way;
     struct gpu_engine *engine; /* the ctx's; NULL: our kernel */
     float *affine;             /* owned; BATCHNORM's [2][c]: scale, offset */
+    size_t room;               /* bytes that our kernel needs beside */
 };
 
 struct recording {
-    uint64_t wanted;
-    struct gpu_graph *graph; /* owned */
+    uint64_t wanted; /* a set of outputs; of a plan that trains: its nodes */
+    struct gpu_graph *graph; /* owned; NULL: not yet, or it cannot be */
 };
 
 struct plan {
@@ -96,6 +102,8 @@ struct plan {
     unsigned generation; /* of the lane, when it was bound */
     unsigned epoch;      /* as the ctx's */
     bool built;
+    bool trains; /* each node is a step, run by mdl_plan_run_nodes */
+    int ran;     /* nodes whose results lie in the lane's memory */
     struct recording recorded[3];
     int n_recorded;
 };
@@ -108,6 +116,8 @@ enum ut_err cuda_lane_open(struct ctx *c, struct lane *l, struct ut_error *e);
 void cuda_lane_close(struct ctx *c, struct lane *l);
 /* The ctx and the lane are of the device's present context. */
 enum ut_err cuda_renew(struct ctx *c, struct lane *l, struct ut_error *e);
+/* The plan on the device, its values in its lane's memory. Entered. */
+enum ut_err cuda_ready(struct plan *p, struct ut_error *e);
 /* An error of that epoch: if it would stay, the device gets a new context. Not
  * entered. */
 void cuda_mend(const struct ctx *c, unsigned epoch, enum ut_err rc);
@@ -116,8 +126,18 @@ void cuda_mend(const struct ctx *c, unsigned epoch, enum ut_err rc);
 enum ut_err cuda_build(struct plan *p, struct ut_error *e);
 /* lost: what was on the device is gone. */
 void cuda_unbuild(struct plan *p, bool lost);
+/* The affine map of a BATCHNORM, to s->affine. */
+enum ut_err cuda_build_affine(struct plan *p, struct step *s,
+                              struct ut_error *e);
+/* How the weights of a CONV or LINEAR, or of their gradients, lie, where it
+ * takes x to y. */
+enum layout cuda_layout(const struct mdl_node *n, const struct gpu_map *x,
+                        const struct gpu_map *y);
 /* memory.c. Shapes, before the steps; places, after them. */
 void cuda_shape(struct plan *p);
+size_t cuda_count(const struct gpu_map *m); /* its elements */
+/* An input of mdl_graph_given. */
+bool cuda_is_given(const struct plan *p, int v);
 enum ut_err cuda_place(struct plan *p, struct ut_error *e);
 /* weights.c */
 enum ut_err cuda_weights_get(struct plan *p, int value, enum layout layout,
@@ -125,6 +145,8 @@ enum ut_err cuda_weights_get(struct plan *p, int value, enum layout layout,
                              struct weights **out, struct ut_error *e);
 void cuda_weights_put(struct ctx *c, struct weights *w);
 void cuda_weights_lose(struct ctx *c);
+/* Anew from the parameters, which have changed: all that p's steps read. */
+enum ut_err cuda_weights_refresh(struct plan *p, struct ut_error *e);
 /* tune.c. Handles of the vendors; the engine that computes a step. Thread: any.
  */
 enum ut_err cuda_handles_open(struct gpu_stream *s, void *handles[2],
@@ -145,8 +167,26 @@ void cuda_forget(struct ctx *c, bool lost);
 void cuda_report(struct ctx *c, char *text, size_t len);
 /* What it had on the device is gone; its choices stay. */
 enum ut_err cuda_lose(struct ctx *c, struct ut_error *e);
-/* run.c: queues the steps that the outputs wanted need, copies included. */
+/* run.c: queues the steps that the outputs wanted need, copies included; one
+ * step. */
 enum ut_err cuda_queue(struct plan *p, uint64_t wanted, struct ut_error *e);
+enum ut_err cuda_queue_step(struct plan *p, const struct step *s,
+                            struct ut_error *e);
+
+/* gradient.c: the operations of training. */
+enum ut_err cuda_build_gradient(struct plan *p, struct step *s,
+                                struct ut_error *e);
+enum ut_err cuda_queue_gradient(struct plan *p, const struct step *s,
+                                struct ut_error *e);
+
+/* train.c: as in struct mdl_backend_ops. */
+enum ut_err cuda_run_nodes(void *ctx, void *plan, const void *in, int first,
+                           int last, struct ut_error *e);
+enum ut_err cuda_set(void *ctx, void *plan, int value, const float *from,
+                     struct ut_error *e);
+enum ut_err cuda_get(void *ctx, void *plan, int value, float *to,
+                     struct ut_error *e);
+enum ut_err cuda_refresh(void *ctx, void *plan, struct ut_error *e);
 
 /* search.c */
 extern const struct mdl_index_ops cuda_index;

@@ -109,6 +109,17 @@ static size_t out_len(const struct plan *p, int i)
            mdl_shape_count(&p->g->values[p->g->outputs[i]].shape);
 }
 
+enum ut_err cuda_queue_step(struct plan *p, const struct step *s,
+                            struct ut_error *e)
+{
+    if (s->node->op >= MDL_OP_BN_STATS)
+        return cuda_queue_gradient(p, s, e);
+    if (s->w)
+        return run_product(p, s, e);
+    run_step(p, s, gpu_native(p->lane->stream));
+    return gpu_launched(mdl_op_name(s->node->op), e);
+}
+
 enum ut_err cuda_queue(struct plan *p, uint64_t wanted, struct ut_error *e)
 {
     const struct mdl_graph *g = p->g;
@@ -118,16 +129,9 @@ enum ut_err cuda_queue(struct plan *p, uint64_t wanted, struct ut_error *e)
         l->stream, l->work + p->offset[g->input], l->host,
         (size_t)p->batch * mdl_shape_count(&g->values[g->input].shape), e);
 
-    for (int i = 0; i < p->n_steps && !rc; i++) {
-        if (!(p->steps[i].needs & wanted))
-            continue;
-        if (p->steps[i].w) {
-            rc = run_product(p, &p->steps[i], e);
-            continue;
-        }
-        run_step(p, &p->steps[i], stream);
-        rc = gpu_launched(mdl_op_name(p->steps[i].node->op), e);
-    }
+    for (int i = 0; i < p->n_steps && !rc; i++)
+        if (p->steps[i].needs & wanted)
+            rc = cuda_queue_step(p, &p->steps[i], e);
     for (int i = 0; i < g->n_outputs && !rc; i++)
         if (wanted >> i & 1) {
             char *rows = l->work + p->offset[g->n_values + i];

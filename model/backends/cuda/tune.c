@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "model/backends/cuda/plan.h"
+#include "model/backends/cuda/train_kernels.h"
 
 #define N_VENDORS 2
 #define TRIES 4   /* of each kind: an engine may take a second to compile */
@@ -75,6 +76,28 @@ void cuda_chip(struct ctx *c)
 
 /* ---- Computing ---- */
 
+static void own_gradient(void *stream, const struct gpu_product *p,
+                         const struct gpu_operands *a)
+{
+    struct gpu_map x = p->x, y = p->y;
+
+    if (p->pass == GPU_DX) {
+        x.data = a->y;
+        y.data = (void *)(uintptr_t)a->x;
+        if (p->rows)
+            gpu_t_rows_dx(stream, &y, a->w, &x);
+        else
+            gpu_t_conv_dx(stream, &p->window, &y, a->w, &x);
+        return;
+    }
+    x.data = (void *)(uintptr_t)a->x;
+    y.data = (void *)(uintptr_t)a->w;
+    if (p->rows)
+        gpu_t_rows_dw(stream, &x, &y, a->y);
+    else
+        gpu_t_conv_dw(stream, &p->window, &x, &y, a->y, a->room);
+}
+
 static void own(void *stream, const struct gpu_product *p,
                 const struct gpu_operands *a)
 {
@@ -102,6 +125,10 @@ enum ut_err cuda_compute(struct gpu_stream *s, void *const handles[2],
     struct gpu_map y = p->y;
     enum ut_err rc;
 
+    if (way == CHOICE_OWN && p->pass != GPU_FORWARD) {
+        own_gradient(gpu_native(s), p, a);
+        return gpu_launched("a gradient", e);
+    }
     if (way == CHOICE_OWN) {
         own(gpu_native(s), p, a);
         return gpu_launched("a product", e);
@@ -118,11 +145,6 @@ enum ut_err cuda_compute(struct gpu_stream *s, void *const handles[2],
 }
 
 /* ---- Trials ---- */
-
-static size_t count(const struct gpu_map *m)
-{
-    return (size_t)m->batch * (size_t)m->h * (size_t)m->w * (size_t)m->c;
-}
 
 /* The next piece, of random numbers. */
 static enum ut_err piece(struct ctx *c, struct bench *b, enum gpu_type type,
@@ -157,7 +179,7 @@ static enum ut_err bench_new(struct ctx *c, const struct gpu_product *p,
                              (size_t)p->x.c;
     struct gpu_epilogue *ep = &b->a.ep;
     void *x = NULL, *w = NULL, *residual = NULL, *worst = NULL;
-    enum ut_err rc = piece(c, b, p->x.type, count(&p->x), &x, e);
+    enum ut_err rc = piece(c, b, p->x.type, cuda_count(&p->x), &x, e);
 
     *ep = p->ep;
     if (!rc)
@@ -169,11 +191,11 @@ static enum ut_err bench_new(struct ctx *c, const struct gpu_product *p,
     if (!rc)
         rc = vector(c, b, p->ep.shift, o, &ep->shift, e);
     if (!rc && p->ep.residual)
-        rc = piece(c, b, p->y.type, count(&p->y), &residual, e);
+        rc = piece(c, b, p->y.type, cuda_count(&p->y), &residual, e);
     if (!rc)
-        rc = piece(c, b, p->y.type, count(&p->y), &b->a.y, e);
+        rc = piece(c, b, p->y.type, cuda_count(&p->y), &b->a.y, e);
     if (!rc)
-        rc = piece(c, b, p->y.type, count(&p->y), &b->want, e);
+        rc = piece(c, b, p->y.type, cuda_count(&p->y), &b->want, e);
     if (!rc)
         rc = piece(c, b, GPU_F32, 1, &worst, e);
     b->a.x = x;
@@ -258,14 +280,14 @@ static enum ut_err try_engine(struct ctx *c, const struct gpu_product *p,
         rc = gpu_upload(b->worst, &worst, sizeof(worst), e);
     if (!rc) /* an engine that writes nothing leaves random numbers */
         gpu_k_random(gpu_native(c->stream), p->y.type, 99, b->a.y,
-                     (long long)count(&p->y));
+                     (long long)cuda_count(&p->y));
     if (!rc)
         rc = cuda_compute(c->stream, c->handles, p, t->choice.way, engine,
                           &b->a, e);
     if (!rc)
         gpu_k_deviation(gpu_native(c->stream), p->y.type, b->a.y, b->want,
-                        (long long)count(&p->y), bound.absolute, bound.relative,
-                        b->worst);
+                        (long long)cuda_count(&p->y), bound.absolute,
+                        bound.relative, b->worst);
     if (!rc)
         rc = gpu_wait(c->stream, e);
     if (!rc)

@@ -29,13 +29,12 @@ static size_t place_of(enum layout layout, const struct mdl_shape *s,
     return i / per * per + i % area * c + i / area % c;
 }
 
-static void convert(const struct weights *w, const struct mdl_shape *s,
-                    const struct gpu_map *x, void *to)
+static void convert(const struct weights *w, void *to)
 {
-    size_t n = mdl_shape_count(s);
+    size_t n = mdl_shape_count(&w->shape);
 
     for (size_t i = 0; i < n; i++) {
-        size_t at = place_of(w->layout, s, x, i);
+        size_t at = place_of(w->layout, &w->shape, &w->x, i);
 
         if (w->type == GPU_F32)
             ((float *)to)[at] = w->from[i];
@@ -46,22 +45,32 @@ static void convert(const struct weights *w, const struct mdl_shape *s,
     }
 }
 
-static enum ut_err make(struct weights *w, const struct mdl_shape *s,
-                        const struct gpu_map *x, struct ut_error *e)
+static size_t len_of(const struct weights *w)
 {
-    size_t len = mdl_shape_count(s) * (w->type == GPU_F32 ? 4 : 2);
-    void *host = malloc(len);
+    return mdl_shape_count(&w->shape) * (w->type == GPU_F32 ? 4 : 2);
+}
+
+static enum ut_err upload(struct weights *w, struct ut_error *e)
+{
+    void *host = malloc(len_of(w));
     enum ut_err rc;
 
     if (!host)
         return ut_fail(e, UT_ENOMEM, "no memory to convert weights");
-    convert(w, s, x, host);
-    rc = gpu_alloc(len, &w->data, e);
+    convert(w, host);
+    rc = gpu_upload(w->data, host, len_of(w), e);
+    free(host);
+    return rc;
+}
+
+static enum ut_err make(struct weights *w, struct ut_error *e)
+{
+    enum ut_err rc = gpu_alloc(len_of(w), &w->data, e);
+
     if (!rc)
-        rc = gpu_upload(w->data, host, len, e);
+        rc = upload(w, e);
     if (rc)
         gpu_free(w->data);
-    free(host);
     return rc;
 }
 
@@ -81,9 +90,13 @@ enum ut_err cuda_weights_get(struct plan *p, int value, enum layout layout,
     if (!w) {
         w = calloc(1, sizeof(*w));
         if (w) {
-            *w = (struct weights){
-                .from = v->data, .layout = layout, .type = type};
-            rc = make(w, &v->shape, x, e);
+            *w = (struct weights){.from = v->data,
+                                  .shape = v->shape,
+                                  .layout = layout,
+                                  .type = type};
+            if (x)
+                w->x = *x;
+            rc = make(w, e);
         } else {
             rc = ut_fail(e, UT_ENOMEM, "no memory for weights");
         }
@@ -119,6 +132,30 @@ void cuda_weights_put(struct ctx *c, struct weights *w)
         free(w);
     }
     pthread_mutex_unlock(&c->lock);
+}
+
+enum ut_err cuda_weights_refresh(struct plan *p, struct ut_error *e)
+{
+    struct ctx *c = p->ctx;
+    enum ut_err rc = UT_OK;
+
+    pthread_mutex_lock(&c->lock);
+    c->rounds++;
+    for (int i = 0; i < p->n_steps; i++) {
+        struct step *s = &p->steps[i];
+        struct weights *of[] = {s->w, s->bias, s->slope, s->shift};
+
+        for (int k = 0; k < 4 && !rc; k++)
+            if (of[k] && of[k]->round != c->rounds) {
+                of[k]->round = c->rounds;
+                rc = upload(of[k], e);
+            }
+    }
+    pthread_mutex_unlock(&c->lock);
+    for (int i = 0; i < p->n_steps && !rc; i++)
+        if (p->steps[i].affine)
+            rc = cuda_build_affine(p, &p->steps[i], e);
+    return rc;
 }
 
 void cuda_weights_lose(struct ctx *c)

@@ -1,10 +1,12 @@
 /* Every operation's gradient: the reference's against finite differences, the
- * CPU's against the reference's. The loss is a fixed random sum of the result.
- */
+ * CPU's and CUDA's (the processor in the GPU's place, or on a GPU where
+ * TSCAF_TEST_CUDA=1 asks for it) against the reference's. The loss is a fixed
+ * random sum of the result. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "model/backend.h"
 #include "model/train/backward.h"
@@ -168,11 +170,30 @@ static void differences(struct machine *m, const struct mdl_step *s,
     }
 }
 
+/* A backend's gradient against the reference's, want [n]. */
+static void compare(struct machine *m, const struct mdl_step *s, int at,
+                    const float *want, size_t n, const char *name,
+                    const char *what)
+{
+    float *got = gradient_of(m, s, at, n);
+    double off = 0, norm = 0;
+
+    for (size_t k = 0; k < n; k++) {
+        off += ((double)want[k] - got[k]) * ((double)want[k] - got[k]);
+        norm += (double)want[k] * want[k];
+    }
+    if (!(sqrt(off) <= 1e-4 * sqrt(norm) + 1e-4))
+        fail_msg("%s: %s is off by %g of %g", what, name, sqrt(off),
+                 sqrt(norm));
+    free(got);
+}
+
 static void check(struct mdl_graph *g, int y, const char *what)
 {
+    static const char *const names[] = {"ref", "cpu", "cuda"};
     static uint8_t in[BATCH * SIDE * SIDE * 3];
     bool *trains = calloc((size_t)g->n_values, sizeof(*trains));
-    struct machine ref, cpu;
+    struct machine m[3];
     struct mdl_step s;
     struct ut_error e;
     float *weights;
@@ -190,35 +211,27 @@ static void check(struct mdl_graph *g, int y, const char *what)
         weights[i] = noise();
     for (size_t i = 0; i < sizeof(in); i++)
         in[i] = (uint8_t)(128 + 120 * noise());
-    ref = open_machine("ref", &s);
-    cpu = open_machine("cpu", &s);
-    loss_of(&ref, &s, in, weights, n_out);
-    back(&ref, &s, in, weights);
-    loss_of(&cpu, &s, in, weights, n_out);
-    back(&cpu, &s, in, weights);
+    for (int i = 0; i < 3; i++) {
+        m[i] = open_machine(names[i], &s);
+        loss_of(&m[i], &s, in, weights, n_out);
+        back(&m[i], &s, in, weights);
+    }
     for (int i = 0; i < s.n_gradients; i++) {
         const struct mdl_value *p = &g->values[s.gradients[i].param];
         size_t n = mdl_shape_count(&p->shape);
-        float *a = gradient_of(&ref, &s, i, n);
-        float *b = gradient_of(&cpu, &s, i, n);
-        double off = 0, norm = 0;
+        float *a = gradient_of(&m[0], &s, i, n);
 
-        for (size_t k = 0; k < n; k++) {
-            off += ((double)a[k] - b[k]) * ((double)a[k] - b[k]);
-            norm += (double)a[k] * a[k];
-        }
-        if (!(sqrt(off) <= 1e-4 * sqrt(norm) + 1e-4))
-            fail_msg("%s: cpu is off by %g of %g", what, sqrt(off), sqrt(norm));
-        free(b);
-        differences(&ref, &s, in, weights, n_out, (float *)(uintptr_t)p->data,
+        for (int k = 1; k < 3; k++)
+            compare(&m[k], &s, i, a, n, names[k], what);
+        differences(&m[0], &s, in, weights, n_out, (float *)(uintptr_t)p->data,
                     n, a, what);
         /* The plan has moved on: bring it back for the next one. */
-        loss_of(&ref, &s, in, weights, n_out);
-        back(&ref, &s, in, weights);
+        loss_of(&m[0], &s, in, weights, n_out);
+        back(&m[0], &s, in, weights);
         free(a);
     }
-    close_machine(&ref);
-    close_machine(&cpu);
+    for (int i = 0; i < 3; i++)
+        close_machine(&m[i]);
     mdl_step_fini(&s);
     mdl_graph_fini(g);
     free(weights);
@@ -321,6 +334,91 @@ static void build__nothing_trained__refused(void **state)
     mdl_graph_fini(&g);
 }
 
+/* A context that is lost between forward and backward, by whoever it was, takes
+ * what the forward pass left: that is an error, and then all is as before. */
+static void cuda__context_lost_between__said_then_as_before(void **state)
+{
+    static const uint8_t in[BATCH * SIDE * SIDE * 3] = {200, 100, 50};
+    float seeds[BATCH * 4 * SIDE * SIDE], y[BATCH * 4 * SIDE * SIDE];
+    char file[] = "/tmp/tscaf-test-XXXXXX";
+    struct machine one, other;
+    bool trains[64] = {false};
+    struct mdl_graph g;
+    struct mdl_step s;
+    struct ut_error e;
+    float *before, *after;
+    size_t n = BATCH * 4 * SIDE * SIDE;
+    int end;
+
+    (void)state;
+    if (getenv("TSCAF_TEST_CUDA"))
+        return;
+    for (size_t i = 0; i < n; i++)
+        seeds[i] = noise();
+    end = start(&g, 4);
+    for (int v = 0; v < g.n_values; v++)
+        trains[v] = g.values[v].kind == MDL_VALUE_PARAM;
+    assert_int_equal(mdl_step_build(&g, &end, 1, trains, &s, &e), UT_OK);
+    one = open_machine("cuda", &s);
+    other = open_machine("cuda", &s);
+    /* What no forward pass left cannot be gone back from, nor got. */
+    assert_int_equal(
+        mdl_plan_run_nodes(one.plan, in, s.n_forward, s.graph.n_nodes, &e),
+        UT_EDEVICE);
+    assert_int_equal(mdl_plan_get(one.plan, s.ends[0], y, &e), UT_EDEVICE);
+    loss_of(&one, &s, in, seeds, n);
+    back(&one, &s, in, seeds);
+    before = gradient_of(&one, &s, 0, 12);
+    loss_of(&one, &s, in, seeds, n);
+    close(mkstemp(file));
+    setenv("TSCAF_HOST_LOSE", file, 1);
+    assert_int_equal(mdl_plan_run_nodes(other.plan, in, 0, s.n_forward, &e),
+                     UT_EDEVICE);
+    assert_non_null(strstr(e.msg, "illegal access"));
+    assert_int_equal(mdl_plan_set(one.plan, s.seeds[0], seeds, &e), UT_OK);
+    assert_int_equal(
+        mdl_plan_run_nodes(one.plan, in, s.n_forward, s.graph.n_nodes, &e),
+        UT_EDEVICE);
+    assert_non_null(strstr(e.msg, "gone with its context"));
+    unsetenv("TSCAF_HOST_LOSE");
+    loss_of(&one, &s, in, seeds, n);
+    back(&one, &s, in, seeds);
+    after = gradient_of(&one, &s, 0, 12);
+    assert_memory_equal(before, after, 12 * sizeof(*before));
+    free(before);
+    free(after);
+    close_machine(&one);
+    close_machine(&other);
+    mdl_step_fini(&s);
+    mdl_graph_fini(&g);
+}
+
+/* Nor does it train in a type whose gradients would vanish. */
+static void cuda__float16__refused(void **state)
+{
+    struct machine m;
+    bool trains[64] = {false};
+    struct mdl_graph g;
+    struct mdl_step s;
+    struct mdl_plan *plan;
+    struct ut_error e;
+    int end;
+
+    (void)state;
+    end = start(&g, 4);
+    for (int v = 0; v < g.n_values; v++)
+        trains[v] = g.values[v].kind == MDL_VALUE_PARAM;
+    assert_int_equal(mdl_step_build(&g, &end, 1, trains, &s, &e), UT_OK);
+    m = open_machine("cuda", &s);
+    assert_int_equal(
+        mdl_plan_new(m.lane, &s.graph, MDL_PREC_F16, BATCH, &plan, &e),
+        UT_EINVAL);
+    assert_non_null(strstr(e.msg, "not in float16"));
+    close_machine(&m);
+    mdl_step_fini(&s);
+    mdl_graph_fini(&g);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -329,7 +427,13 @@ int main(void)
         cmocka_unit_test(batchnorms__maps_and_vectors__by_differences),
         cmocka_unit_test(others__each__by_differences),
         cmocka_unit_test(build__nothing_trained__refused),
+        cmocka_unit_test(cuda__context_lost_between__said_then_as_before),
+        cmocka_unit_test(cuda__float16__refused),
     };
 
+    if (!getenv("TSCAF_TEST_CUDA")) {
+        setenv("TSCAF_CUDA_PLUGIN", PLUGINS "host.so", 1);
+        setenv("TSCAF_CUDA_CACHE", "/dev/null", 1);
+    }
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
