@@ -6,6 +6,7 @@
 #include "server/call.h"
 #include "server/config.h"
 #include "server/datasets.h"
+#include "server/follow.h"
 #include "server/generations.h"
 #include "server/health.h"
 #include "server/jobs.h"
@@ -30,6 +31,7 @@ struct srv_app {
     struct srv_mailbox *mailbox;
     struct srv_store *store;     /* only on store_pool's thread */
     struct srv_pool *store_pool; /* one thread */
+    struct srv_follow *follow;   /* NULL: no other server writes to the store */
     struct srv_auth *auth;
     struct srv_generations generations; /* model, gallery, executors */
     struct srv_pool *model_pool;        /* one thread: changes of model */

@@ -104,6 +104,19 @@ enum ut_err srv_auth_add(struct srv_auth *a, const struct srv_key *key,
     return UT_OK;
 }
 
+enum ut_err srv_auth_replace(struct srv_auth *a, const struct srv_key *keys,
+                             size_t n, struct ut_error *e)
+{
+    enum ut_err rc = UT_OK;
+
+    if (a->keys)
+        sodium_memzero(a->keys, a->n * sizeof(*a->keys));
+    a->n = 0;
+    for (size_t i = 0; i < n && !rc; i++)
+        rc = srv_auth_add(a, &keys[i], e);
+    return rc;
+}
+
 void srv_auth_remove(struct srv_auth *a, const char *id)
 {
     for (size_t i = 0; i < a->n; i++) {

@@ -39,6 +39,10 @@ void srv_auth_secret(char secret[SRV_AUTH_SECRET_LEN], uint8_t hash[32]);
 /* Errors: UT_EBUSY past SRV_AUTH_MAX_KEYS, UT_ENOMEM. */
 UT_MUSTUSE enum ut_err
 srv_auth_add(struct srv_auth *a, const struct srv_key *key, struct ut_error *e);
+/* These are all: others that were are forgotten, as if removed. */
+UT_MUSTUSE enum ut_err srv_auth_replace(struct srv_auth *a,
+                                        const struct srv_key *keys, size_t n,
+                                        struct ut_error *e);
 /* Unknown ids are ignored. */
 void srv_auth_remove(struct srv_auth *a, const char *id);
 size_t srv_auth_keys(const struct srv_auth *a);

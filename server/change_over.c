@@ -35,6 +35,7 @@ struct change {
     struct srv_app *app;
     char version[17], actor[32];
     bool force, rollback;
+    bool follow, anew; /* what another server changed over to */
     srv_change_over_fn done;
     void *arg;
     struct srv_store *store;     /* the models' thread's own */
@@ -190,19 +191,17 @@ static enum ut_err embed_missing(struct change *c, struct share *s,
 
 /* ---- the change, on the store's thread ---- */
 
-/* The record of the one in use, if the repository has none yet, and a link to
- * its file, by which it can be found again. */
-static enum ut_err keep_current(struct change *c, struct srv_generation *g,
-                                Tscaf__V1__ModelInfo *info,
-                                Tscaf__V1__ModelRef *ref, struct ut_error *e)
+/* A link to the file of --model, by which its version can be found again. */
+static enum ut_err link_initial(const struct change *c, const char *version,
+                                struct ut_error *e)
 {
     const struct srv_config *config = c->app->config;
     char link[PATH_MAX], *target;
-    enum ut_err rc = srv_generation_info(g, info, ref, e);
+    enum ut_err rc = UT_OK;
 
-    if (rc || !config->model)
-        return rc;
-    srv_model_path(config->data, ref->version, link);
+    if (!config->model || strcmp(version, c->app->generations.initial))
+        return UT_OK;
+    srv_model_path(config->data, version, link);
     target = realpath(config->model, NULL);
     if (!target || (symlink(target, link) && errno != EEXIST))
         rc = ut_fail(e, UT_EIO, "%.150s: %s", link, strerror(errno));
@@ -227,6 +226,16 @@ static void set_states(const struct change *c, const char *current,
             m->state = STATE(CANDIDATE);
         put[i] = (struct srv_record){SRV_TABLE_MODEL, version, list[i]};
     }
+}
+
+/* The record of the one in use, if the repository has none yet. */
+static enum ut_err keep_current(struct change *c, struct srv_generation *g,
+                                Tscaf__V1__ModelInfo *info,
+                                Tscaf__V1__ModelRef *ref, struct ut_error *e)
+{
+    enum ut_err rc = srv_generation_info(g, info, ref, e);
+
+    return rc ? rc : link_initial(c, ref->version, e);
 }
 
 static enum ut_err store_change(struct change *c, struct srv_generation *old,
@@ -271,41 +280,106 @@ static enum ut_err store_change(struct change *c, struct srv_generation *old,
     return rc;
 }
 
-static enum ut_err change_now(struct change *c, struct ut_error *e)
+/* Whether a face has come that is not embedded yet. */
+static enum ut_err look_for_more(struct change *c, struct ut_error *e)
 {
-    struct srv_generations *all = &c->app->generations;
-    struct srv_generation *old = all->current, *gone = NULL;
     struct srv_crop one;
     int n;
     enum ut_err rc =
         srv_store_crops(c->app->store, c->version, c->after, 1, &one, &n, e);
 
-    if (rc)
-        return rc;
-    if (n) {
+    if (!rc && n)
         free(one.png);
-        c->again = true;
-        return UT_OK;
-    }
-    rc = srv_generation_fill(c->next, e);
-    if (!rc && !c->next->batcher)
-        rc = srv_generation_execute(c->next, e);
-    if (rc || c->next == old)
-        return rc;
-    rc = store_change(c, old, e);
-    if (rc)
-        return rc;
+    c->again = !rc && n;
+    return rc;
+}
+
+/* From now on what is changed is changed in it too; NULL: no more. */
+static void announce(struct srv_generations *all, struct srv_generation *next)
+{
+    pthread_mutex_lock(&all->next_lock);
+    all->next = next;
+    pthread_mutex_unlock(&all->next_lock);
+}
+
+static void exchange(struct change *c, struct srv_generation *old)
+{
+    struct srv_generations *all = &c->app->generations;
+    struct srv_generation *gone[2] = {NULL, NULL};
+
+    announce(all, NULL);
     pthread_mutex_lock(&all->lock);
     if (all->previous != c->next)
-        gone = all->previous;
+        gone[0] = all->previous;
     else
         srv_generation_drop(c->next); /* previous' hold becomes current's */
     all->current = c->next;
     all->previous = old;
+    if (c->anew) { /* its gallery is no longer what the store says */
+        gone[1] = old;
+        all->previous = NULL;
+    }
     __atomic_add_fetch(&c->next->refs, 1, __ATOMIC_RELAXED);
     pthread_mutex_unlock(&all->lock);
-    srv_generation_drop(gone);
+    srv_generation_drop(gone[0]);
+    srv_generation_drop(gone[1]);
+}
+
+static enum ut_err prepare(struct change *c, struct ut_error *e)
+{
+    enum ut_err rc;
+
+    announce(&c->app->generations, c->next);
+    rc = srv_generation_fill(c->next, e);
+    if (!rc && !c->next->batcher)
+        rc = srv_generation_execute(c->next, e);
+    return rc;
+}
+
+/* The change was made by another server: here it only comes into use. */
+static enum ut_err follow_now(struct change *c, struct ut_error *e)
+{
+    struct srv_generation *old = c->app->generations.current;
+    enum ut_err rc = c->anew ? srv_follow_mark(c->app->follow, e) : UT_OK;
+
+    if (!rc)
+        rc = prepare(c, e);
+    if (!rc)
+        rc = link_initial(c, srv_generation_version(old), e);
+    if (rc || c->next == old)
+        return rc;
+    exchange(c, old);
+    if (c->anew)
+        srv_follow_anew_done(c->app->follow);
     return UT_OK;
+}
+
+static enum ut_err change_now(struct change *c, struct ut_error *e)
+{
+    struct srv_store *store = c->app->store;
+    struct srv_generation *old = c->app->generations.current;
+    enum ut_err rc = look_for_more(c, e);
+
+    if (rc || c->again)
+        return rc;
+    rc = prepare(c, e);
+    if (rc || c->next == old)
+        return rc;
+    /* What others write meanwhile comes before or after, not between. */
+    rc = srv_store_begin(store, e);
+    if (rc)
+        return rc;
+    rc = srv_follow_now(c->app->follow, e);
+    if (!rc)
+        rc = srv_follow_check(c->app->follow, e);
+    if (!rc)
+        rc = look_for_more(c, e);
+    if (!rc && !c->again)
+        rc = store_change(c, old, e);
+    rc = srv_store_end(store, rc, e);
+    if (!rc && !c->again)
+        exchange(c, old);
+    return rc;
 }
 
 static void change_run(void *arg, int worker)
@@ -313,7 +387,7 @@ static void change_run(void *arg, int worker)
     struct change *c = arg;
 
     (void)worker;
-    c->e.code = change_now(c, &c->e);
+    c->e.code = c->follow ? follow_now(c, &c->e) : change_now(c, &c->e);
     uv_sem_post(&c->stored);
 }
 
@@ -369,7 +443,8 @@ static enum ut_err open_next(struct change *c, struct ut_error *e)
     open[0] = all->current;
     open[1] = all->previous;
     for (int i = 0; i < 2; i++)
-        if (open[i] && !strcmp(srv_generation_version(open[i]), c->version))
+        if (open[i] && !c->anew &&
+            !strcmp(srv_generation_version(open[i]), c->version))
             c->next = open[i];
     if (c->next)
         __atomic_add_fetch(&c->next->refs, 1, __ATOMIC_RELAXED);
@@ -400,7 +475,7 @@ static enum ut_err count_missing(struct change *c, struct ut_error *e)
 
 static enum ut_err work(struct change *c, struct share *s, struct ut_error *e)
 {
-    enum ut_err rc = choose(c, e);
+    enum ut_err rc = c->follow ? UT_OK : choose(c, e);
 
     if (!rc)
         rc = count_missing(c, e);
@@ -415,7 +490,8 @@ static enum ut_err work(struct change *c, struct share *s, struct ut_error *e)
         return ut_fail(e, UT_ENOMEM, "no memory to embed");
     do {
         c->again = false;
-        if (srv_engine_tasks(c->next->engine) & SRV_TASK_RECOGNITION)
+        if (!c->follow &&
+            srv_engine_tasks(c->next->engine) & SRV_TASK_RECOGNITION)
             rc = embed_missing(c, s, e);
         if (!rc)
             rc = srv_pool_push(c->app->store_pool, change_run, c, e);
@@ -433,10 +509,10 @@ static void on_done(struct srv_mail *m)
     struct change *c =
         (struct change *)(void *)((char *)m - offsetof(struct change, mail));
 
-    if (c->e.code)
+    if (c->e.code && !c->follow) /* who follows tells it once */
         srv_log_line(c->app->log, SRV_LOG_ERROR, NULL, "change over to %s: %s",
                      c->version, c->e.msg);
-    else
+    if (!c->e.code)
         srv_log_line(c->app->log, SRV_LOG_INFO, NULL,
                      "changed over to model %s", c->version);
     c->done(c->arg, c->version, &c->e);
@@ -465,6 +541,7 @@ static void run(void *arg, int worker)
         free(s->embeddings);
         free(s);
     }
+    announce(all, NULL);
     srv_generation_drop(c->next);
     c->e = e;
     pthread_mutex_lock(&all->lock);
@@ -476,25 +553,16 @@ static void run(void *arg, int worker)
 
 /* ---- the loop ---- */
 
-enum ut_err srv_change_over(struct srv_app *app, const char *actor,
-                            const char *version, bool force, bool rollback,
-                            srv_change_over_fn done, void *arg,
-                            struct ut_error *e)
+/* Takes c, which has what it is to do. */
+static enum ut_err start(struct srv_app *app, struct change *c,
+                         const char *version, struct ut_error *e)
 {
     struct srv_generations *all = &app->generations;
-    struct change *c = calloc(1, sizeof(*c));
     bool busy;
     enum ut_err rc;
 
-    if (!c)
-        return ut_fail(e, UT_ENOMEM, "no memory for a change over");
     c->app = app;
     snprintf(c->version, sizeof(c->version), "%s", version);
-    snprintf(c->actor, sizeof(c->actor), "%s", actor);
-    c->force = force;
-    c->rollback = rollback;
-    c->done = done;
-    c->arg = arg;
     c->mail.fn = on_done;
     uv_sem_init(&c->stored, 0);
     pthread_mutex_lock(&all->lock);
@@ -519,6 +587,38 @@ enum ut_err srv_change_over(struct srv_app *app, const char *actor,
         free(c);
     }
     return rc;
+}
+
+enum ut_err srv_change_over(struct srv_app *app, const char *actor,
+                            const char *version, bool force, bool rollback,
+                            srv_change_over_fn done, void *arg,
+                            struct ut_error *e)
+{
+    struct change *c = calloc(1, sizeof(*c));
+
+    if (!c)
+        return ut_fail(e, UT_ENOMEM, "no memory for a change over");
+    snprintf(c->actor, sizeof(c->actor), "%s", actor);
+    c->force = force;
+    c->rollback = rollback;
+    c->done = done;
+    c->arg = arg;
+    return start(app, c, version, e);
+}
+
+enum ut_err srv_change_over_follow(struct srv_app *app, const char *version,
+                                   bool anew, srv_change_over_fn done,
+                                   void *arg, struct ut_error *e)
+{
+    struct change *c = calloc(1, sizeof(*c));
+
+    if (!c)
+        return ut_fail(e, UT_ENOMEM, "no memory for a change over");
+    c->follow = true;
+    c->anew = anew;
+    c->done = done;
+    c->arg = arg;
+    return start(app, c, version, e);
 }
 
 bool srv_change_over_state(struct srv_app *app, const char *version, char *text,

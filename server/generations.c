@@ -139,21 +139,28 @@ enum ut_err srv_generation_execute(struct srv_generation *g, struct ut_error *e)
 struct filling {
     struct srv_generation *g;
     size_t unusable;
+    bool lenient; /* what finds no room is passed over, and logged */
 };
 
 static enum ut_err add_face(void *arg, const struct srv_face *f,
                             const char *identity_name, struct ut_error *e)
 {
     struct filling *w = arg;
+    enum ut_err rc;
 
     if (f->dim != srv_engine_dim(w->g->engine)) {
         w->unusable++;
         return UT_OK;
     }
-    return srv_gallery_has(w->g->gallery, f->id)
-               ? UT_OK
-               : srv_gallery_add(w->g->gallery, f->identity_id, identity_name,
-                                 f->id, f->embedding, e);
+    rc = srv_gallery_has(w->g->gallery, f->id)
+             ? UT_OK
+             : srv_gallery_add(w->g->gallery, f->identity_id, identity_name,
+                               f->id, f->embedding, e);
+    if (!rc || !w->lenient)
+        return rc;
+    srv_log_line(w->g->app->log, SRV_LOG_WARN, NULL, "face %s: %s", f->id,
+                 e->msg);
+    return UT_OK;
 }
 
 enum ut_err srv_generation_fill(struct srv_generation *g, struct ut_error *e)
@@ -168,9 +175,8 @@ enum ut_err srv_generation_fill(struct srv_generation *g, struct ut_error *e)
 
 /* ---- the repository ---- */
 
-/* The store's record of the active version, or "". */
-static enum ut_err active_version(struct srv_store *store, char version[17],
-                                  struct ut_error *e)
+enum ut_err srv_model_active(struct srv_store *store, char version[17],
+                             struct ut_error *e)
 {
     ProtobufCMessage **list;
     size_t n;
@@ -214,37 +220,55 @@ enum ut_err srv_model_find(struct srv_app *app, const char *version,
                    path);
 }
 
+/* The file of the version that was activated; if it has none, --model, which
+ * may be it: what version that is shows when it is open. */
+static enum ut_err find_active(struct srv_app *app, const char *version,
+                               char path[PATH_MAX], const char **file,
+                               struct ut_error *e)
+{
+    enum ut_err rc = srv_model_find(app, version, path, file, e);
+
+    if (rc == UT_ENOTFOUND && app->config->model) {
+        *file = app->config->model;
+        return UT_OK;
+    }
+    if (!rc && app->config->model)
+        srv_log_line(app->log, SRV_LOG_INFO, NULL,
+                     "model %s was activated and goes before --model", version);
+    return rc;
+}
+
 enum ut_err srv_generations_open(struct srv_app *app, size_t *unusable,
                                  struct ut_error *e)
 {
-    const char *file = app->config->model;
+    const char *file = app->config->model, *is;
     char version[17], path[PATH_MAX];
     struct srv_generation *g;
     int64_t n = 0;
-    enum ut_err rc = active_version(app->store, version, e);
+    enum ut_err rc = srv_model_active(app->store, version, e);
 
-    if (!rc && *version) {
-        rc = srv_model_find(app, version, path, &file, e);
-        if (!rc && app->config->model)
-            srv_log_line(app->log, SRV_LOG_INFO, NULL,
-                         "model %s was activated and goes before --model",
-                         version);
-    }
+    if (!rc && *version)
+        rc = find_active(app, version, path, &file, e);
     if (!rc)
         rc = srv_generation_new(app, file, &g, e);
     if (rc)
         return rc;
     app->generations.current = g;
-    if (!*version)
+    is = srv_generation_version(g);
+    if (file == app->config->model)
         snprintf(app->generations.initial, sizeof(app->generations.initial),
-                 "%s", srv_generation_version(g));
-    if (*version && strcmp(version, srv_generation_version(g)))
-        return ut_fail(e, UT_EFORMAT, "%.150s: is model %s, not %s", path,
-                       srv_generation_version(g), version);
+                 "%s", is);
+    if (*version && strcmp(version, is))
+        return file == app->config->model
+                   ? ut_fail(e, UT_ENOTFOUND,
+                             "model %s is active and has no file %.100s on "
+                             "this server; --model is %s",
+                             version, path, is)
+                   : ut_fail(e, UT_EFORMAT, "%.150s: is model %s, not %s", path,
+                             is, version);
     rc = srv_generation_fill(g, e);
     if (!rc)
-        rc =
-            srv_store_crops_count(app->store, srv_generation_version(g), &n, e);
+        rc = srv_store_crops_count(app->store, is, &n, e);
     *unusable = (size_t)n;
     return rc;
 }
@@ -327,7 +351,32 @@ enum ut_err srv_generation_info(const struct srv_generation *g,
         for (int i = 0; i < 2; i++)                                            \
             if (list[i])                                                       \
                 call;                                                          \
+        pthread_mutex_lock(&(app)->generations.next_lock);                     \
+        list[0] = (app)->generations.next;                                     \
+        for (int i = 0; i < 1 && list[0]; i++)                                 \
+            call;                                                              \
+        pthread_mutex_unlock(&(app)->generations.next_lock);                   \
     } while (0)
+
+static enum ut_err add_to(struct srv_generation *g, const char *face_id,
+                          struct ut_error *e)
+{
+    struct filling w = {.g = g, .lenient = true};
+
+    return srv_gallery_has(g->gallery, face_id)
+               ? UT_OK
+               : srv_store_face_of(g->app->store, srv_generation_version(g),
+                                   face_id, add_face, &w, e);
+}
+
+enum ut_err srv_generations_add_face(struct srv_app *app, const char *face_id,
+                                     struct ut_error *e)
+{
+    enum ut_err rc = UT_OK;
+
+    EACH_GALLERY(app, rc = rc ? rc : add_to(list[i], face_id, e));
+    return rc;
+}
 
 void srv_generations_rename(struct srv_app *app, const char *identity_id,
                             const char *name)

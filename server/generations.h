@@ -56,6 +56,10 @@ srv_generations_open(struct srv_app *app, size_t *unusable, struct ut_error *e);
 /* Whether g is what enrolments go to now. */
 bool srv_generation_is_current(const struct srv_generation *g);
 /* In every gallery that is or may come into use again. */
+/* One that was stored: an embedding by their model, where there is one. */
+UT_MUSTUSE enum ut_err srv_generations_add_face(struct srv_app *app,
+                                                const char *face_id,
+                                                struct ut_error *e);
 void srv_generations_rename(struct srv_app *app, const char *identity_id,
                             const char *name);
 void srv_generations_remove_face(struct srv_app *app, const char *face_id);
@@ -83,6 +87,14 @@ UT_MUSTUSE enum ut_err srv_change_over(struct srv_app *app, const char *actor,
                                        bool rollback, srv_change_over_fn done,
                                        void *arg, struct ut_error *e);
 
+/* Begins to take up the version that another server activated, whose gallery is
+ * embedded already. anew: even if it answers here, since the gallery is no
+ * longer what the store says. */
+UT_MUSTUSE enum ut_err srv_change_over_follow(struct srv_app *app,
+                                              const char *version, bool anew,
+                                              srv_change_over_fn done,
+                                              void *arg, struct ut_error *e);
+
 /* Whether a change over to that version is under way, and how far, into text.
  * Thread: any. */
 bool srv_change_over_state(struct srv_app *app, const char *version, char *text,
@@ -108,6 +120,10 @@ UT_MUSTUSE enum ut_err srv_generation_info(const struct srv_generation *g,
                                            Tscaf__V1__ModelRef *ref,
                                            struct ut_error *e);
 
+/* The store's record of the active version, or "". Thread: that of store. */
+UT_MUSTUSE enum ut_err srv_model_active(struct srv_store *store,
+                                        char version[17], struct ut_error *e);
+
 /* ---- private to both files ---- */
 
 #define SRV_NOT_COUNTED (-1)
@@ -115,6 +131,10 @@ UT_MUSTUSE enum ut_err srv_generation_info(const struct srv_generation *g,
 struct srv_generations {
     pthread_mutex_t lock;
     struct srv_generation *current, *previous; /* under lock */
+    /* What is about to come into use, once its gallery is filled, so that
+     * changes reach that too; under next_lock. */
+    struct srv_generation *next;
+    pthread_mutex_t next_lock;
     char initial[17]; /* what --model, or its absence, opened; "": not known */
     /* Of the change over under way, or the last; under lock. */
     bool changing;

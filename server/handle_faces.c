@@ -54,35 +54,49 @@ static enum ut_err find_conflict(struct enrolment *w, struct ut_error *e)
     return UT_OK;
 }
 
-static enum ut_err enroll(struct srv_store_call *s, struct ut_error *e)
+/* While no other server can enrol, once what the others did is known here. */
+static enum ut_err add_unless_known(struct srv_store_call *s,
+                                    struct srv_identity *owner,
+                                    struct ut_error *e)
 {
     struct enrolment *w = s->result;
     const Tscaf__V1__EnrollFaceRequest *r = (const void *)s->call->request;
     struct srv_app *app = s->call->app;
-    struct srv_gallery *gallery = w->job.generation->gallery;
-    struct srv_identity owner;
-    enum ut_err rc =
-        srv_store_identity_get(app->store, r->identity_id, &owner, e);
+    size_t n, limit = (size_t)app->config->gallery_max_faces;
+    enum ut_err rc = srv_follow_now(app->follow, e);
+
+    if (!rc)
+        rc = srv_store_identity_get(app->store, r->identity_id, owner, e);
+    if (!rc)
+        rc = srv_follow_check(app->follow, e);
+    if (rc)
+        return rc;
+    w->stale = !srv_generation_is_current(w->job.generation);
+    if (w->stale)
+        return UT_OK;
+    if (!r->force)
+        rc = find_conflict(w, e);
+    n = srv_gallery_faces(w->job.generation->gallery);
+    if (!rc && n >= limit)
+        rc = ut_fail(e, UT_EBUSY, "%zu faces are enrolled, the limit", n);
+    if (rc || w->conflict.identity_id[0])
+        return rc;
+    return srv_store_face_add(app->store, s->call->actor, &w->face, e);
+}
+
+static enum ut_err enroll(struct srv_store_call *s, struct ut_error *e)
+{
+    struct enrolment *w = s->result;
+    struct srv_store *store = s->call->app->store;
+    struct srv_identity owner = {0};
+    enum ut_err rc = srv_store_begin(store, e);
 
     if (rc)
         return rc;
-    if (!srv_generation_is_current(w->job.generation)) {
-        w->stale = true;
-        srv_identity_fini(&owner);
-        return UT_OK;
-    }
-    if (!r->force)
-        rc = find_conflict(w, e);
-    if (!rc &&
-        srv_gallery_faces(gallery) >= (size_t)app->config->gallery_max_faces)
-        rc = ut_fail(e, UT_EBUSY, "%zu faces are enrolled, the limit",
-                     srv_gallery_faces(gallery));
-    if (!rc && !w->conflict.identity_id[0]) {
-        rc = srv_store_face_add(app->store, s->call->actor, &w->face, e);
-        if (!rc)
-            rc = srv_gallery_add(gallery, owner.id, owner.name, w->face.id,
-                                 w->face.embedding, e);
-    }
+    rc = srv_store_end(store, add_unless_known(s, &owner, e), e);
+    if (!rc && !w->stale && !w->conflict.identity_id[0])
+        rc = srv_gallery_add(w->job.generation->gallery, owner.id, owner.name,
+                             w->face.id, w->face.embedding, e);
     srv_identity_fini(&owner);
     return rc;
 }

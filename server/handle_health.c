@@ -83,7 +83,9 @@ void srv_handle_health_watch(struct srv_call *c)
 
 bool srv_health_ready(const struct srv_app *app)
 {
-    return app->ready && !app->draining;
+    struct ut_error why;
+
+    return app->ready && !app->draining && srv_follow_well(app->follow, &why);
 }
 
 static void on_beat(uv_timer_t *t)

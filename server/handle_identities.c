@@ -203,14 +203,13 @@ void srv_handle_get_identity(struct srv_call *c)
     srv_store_call_start(c, get, reply_identity);
 }
 
-static enum ut_err update(struct srv_store_call *w, struct ut_error *e)
+/* Read and written as one change, so that none of another server is undone. */
+static enum ut_err merge_and_store(struct srv_store_call *w,
+                                   struct srv_identity *x, struct ut_error *e)
 {
     const Tscaf__V1__UpdateIdentityRequest *r = (const void *)w->call->request;
-    struct srv_identity *x;
-    enum ut_err rc = new_identity(w, &x, e);
+    enum ut_err rc = srv_store_identity_get(w->call->app->store, r->id, x, e);
 
-    if (!rc)
-        rc = srv_store_identity_get(w->call->app->store, r->id, x, e);
     if (!rc &&
         r->new_name_case == TSCAF__V1__UPDATE_IDENTITY_REQUEST__NEW_NAME_NAME)
         rc = replace(&x->name, r->name, e);
@@ -227,6 +226,20 @@ static enum ut_err update(struct srv_store_call *w, struct ut_error *e)
     if (!rc)
         rc = srv_store_identity_update(w->call->app->store, w->call->actor, x,
                                        e);
+    return rc;
+}
+
+static enum ut_err update(struct srv_store_call *w, struct ut_error *e)
+{
+    struct srv_store *store = w->call->app->store;
+    struct srv_identity *x;
+    enum ut_err rc = new_identity(w, &x, e);
+
+    if (!rc)
+        rc = srv_store_begin(store, e);
+    if (rc)
+        return rc;
+    rc = srv_store_end(store, merge_and_store(w, x, e), e);
     if (!rc)
         srv_generations_rename(w->call->app, x->id, x->name);
     return rc;

@@ -108,6 +108,7 @@ static void on_drained(void *arg)
     srv_http_free(app->http);
     srv_h2_free(app->h2);
     srv_jobs_stop(app->jobs);
+    srv_follow_stop(app->follow);
     srv_pool_free(app->model_pool);
     app->model_pool = NULL;
     srv_pool_free(app->decode_pool);
@@ -182,7 +183,9 @@ static enum ut_err start_work(struct server *s, struct ut_error *e)
                           e);
     if (!rc)
         rc = srv_faces_new(app, &app->faces, e);
-    return rc ? rc : srv_jobs_new(app, &app->jobs, e);
+    if (!rc)
+        rc = srv_jobs_new(app, &app->jobs, e);
+    return rc ? rc : srv_follow_start(app->follow, e);
 }
 
 static void on_started(struct srv_mail *m)
@@ -252,6 +255,8 @@ static enum ut_err open_store(struct server *s, struct ut_error *e)
         srv_store_open(s->config.data, s->config.store, &app->store, e);
     const char *far = NULL;
 
+    if (!rc)
+        rc = srv_follow_new(app, &app->follow, e);
     if (!rc)
         rc = srv_auth_new(&app->auth, e);
     if (!rc)
@@ -328,7 +333,9 @@ static void unmake(struct server *s)
     mdl_backend_close(app->device);
     srv_store_close(app->datasets.store);
     pthread_mutex_destroy(&app->generations.lock);
+    pthread_mutex_destroy(&app->generations.next_lock);
     srv_auth_free(app->auth);
+    srv_follow_free(app->follow);
     srv_store_close(app->store);
     srv_metrics_free(app->metrics);
     srv_console_free(s->console);
@@ -471,6 +478,7 @@ int main(int argc, char **argv)
     server.app.config = c;
     server.app.datasets.config = c;
     pthread_mutex_init(&server.app.generations.lock, NULL);
+    pthread_mutex_init(&server.app.generations.next_lock, NULL);
     if (srv_log_new(STDERR_FILENO, c->log_level, &server.app.log, &e))
         return complain(&e);
     return serve(&server);

@@ -62,13 +62,17 @@ void srv_ops_live(struct srv_app *app, struct srv_http_exchange *x)
 void srv_ops_ready(struct srv_app *app, struct srv_http_exchange *x)
 {
     struct api_error err;
+    struct ut_error why;
 
     if (srv_health_ready(app)) {
         say_ready(app, x);
         return;
     }
-    api_fail(&err, API_UNAVAILABLE, "the server is %s",
-             app->draining ? "draining" : "starting");
+    if (!app->draining && app->ready && !srv_follow_well(app->follow, &why))
+        api_fail(&err, API_UNAVAILABLE, "%s", why.msg);
+    else
+        api_fail(&err, API_UNAVAILABLE, "the server is %s",
+                 app->draining ? "draining" : "starting");
     err.retry_after_s = 1;
     srv_http_fail(x, &err);
 }

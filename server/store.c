@@ -105,7 +105,10 @@ void *srv_sql_room(void *list, size_t n, size_t size)
 
 enum ut_err srv_sql_begin(struct srv_store *s, struct ut_error *e)
 {
-    return s->ops->begin(s, e);
+    enum ut_err rc = s->depth ? UT_OK : s->ops->begin(s, e);
+
+    s->depth += !rc;
+    return rc;
 }
 
 enum ut_err srv_sql_end(struct srv_store *s, enum ut_err rc, const char *actor,
@@ -120,11 +123,37 @@ enum ut_err srv_sql_end(struct srv_store *s, enum ut_err rc, const char *actor,
             SRV_ARGS(SRV_TEXT(actor), SRV_TEXT(action), SRV_TEXT(subject),
                      SRV_TEXT(detail), SRV_INT(ut_clock_unix_ms())),
             e);
+    if (--s->depth)
+        return rc;
     if (!rc)
         rc = s->ops->commit(s, e);
     if (rc)
         s->ops->rollback(s);
     return rc;
+}
+
+enum ut_err srv_store_begin(struct srv_store *s, struct ut_error *e)
+{
+    return srv_sql_begin(s, e);
+}
+
+enum ut_err srv_store_end(struct srv_store *s, enum ut_err rc,
+                          struct ut_error *e)
+{
+    return srv_sql_end(s, rc, NULL, NULL, NULL, NULL, e);
+}
+
+/* ---- other servers ---- */
+
+bool srv_store_shared(const struct srv_store *s)
+{
+    return s->ops->wait != NULL;
+}
+
+enum ut_err srv_store_wait(struct srv_store *s, int wake_fd, int timeout_ms,
+                           struct ut_error *e)
+{
+    return s->ops->wait(s, wake_fd, timeout_ms, e);
 }
 
 /* ---- opening ---- */

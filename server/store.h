@@ -73,6 +73,21 @@ UT_MUSTUSE enum ut_err srv_store_open(const char *dir, const char *url,
                                       struct ut_error *e);
 void srv_store_close(struct srv_store *s);
 
+/* Between the two, what is read stays true and all changes are one, made by
+ * the end if rc says that all went well, and else none. Other writers wait. */
+UT_MUSTUSE enum ut_err srv_store_begin(struct srv_store *s, struct ut_error *e);
+UT_MUSTUSE enum ut_err srv_store_end(struct srv_store *s, enum ut_err rc,
+                                     struct ut_error *e);
+
+/* Whether other servers may write there too. */
+bool srv_store_shared(const struct srv_store *s);
+/* Of a shared one, on a handle for nothing else: returns when somebody changed
+ * something, when the connection had to be made anew (there may be changes that
+ * nobody told of), when wake_fd can be read, or after timeout_ms. UT_EBUSY: it
+ * cannot be reached; at once, so wait before asking again. */
+UT_MUSTUSE enum ut_err srv_store_wait(struct srv_store *s, int wake_fd,
+                                      int timeout_ms, struct ut_error *e);
+
 /* All: UT_ENOTFOUND, UT_EEXISTS (external_id), UT_EIO, UT_EBUSY (PostgreSQL
  * cannot be reached: nothing was changed; later may work). actor: key id or
  * "local", for the audit line. */
@@ -126,6 +141,12 @@ UT_MUSTUSE enum ut_err srv_store_faces_each(struct srv_store *s,
                                             const char *model_version,
                                             srv_store_face_fn fn, void *arg,
                                             struct ut_error *e);
+/* That one alone, if it is there. */
+UT_MUSTUSE enum ut_err srv_store_face_of(struct srv_store *s,
+                                         const char *model_version,
+                                         const char *face_id,
+                                         srv_store_face_fn fn, void *arg,
+                                         struct ut_error *e);
 
 /* ---- Embeddings by more than one model ---- */
 
@@ -212,6 +233,12 @@ UT_MUSTUSE enum ut_err srv_store_key_delete(struct srv_store *s,
 /* Newest first, seq below before (0: from the newest). */
 UT_MUSTUSE enum ut_err srv_store_audit_list(struct srv_store *s,
                                             uint64_t before, uint32_t limit,
+                                            struct srv_audit **out, size_t *n,
+                                            struct ut_error *e);
+/* Oldest first, from seq on. The log is what other servers follow: what has a
+ * line was made, in the lines' order. */
+UT_MUSTUSE enum ut_err srv_store_audit_from(struct srv_store *s, uint64_t seq,
+                                            uint32_t limit,
                                             struct srv_audit **out, size_t *n,
                                             struct ut_error *e);
 

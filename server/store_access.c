@@ -129,16 +129,14 @@ static enum ut_err read_audit(struct srv_store *s, void *arg,
                : ut_fail(e, UT_ENOMEM, "no memory for the audit log");
 }
 
-enum ut_err srv_store_audit_list(struct srv_store *s, uint64_t before,
-                                 uint32_t limit, struct srv_audit **out,
-                                 size_t *n, struct ut_error *e)
+static enum ut_err list_audit(struct srv_store *s, const char *sql,
+                              uint64_t seq, uint32_t limit,
+                              struct srv_audit **out, size_t *n,
+                              struct ut_error *e)
 {
     struct audit_list l = {0};
     enum ut_err rc = srv_sql_each(
-        s,
-        "SELECT seq, at_ms, actor, action, subject, detail FROM audit"
-        " WHERE $1 = 0 OR seq < $1 ORDER BY seq DESC LIMIT $2",
-        SRV_ARGS(SRV_INT(before), SRV_INT(limit)), read_audit, &l, e);
+        s, sql, SRV_ARGS(SRV_INT(seq), SRV_INT(limit)), read_audit, &l, e);
 
     if (rc) {
         while (l.n)
@@ -149,4 +147,23 @@ enum ut_err srv_store_audit_list(struct srv_store *s, uint64_t before,
     *out = l.list;
     *n = l.n;
     return rc;
+}
+
+#define LINES "SELECT seq, at_ms, actor, action, subject, detail FROM audit"
+
+enum ut_err srv_store_audit_list(struct srv_store *s, uint64_t before,
+                                 uint32_t limit, struct srv_audit **out,
+                                 size_t *n, struct ut_error *e)
+{
+    return list_audit(
+        s, LINES " WHERE $1 = 0 OR seq < $1 ORDER BY seq DESC LIMIT $2", before,
+        limit, out, n, e);
+}
+
+enum ut_err srv_store_audit_from(struct srv_store *s, uint64_t seq,
+                                 uint32_t limit, struct srv_audit **out,
+                                 size_t *n, struct ut_error *e)
+{
+    return list_audit(s, LINES " WHERE seq >= $1 ORDER BY seq LIMIT $2", seq,
+                      limit, out, n, e);
 }

@@ -389,16 +389,28 @@ static enum ut_err hand_out(struct srv_store *s, void *arg, struct ut_error *e)
     return each->fn(each->arg, &x, srv_sql_text(s, 11), e);
 }
 
+#define EMBEDDED                                                               \
+    "SELECT " SRV_SQL_FACE ", vector, identity.name FROM face JOIN embedding"  \
+    " ON face_id = face.id AND embedding.model_version = $1 JOIN identity"     \
+    " ON identity.id = identity_id"
+
 enum ut_err srv_store_faces_each(struct srv_store *s, const char *model_version,
                                  srv_store_face_fn fn, void *arg,
                                  struct ut_error *e)
 {
     struct each_face each = {fn, arg};
 
-    return srv_sql_each(s,
-                        "SELECT " SRV_SQL_FACE ", vector, identity.name"
-                        " FROM face JOIN embedding ON face_id = face.id"
-                        " AND embedding.model_version = $1 JOIN identity"
-                        " ON identity.id = identity_id ORDER BY face.seq",
+    return srv_sql_each(s, EMBEDDED " ORDER BY face.seq",
                         SRV_ARGS(SRV_TEXT(model_version)), hand_out, &each, e);
+}
+
+enum ut_err srv_store_face_of(struct srv_store *s, const char *model_version,
+                              const char *face_id, srv_store_face_fn fn,
+                              void *arg, struct ut_error *e)
+{
+    struct each_face each = {fn, arg};
+
+    return srv_sql_each(s, EMBEDDED " WHERE face.id = $2",
+                        SRV_ARGS(SRV_TEXT(model_version), SRV_TEXT(face_id)),
+                        hand_out, &each, e);
 }

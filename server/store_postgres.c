@@ -8,6 +8,7 @@
  */
 #include <endian.h>
 #include <libpq-fe.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -71,6 +72,7 @@ struct db {
     PGconn *conn;
     PGresult *row;       /* the one at hand */
     bool within;         /* a transaction */
+    bool listens;        /* to what others change */
     char xid[24];        /* the transaction's number */
     int64_t not_before;  /* no new connection before this time */
     struct ut_error why; /* of the last one that failed */
@@ -166,6 +168,7 @@ static enum ut_err connect_now(struct srv_store *s, struct ut_error *e)
     char line[160];
 
     PQfinish(d->conn);
+    d->listens = false;
     d->conn = PQconnectdbParams(keys, values, 1);
     if (!d->conn)
         return ut_fail(e, UT_ENOMEM, "no memory for a connection");
@@ -461,6 +464,36 @@ static enum ut_err commit(struct srv_store *s, struct ut_error *e)
     return outcome(s, xid, e);
 }
 
+/* ---- waiting ---- */
+
+static enum ut_err wait_for(struct srv_store *s, int wake_fd, int timeout_ms,
+                            struct ut_error *e)
+{
+    struct db *d = s->db;
+    struct pollfd p[2] = {{.events = POLLIN},
+                          {.fd = wake_fd, .events = POLLIN}};
+    PGnotify *heard;
+    bool any = false;
+    enum ut_err rc = ready(s, e);
+
+    if (!rc && !d->listens) {
+        rc = exec(s, "LISTEN tscaf", e);
+        d->listens = !rc;
+        return rc;
+    }
+    if (rc)
+        return rc;
+    p[0].fd = PQsocket(d->conn);
+    poll(p, 2, timeout_ms);
+    PQconsumeInput(d->conn);
+    while ((heard = PQnotifies(d->conn))) {
+        PQfreemem(heard);
+        any = true;
+    }
+    /* Silence may be that of a line that is dead. */
+    return any || p[1].revents ? UT_OK : exec(s, "SELECT 1", e);
+}
+
 /* ---- opening ---- */
 
 static enum ut_err read_number(struct srv_store *s, void *arg,
@@ -504,6 +537,7 @@ static const struct srv_sql_ops ops = {
     .rollback = rollback,
     .query = query,
     .column = column,
+    .wait = wait_for,
     .close = close_db,
 };
 

@@ -68,12 +68,16 @@ struct srv_sql_ops {
     /* A column of the row at hand; a view until the next. */
     struct srv_value (*column)(struct srv_store *s, int column,
                                enum srv_value_kind kind);
+    /* NULL: nobody else writes. See srv_store_wait. */
+    enum ut_err (*wait)(struct srv_store *s, int wake_fd, int timeout_ms,
+                        struct ut_error *e);
     void (*close)(struct srv_store *s);
 };
 
 struct srv_store {
     const struct srv_sql_ops *ops;
     void *db;        /* owned; only ops look inside */
+    int depth;       /* of transactions within one another: the first counts */
     char where[600]; /* the database's name, for messages */
 };
 

@@ -148,6 +148,36 @@ static void role__names__known_or_none(void **state)
     assert_int_equal(srv_auth_role(""), SRV_ROLE_NONE);
 }
 
+static void replace__by_others__only_they_count(void **state)
+{
+    struct srv_key k = {.id = "key_1", .role = SRV_ROLE_ADMIN}, other = k;
+    char secrets[2][SRV_AUTH_SECRET_LEN], actor[SRV_ID_LEN];
+    enum srv_role role;
+    struct srv_auth *a;
+    struct ut_error e;
+
+    (void)state;
+    assert_int_equal(srv_auth_new(&a, &e), UT_OK);
+    srv_auth_secret(secrets[0], k.hash);
+    srv_auth_secret(secrets[1], other.hash);
+    strcpy(other.id, "key_2");
+    assert_int_equal(srv_auth_add(a, &k, &e), UT_OK);
+    assert_int_equal(srv_auth_replace(a, &other, 1, &e), UT_OK);
+    assert_int_equal(srv_auth_keys(a), 1);
+    assert_int_equal(srv_auth_check(a, secrets[0], strlen(secrets[0]), true,
+                                    &role, actor, &e),
+                     UT_EINVAL);
+    assert_int_equal(srv_auth_check(a, secrets[1], strlen(secrets[1]), false,
+                                    &role, actor, &e),
+                     UT_OK);
+    assert_string_equal(actor, "key_2");
+    /* None is left: still nobody is let in without. */
+    assert_int_equal(srv_auth_replace(a, NULL, 0, &e), UT_OK);
+    assert_int_equal(srv_auth_check(a, NULL, 0, true, &role, actor, &e),
+                     UT_EINVAL);
+    srv_auth_free(a);
+}
+
 static void
 load__from_the_store__keys_work_and_secrets_are_not_there(void **state)
 {
@@ -180,6 +210,7 @@ int main(void)
         T(add__at_the_limit_and_one_past__busy),
         T(secrets__two__differ_in_both_parts),
         T(role__names__known_or_none),
+        T(replace__by_others__only_they_count),
         T(load__from_the_store__keys_work_and_secrets_are_not_there),
     };
 

@@ -90,6 +90,7 @@ static int set_up(void **state)
                                  .gallery_max_faces = 100};
     app.config = &config;
     pthread_mutex_init(&app.generations.lock, NULL);
+    pthread_mutex_init(&app.generations.next_lock, NULL);
     if (srv_store_open(data, NULL, &app.store, &e))
         fail_msg("%s", e.msg);
     return 0;
@@ -101,6 +102,7 @@ static int tear_down(void **state)
     srv_generations_free(&app);
     srv_store_close(app.store);
     pthread_mutex_destroy(&app.generations.lock);
+    pthread_mutex_destroy(&app.generations.next_lock);
     free(crop_png);
     ut_remove_tree(dir);
     return 0;
