@@ -189,6 +189,20 @@ float *onnx_floats(struct onnx_reader *r, const struct onnx_entry *x,
     return out;
 }
 
+bool onnx_integers_are(const struct onnx_entry *x, const int64_t *want,
+                       size_t n)
+{
+    const Onnx__Tensor *t = x ? x->tensor : NULL;
+    size_t size = n * sizeof(*want);
+
+    if (!t || t->data_type != ONNX_TYPE_INT64 || t->data_location)
+        return false;
+    return t->n_int64_data
+               ? t->n_int64_data == n && !memcmp(t->int64_data, want, size)
+               : t->raw_data.len == size &&
+                     !memcmp(t->raw_data.data, want, size);
+}
+
 int onnx_param(struct onnx_reader *r, struct mdl_shape shape, float *data)
 {
     int v;
@@ -246,6 +260,8 @@ int onnx_value(struct onnx_reader *r, size_t i)
         return onnx_bad(r, "input %zu is absent", i);
     if (x->kind == ONNX_CONSTANT)
         return onnx_bad(r, "\"%.60s\" cannot be a constant", x->name);
+    if (x->kind == ONNX_PICTURE && x->last)
+        return onnx_bad(r, "\"%.60s\" is [N,H,W,3], not [N,3,H,W]", x->name);
     if (x->kind == ONNX_PICTURE) {
         x->kind = ONNX_RESULT;
         x->value = mdl_graph_image(r->g, r->picture, x->made.mean,
@@ -292,5 +308,6 @@ void onnx_pass(struct onnx_reader *r, bool flat)
     y->value = x->value;
     y->tensor = x->tensor;
     y->made = x->made;
+    y->last = x->last;
     y->flat = x->flat || flat;
 }

@@ -54,7 +54,16 @@ static void op_batchnorm(struct onnx_reader *r)
                                            onnx_number(r, "epsilon", 1e-5f)));
 }
 
-/* [C,1,1] or one number for all: [C]. */
+/* Whether the last n dimensions are 1. */
+static bool ends_in_ones(const struct mdl_shape *s, int n)
+{
+    for (int i = 1; i <= n; i++)
+        if (s->n_dims < i || s->dim[s->n_dims - i] != 1)
+            return false;
+    return true;
+}
+
+/* [C,1,1] of a map, [C] of a vector, or one number for all: [C]. */
 static void op_prelu(struct onnx_reader *r)
 {
     int x = onnx_map(r, 0), channels;
@@ -69,7 +78,9 @@ static void op_prelu(struct onnx_reader *r)
     }
     n = mdl_shape_count(&shape);
     channels = (int)r->g->values[x].shape.dim[0];
-    if (n != 1 && n != (size_t)channels) {
+    if (n != 1 &&
+        (n != (size_t)channels ||
+         !ends_in_ones(&shape, r->g->values[x].shape.n_dims == 3 ? 2 : 0))) {
         onnx_bad(r, "%zu slopes for %d channels", n, channels);
         free(slope);
         return;
@@ -125,7 +136,7 @@ static void op_clip(struct onnx_reader *r)
 }
 
 /* A picture's normalisation: y = (in - mean) * scale, moved on by a constant
- * of one number or [3,1,1]. */
+ * of one number or one for each colour, where those are: [3,1,1] or [3]. */
 static void op_picture(struct onnx_reader *r, const struct onnx_entry *constant,
                        char sign)
 {
@@ -140,8 +151,10 @@ static void op_picture(struct onnx_reader *r, const struct onnx_entry *constant,
     n = mdl_shape_count(&shape);
     onnx_pass(r, false);
     y = onnx_find(r, r->node->output[0]);
-    if (r->rc || !y || (n != 1 && n != 3)) {
-        onnx_bad(r, "%zu numbers for three colours", n);
+    if (r->rc || !y ||
+        (n != 1 && (n != 3 || !ends_in_ones(&shape, y->last ? 0 : 2) ||
+                    (y->last && shape.dim[shape.n_dims - 1] != 3)))) {
+        onnx_bad(r, "by %zu numbers that are not one for each colour", n);
         free(k);
         return;
     }
@@ -211,15 +224,20 @@ static void op_average(struct onnx_reader *r)
         onnx_result(r, mdl_graph_pool(r->g, x));
 }
 
+/* Over height and width: an attribute, from opset 18 on an input. */
 static void op_reduce_mean(struct onnx_reader *r)
 {
+    static const int64_t places[][2] = {{2, 3}, {-2, -1}};
     const Onnx__Attribute *axes = onnx_attribute(r, "axes");
+    const struct onnx_entry *given = onnx_given(r, 1);
     int x = onnx_map(r, 0);
+    bool whole = false;
 
-    if (!axes || axes->n_ints != 2 ||
-        !((axes->ints[0] == 2 && axes->ints[1] == 3) ||
-          (axes->ints[0] == -2 && axes->ints[1] == -1)) ||
-        x < 0 || r->g->values[x].shape.n_dims != 3)
+    for (int i = 0; i < 2; i++)
+        whole |= axes ? axes->n_ints == 2 &&
+                            !memcmp(axes->ints, places[i], sizeof(places[i]))
+                      : onnx_integers_are(given, places[i], 2);
+    if (!whole || x < 0 || r->g->values[x].shape.n_dims != 3)
         onnx_bad(r, "over other axes than 2 and 3 is not supported");
     else
         onnx_result(r, mdl_graph_pool(r->g, x));
@@ -318,7 +336,7 @@ static void op_identity(struct onnx_reader *r)
     onnx_pass(r, false);
 }
 
-/* Casts and transposes belong to the way from bytes to the picture. */
+/* Casts belong to the way from bytes to the picture, and so do the next two. */
 static void op_of_picture(struct onnx_reader *r)
 {
     const struct onnx_entry *x = onnx_given(r, 0);
@@ -328,17 +346,52 @@ static void op_of_picture(struct onnx_reader *r)
     onnx_pass(r, false);
 }
 
-/* Channels in the other order. */
-static void op_gather(struct onnx_reader *r)
+/* [N,H,W,3] to [N,3,H,W]. */
+static void op_transpose(struct onnx_reader *r)
 {
+    static const int64_t colours_first[] = {0, 3, 1, 2};
+    const Onnx__Attribute *perm = onnx_attribute(r, "perm");
     struct onnx_entry *y;
 
     op_of_picture(r);
     y = onnx_find(r, r->node->output[0]);
-    if (onnx_integer(r, "axis", 0) != 1)
-        onnx_bad(r, "axis %lld", (long long)onnx_integer(r, "axis", 0));
+    if (!perm || perm->n_ints != 4 ||
+        memcmp(perm->ints, colours_first, sizeof(colours_first)) ||
+        (y && !y->last))
+        onnx_bad(r, "is supported from [N,H,W,3] to [N,3,H,W] alone");
     if (!r->rc && y)
-        y->made.bgr = !y->made.bgr;
+        y->last = false;
+}
+
+static void swap(float *a, float *b)
+{
+    float was = *a;
+
+    *a = *b;
+    *b = was;
+}
+
+/* Colours in the other order. */
+static void op_gather(struct onnx_reader *r)
+{
+    static const int64_t backwards[] = {2, 1, 0};
+    int64_t axis = onnx_integer(r, "axis", 0);
+    struct mdl_onnx_input *in;
+    struct onnx_entry *y;
+
+    op_of_picture(r);
+    y = onnx_find(r, r->node->output[0]);
+    if (y && axis != (y->last ? 3 : 1))
+        onnx_bad(r, "axis %lld", (long long)axis);
+    if (!onnx_integers_are(onnx_given(r, 1), backwards, 3))
+        onnx_bad(r, "of other indices than 2, 1, 0");
+    if (r->rc || !y)
+        return;
+    in = &y->made;
+    in->bgr = !in->bgr;
+    /* What was done to each colour goes with it. */
+    swap(&in->mean[0], &in->mean[2]);
+    swap(&in->scale[0], &in->scale[2]);
 }
 
 static const struct {
@@ -371,7 +424,7 @@ static const struct {
     {"Squeeze", op_reshape},
     {"Sub", op_arithmetic},
     {"Sum", op_many},
-    {"Transpose", op_of_picture},
+    {"Transpose", op_transpose},
 };
 
 void onnx_node(struct onnx_reader *r)

@@ -83,6 +83,8 @@ static void read_input(struct onnx_reader *r,
     r->picture = mdl_graph_input(r->g, (int)dims[bytes ? 1 : 2],
                                  (int)dims[bytes ? 2 : 3]);
     x = onnx_add(r, info->name, ONNX_PICTURE);
+    if (x)
+        x->last = bytes;
     if (x && bytes)
         mdl_onnx_input_parse("bytes", &x->made);
     else if (x)

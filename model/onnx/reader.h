@@ -20,6 +20,7 @@
 enum {
     ONNX_TYPE_FLOAT = 1,
     ONNX_TYPE_UINT8 = 2,
+    ONNX_TYPE_INT64 = 7,
     ONNX_TYPE_FLOAT16 = 10,
 };
 
@@ -37,6 +38,7 @@ struct onnx_entry {
     bool lost; /* not in the table: no memory */
     const Onnx__Tensor *tensor;
     struct mdl_onnx_input made; /* of a picture */
+    bool last;                  /* of a picture: [N,H,W,3] as yet */
     UT_hash_handle hh;
 };
 
@@ -87,6 +89,9 @@ int onnx_same(struct onnx_reader *r, const char *name, size_t n, int low,
 /* A constant's numbers, malloc'ed. */
 float *onnx_floats(struct onnx_reader *r, const struct onnx_entry *x,
                    struct mdl_shape *shape);
+/* Whether a constant is the n integers of want. */
+bool onnx_integers_are(const struct onnx_entry *x, const int64_t *want,
+                       size_t n);
 /* A parameter of the graph over numbers, which it takes. */
 int onnx_param(struct onnx_reader *r, struct mdl_shape shape, float *data);
 /* The constant input i as a parameter; -1 where it is absent. */

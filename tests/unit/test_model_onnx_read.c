@@ -1,6 +1,6 @@
 /* ONNX networks read back: our own by their numbers, broken ones by the fault
  * that the error names. That others' networks give the same numbers as in ONNX
- * Runtime is what tests/bench/peers/run --check shows. */
+ * Runtime is what tests/onnx shows. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -399,6 +399,85 @@ static void late_cast(struct hand *h)
     node(h, "Cast", "a", "out");
 }
 
+static void other_sides(struct hand *h)
+{
+    node(h, "Transpose", "in", "a");
+    with_ints(h, "perm", 4, 0);
+    h->attributes[0].ints[1] = 1;
+    h->attributes[0].ints[2] = 3;
+    h->attributes[0].ints[3] = 2;
+    conv(h, "a w", "out");
+}
+
+/* A picture whose colours are last, and a Transpose that is as it should be. */
+static void turned(struct hand *h)
+{
+    h->tensor_type.elem_type = 2;
+    h->dims[1].dim_value = 8;
+    h->dims[3].dim_value = 3;
+    node(h, "Transpose", "in", "a");
+    with_ints(h, "perm", 4, 0);
+    h->attributes[0].ints[1] = 3;
+    h->attributes[0].ints[2] = 1;
+    h->attributes[0].ints[3] = 2;
+}
+
+static void turned_twice(struct hand *h)
+{
+    turned(h);
+    node(h, "Transpose", "a", "b");
+    with_ints(h, "perm", 4, 0);
+    memcpy(h->attributes[1].ints, h->attributes[0].ints, 4 * sizeof(int64_t));
+    conv(h, "b w", "out");
+}
+
+static void not_turned(struct hand *h)
+{
+    turned(h);
+    conv(h, "in w", "out");
+}
+
+static void colours_of_rows(struct hand *h)
+{
+    weight(h, "k", 1, (int64_t[]){3});
+    node(h, "Sub", "in k", "a");
+    conv(h, "a w", "out");
+}
+
+static void other_colours(struct hand *h)
+{
+    static int64_t mixed[] = {0, 2, 1};
+    Onnx__Tensor *t = weight(h, "order", 1, (int64_t[]){3});
+
+    t->data_type = 7;
+    t->n_float_data = 0;
+    t->n_int64_data = 3;
+    t->int64_data = mixed;
+    node(h, "Gather", "in order", "a");
+    with(h, "axis")->i = 1;
+    conv(h, "a w", "out");
+}
+
+static void gathered_rows(struct hand *h)
+{
+    other_colours(h);
+    h->attributes[0].i = 2;
+}
+
+static void slopes_of_columns(struct hand *h)
+{
+    conv(h, "in w", "a");
+    weight(h, "s", 1, (int64_t[]){4});
+    node(h, "PRelu", "a s", "out");
+}
+
+static void mean_of_colours(struct hand *h)
+{
+    conv(h, "in w", "a");
+    node(h, "ReduceMean", "a", "out");
+    with_ints(h, "axes", 1, 1);
+}
+
 static void no_opset(struct hand *h)
 {
     conv(h, "in w", "out");
@@ -450,6 +529,14 @@ static void read__faults__named(void **state)
         {part_of_the_map, "less than the whole map"},
         {late_cast, "Cast: is supported on the picture alone"},
         {scaled_gemm, "alpha, beta and transA"},
+        {other_sides, "Transpose: is supported from [N,H,W,3] to [N,3,H,W]"},
+        {turned_twice, "node 1, Transpose: is supported from [N,H,W,3]"},
+        {not_turned, "\"in\" is [N,H,W,3], not [N,3,H,W]"},
+        {colours_of_rows, "by 3 numbers that are not one for each colour"},
+        {other_colours, "Gather: of other indices than 2, 1, 0"},
+        {gathered_rows, "Gather: axis 2"},
+        {slopes_of_columns, "4 slopes for 4 channels"},
+        {mean_of_colours, "over other axes than 2 and 3"},
     };
 
     (void)state;
