@@ -201,11 +201,12 @@ $(CUDA_TESTS:%=$B/%): | $(HOST_PLUGIN)
 
 .PHONY: tests threaded test-threaded fuzzers
 tests: $(TESTS) $(PLUGINS) $(HOST_PLUGIN)
-test: all $(TESTS) ## every test, what was answered against openapi.yaml, RPC by real clients
+test: all $(TESTS) ## every test, what was answered against openapi.yaml, RPC by real clients, ONNX by its runtime
 	@rm -f $B/exchanges
 	@TSCAF_EXCHANGES=$(CURDIR)/$B/exchanges scripts/run-tests $(TESTS)
 	@tests/contract/check $B/exchanges
 	@tests/rpc/run $(VARIANT)
+	@tests/onnx/run $(VARIANT)
 # What more than one thread touches: TSan's share of the tests.
 THREADED := $(filter %/test_server_batcher %/test_server_devices %/test_server_pool %/test_server_gallery %/test_server_gallery_device %/test_server_detect \
               %/test_server_http %/test_server_h2 %/test_server_h2_tls %/test_server_h2_duplex %/test_server_metrics %/test_server_rest %/test_server_rpc %/test_model_lanes \

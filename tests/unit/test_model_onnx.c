@@ -1,5 +1,5 @@
 /* The ONNX file, read back field by field. That other engines compute the same
- * from it is what tests/bench/peers checks before it measures. */
+ * from it is what tests/onnx shows. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>

@@ -1,7 +1,7 @@
 // One ONNX Runtime session of one thread, in a process of its own: run() computes
 // on the caller's thread, so that two sessions in one process take turns.
 'use strict';
-const ort = require('onnxruntime-node');
+const { ort } = require('../../onnx/runtime.js');
 
 (async () => {
   const session = await ort.InferenceSession.create(process.argv[2], {
