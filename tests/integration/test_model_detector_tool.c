@@ -56,8 +56,9 @@ static void train__told_to_stop__checkpoint(void **state)
     (void)state;
     shell_says(0,
                "T='tscaf-model train-detector --faces faces.csv --out s "
-               "--steps 100000 --side 64 --batch 2'; $T 2>err & p=$!; sleep "
-               "1; kill -TERM $p; wait $p; echo \"exit $?\"; cat err; ls "
+               "--steps 100000 --side 64 --batch 2'; $T 2>err & p=$!; until "
+               "[ -s err ]; do sleep 0.05; done; kill -TERM $p; wait $p; echo "
+               "\"exit $?\"; cat err; ls "
                "s.checkpoint",
                "exit 3");
     shell_says(1,

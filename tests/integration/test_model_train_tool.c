@@ -166,7 +166,8 @@ static void train__told_to_stop__checkpoint(void **state)
         0,
         "rm -f s s.*; T='tscaf-model train --model base.safetensors --out s "
         "--fatigue fatigue --batch 4 --threads 1 --steps 100000'; $T 2>err & "
-        "p=$!; sleep 1; kill -TERM $p; wait $p; echo \"exit $?\"; cat err; ls "
+        "p=$!; until [ -s err ]; do sleep 0.05; done; kill -TERM $p; wait $p; "
+        "echo \"exit $?\"; cat err; ls "
         "s.checkpoint",
         "exit 3");
     shell_says(

@@ -57,7 +57,7 @@ static double metric(const struct test_server *s, const char *name)
 static void analyze__many_at_once__few_runs(void **state)
 {
     static struct caller callers[N_CALLERS];
-    const char *const flags[] = {"--batch-delay-us", "300000", "--max-batch",
+    const char *const flags[] = {"--batch-delay-us", "1000000", "--max-batch",
                                  "8", NULL};
     struct test_server s;
     double runs;

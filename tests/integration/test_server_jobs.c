@@ -11,6 +11,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "base/clock.h"
 #include "model/vision/face.h"
 #include "model/vision/image.h"
 #include "server/job_folder.h"
@@ -331,6 +332,24 @@ static void change_over_under_load(struct test_server *s, const char *base,
         free(l.png[i]);
 }
 
+/* Stops a job's process as soon as it is there, so that it has not ended yet
+ * however fast the machine is; SIGCONT lets it go on. */
+static pid_t hold_job(const struct test_server *s, const char *job)
+{
+    const int64_t until = ut_clock_us() + PATIENCE * 250000LL;
+    char data[80];
+    pid_t pid;
+
+    snprintf(data, sizeof(data), "%s/data", s->dir);
+    while (!(pid = srv_job_holder(data, job))) {
+        if (ut_clock_us() > until)
+            fail_msg("%s never began", job);
+        usleep(1000);
+    }
+    assert_int_equal(kill(pid, SIGSTOP), 0);
+    return pid;
+}
+
 /* ---- the gate ---- */
 
 /* A job from an older version, and another comes into use while it runs: its
@@ -342,17 +361,11 @@ static void compared_with_what_answers(struct test_server *s, const char *base,
                                        const char *recognition, char made[64])
 {
     struct test_answer a = {0};
-    char job[64], data[80], text[64], *log;
+    char job[64], text[64], *log;
     pid_t pid;
 
     start_job_from(s, base, fatigue, recognition, 2, job);
-    snprintf(data, sizeof(data), "%s/data", s->dir);
-    for (int tries = 0; !(pid = srv_job_holder(data, job)); tries++) {
-        if (tries == PATIENCE)
-            fail_msg("%s never began", job);
-        usleep(10000);
-    }
-    kill(pid, SIGSTOP);
+    pid = hold_job(s, job);
     post(s, "models", better, "activate", 202);
     test_model_wait(s, better);
     kill(pid, SIGCONT);
@@ -384,6 +397,7 @@ static void job__two_datasets__a_better_model_in_use(void **state)
     double auc;
     const char *of[2] = {(const char *)&s, path};
     pthread_t thread;
+    pid_t pid;
 
     (void)state;
     test_server_start(&s, flags);
@@ -398,8 +412,10 @@ static void job__two_datasets__a_better_model_in_use(void **state)
     /* Paused and resumed, it comes to its end. */
     start_job(&s, fatigue, recognition, 120, job);
     snprintf(path, sizeof(path), "/v1/jobs/%s/events", job);
+    pid = hold_job(&s, job);
     wait_state(&s, job, "running", &a);
     post(&s, "jobs", job, "pause", 200);
+    kill(pid, SIGCONT);
     post(&s, "jobs", job, "resume", 200);
     assert_int_equal(pthread_create(&thread, NULL, watch, of), 0);
     wait_state(&s, job, "succeeded", &a);
