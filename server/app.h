@@ -5,6 +5,7 @@
 
 #include "server/call.h"
 #include "server/config.h"
+#include "server/data_folder.h"
 #include "server/datasets.h"
 #include "server/follow.h"
 #include "server/generations.h"
@@ -29,9 +30,10 @@ struct srv_app {
     struct srv_metrics *metrics;
     uv_loop_t loop;
     struct srv_mailbox *mailbox;
-    struct srv_store *store;     /* only on store_pool's thread */
-    struct srv_pool *store_pool; /* one thread */
-    struct srv_follow *follow;   /* NULL: no other server writes to the store */
+    struct srv_data_folder folder; /* DATA */
+    struct srv_store *store;       /* only on store_pool's thread */
+    struct srv_pool *store_pool;   /* one thread */
+    struct srv_follow *follow; /* NULL: no other server writes to the store */
     struct srv_auth *auth;
     struct srv_generations generations; /* model, gallery, executors */
     struct srv_pool *model_pool;        /* one thread: changes of model */

@@ -214,7 +214,7 @@ enum ut_err srv_dataset_upload(struct srv_datasets *d, const char *actor,
     if (!u)
         return ut_fail(e, UT_ENOMEM, "no memory for an archive");
     u->d = d;
-    rc = srv_dataset_get(d, r->id, &u->x, e);
+    rc = srv_dataset_get_own(d, r->id, &u->x, e);
     if (!rc)
         rc = own(u->x, e);
     if (!rc) {
@@ -283,7 +283,7 @@ enum ut_err srv_dataset_add_sample(struct srv_datasets *d, const char *actor,
     if (!u)
         return ut_fail(e, UT_ENOMEM, "no memory for a sample");
     u->d = d;
-    rc = srv_dataset_get(d, r->id, &u->x, e);
+    rc = srv_dataset_get_own(d, r->id, &u->x, e);
     if (!rc)
         rc = own(u->x, e);
     srv_dataset_folder(d, r->id, u->folder);

@@ -63,6 +63,24 @@ enum ut_err srv_dataset_get(struct srv_datasets *d, const char *id,
     return rc;
 }
 
+enum ut_err srv_dataset_get_own(struct srv_datasets *d, const char *id,
+                                Tscaf__V1__DatasetRecord **out,
+                                struct ut_error *e)
+{
+    enum ut_err rc = srv_dataset_get(d, id, out, e);
+    Tscaf__V1__DatasetRecord *x = *out;
+
+    /* A registered folder may be mounted everywhere. */
+    if (rc || *x->path || !srv_store_shared(d->store) ||
+        !strcmp(x->server, d->server))
+        return rc;
+    ut_fail(e, UT_ESTATE, "the pictures of dataset %.64s are on server %.64s",
+            id, x->server);
+    tscaf__v1__dataset_record__free_unpacked(x, NULL);
+    *out = NULL;
+    return e->code;
+}
+
 enum ut_err srv_dataset_put(struct srv_datasets *d, const char *actor,
                             const char *action, Tscaf__V1__DatasetRecord *x,
                             struct ut_error *e)

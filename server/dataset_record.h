@@ -24,6 +24,12 @@ UT_MUSTUSE enum ut_err srv_dataset_no_file(const char *path,
 /* Whether a file is a picture that training can read; if not, why. */
 bool srv_dataset_decodes(const char *path, struct ut_error *e);
 
+/* srv_dataset_get() of one whose pictures are here: UT_ESTATE for another
+ * server's. */
+UT_MUSTUSE enum ut_err srv_dataset_get_own(struct srv_datasets *d,
+                                           const char *id,
+                                           Tscaf__V1__DatasetRecord **out,
+                                           struct ut_error *e);
 /* Stores a record, as changed now. */
 UT_MUSTUSE enum ut_err srv_dataset_put(struct srv_datasets *d,
                                        const char *actor, const char *action,

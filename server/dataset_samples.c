@@ -90,7 +90,7 @@ enum ut_err srv_dataset_samples(struct srv_datasets *d, const char *id,
     Tscaf__V1__ListSamplesResponse *r = NULL;
     struct srv_classes classes = {0};
     Tscaf__V1__DatasetRecord *x;
-    enum ut_err rc = srv_dataset_get(d, id, &x, e);
+    enum ut_err rc = srv_dataset_get_own(d, id, &x, e);
 
     *out = NULL;
     if (rc)

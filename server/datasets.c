@@ -111,6 +111,8 @@ enum ut_err srv_dataset_create(struct srv_datasets *d, const char *actor,
     x->kind = r->kind;
     rc = set_text(&x->id, id, e);
     if (!rc)
+        rc = set_text(&x->server, d->server, e);
+    if (!rc)
         rc = set_text(&x->name, r->name, e);
     if (!rc && !srv_message_set_now(&x->created_at))
         rc = ut_fail(e, UT_ENOMEM, "no memory for a dataset");
@@ -148,13 +150,17 @@ enum ut_err srv_dataset_delete(struct srv_datasets *d, const char *actor,
                                const char *id, struct ut_error *e)
 {
     const struct srv_record gone = {SRV_TABLE_DATASET, id, NULL};
+    Tscaf__V1__DatasetRecord *x;
     char folder[PATH_MAX];
     ProtobufCMessage **jobs;
     size_t n;
-    enum ut_err rc =
-        srv_store_list(d->store, SRV_TABLE_JOB,
-                       &tscaf__v1__job_record__descriptor, &jobs, &n, e);
+    enum ut_err rc = srv_dataset_get_own(d, id, &x, e);
 
+    if (rc)
+        return rc;
+    tscaf__v1__dataset_record__free_unpacked(x, NULL);
+    rc = srv_store_list(d->store, SRV_TABLE_JOB,
+                        &tscaf__v1__job_record__descriptor, &jobs, &n, e);
     if (rc)
         return rc;
     for (size_t i = 0; i < n && !rc; i++) {
@@ -182,7 +188,7 @@ enum ut_err srv_dataset_freeze(struct srv_datasets *d, const char *id,
     Tscaf__V1__DatasetRecord *x;
     char folder[PATH_MAX], from[PATH_MAX], name[64];
     struct ut_buf b;
-    enum ut_err rc = srv_dataset_get(d, id, &x, e);
+    enum ut_err rc = srv_dataset_get_own(d, id, &x, e);
 
     if (rc)
         return rc;

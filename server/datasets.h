@@ -14,12 +14,14 @@
 
 struct srv_datasets {
     const struct srv_config *config;
+    const char *server;      /* this one's name */
     struct srv_store *store; /* a handle of this thread's own */
 };
 
-/* Each gives the record as it is then, to be freed as a message. Errors:
- * UT_EINVAL, UT_ENOTFOUND, UT_EFORMAT, UT_EBUSY past a limit, UT_ESTATE,
- * UT_EIO.
+/* Each gives the record as it is then, to be freed as a message. Where several
+ * servers share the store, one whose pictures another has can only be read:
+ * UT_ESTATE, which names that one. Errors: UT_EINVAL, UT_ENOTFOUND, UT_EFORMAT,
+ * UT_EBUSY past a limit, UT_ESTATE, UT_EIO.
  */
 UT_MUSTUSE enum ut_err
 srv_dataset_create(struct srv_datasets *d, const char *actor,

@@ -216,8 +216,10 @@ enum ut_err srv_model_find(struct srv_app *app, const char *version,
     rc = srv_engine_fresh_version(fresh, e);
     if (rc || !strcmp(fresh, version))
         return rc;
-    return ut_fail(e, UT_ENOTFOUND, "model %.17s has no file %.150s", version,
-                   path);
+    return ut_fail(e, UT_ENOTFOUND,
+                   "model %.17s has no file %.150s on this "
+                   "server",
+                   version, path);
 }
 
 /* The file of the version that was activated; if it has none, --model, which

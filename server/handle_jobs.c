@@ -1,6 +1,7 @@
 /* Jobs: made on the datasets' thread, which freezes their data; all else is
  * in memory, on the loop. */
 #include <limits.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/clock.h"
@@ -48,8 +49,8 @@ static bool settings_valid(struct srv_call *c, const Tscaf__V1__JobSettings *s)
 
 /* The record of a request, as one message that owns all it says. */
 static enum ut_err new_record(const Tscaf__V1__CreateJobRequest *r,
-                              const char *base, Tscaf__V1__JobRecord **out,
-                              struct ut_error *e)
+                              const char *base, const char *server,
+                              Tscaf__V1__JobRecord **out, struct ut_error *e)
 {
     Tscaf__V1__JobSettings settings = TSCAF__V1__JOB_SETTINGS__INIT;
     Tscaf__V1__JobRecord x = TSCAF__V1__JOB_RECORD__INIT;
@@ -58,6 +59,7 @@ static enum ut_err new_record(const Tscaf__V1__CreateJobRequest *r,
     srv_store_new_id("job_", id);
     srv_log_time(ut_clock_unix_ms(), created);
     x.id = id;
+    x.server = (char *)(uintptr_t)server;
     x.name = r->name;
     x.state = TSCAF__V1__JOB_STATE__JOB_STATE_QUEUED;
     x.base_version = (char *)(uintptr_t)base;
@@ -95,7 +97,7 @@ static enum ut_err create(struct srv_store_call *w, struct ut_error *e)
 
     if (rc)
         return rc;
-    rc = new_record(r, version, &x, e);
+    rc = new_record(r, version, app->folder.name, &x, e);
     if (rc)
         return rc;
     w->result = x;
@@ -152,9 +154,99 @@ void srv_handle_create_job(struct srv_call *c)
 
 /* ---- list, get, watch ---- */
 
+/* Other servers' jobs are as they were last stored. */
+struct stored_jobs {
+    ProtobufCMessage **list; /* owned */
+    size_t n;
+};
+
+static void free_stored(void *result)
+{
+    struct stored_jobs *s = result;
+
+    srv_messages_free(s->list, s->n);
+    free(s);
+}
+
+static enum ut_err list_stored(struct srv_store_call *w, struct ut_error *e)
+{
+    struct stored_jobs *s = calloc(1, sizeof(*s));
+
+    if (!s)
+        return ut_fail(e, UT_ENOMEM, "no memory for jobs");
+    w->result = s;
+    w->result_free = free_stored;
+    return srv_store_list(w->call->app->store, SRV_TABLE_JOB,
+                          &tscaf__v1__job_record__descriptor, &s->list, &s->n,
+                          e);
+}
+
+static void reply_stored(struct srv_store_call *w)
+{
+    Tscaf__V1__ListJobsResponse r = TSCAF__V1__LIST_JOBS_RESPONSE__INIT;
+    const struct stored_jobs *s = w->result;
+    Tscaf__V1__JobRecord **list = calloc(s->n + 1, sizeof(*list));
+    struct ut_error e = {.code = UT_ENOMEM, .msg = "no memory for jobs"};
+
+    for (size_t i = 0; list && i < s->n; i++) {
+        Tscaf__V1__JobRecord *stored =
+            (Tscaf__V1__JobRecord *)(void *)s->list[i];
+        Tscaf__V1__JobRecord *own =
+            srv_jobs_find(w->call->app->jobs, stored->id);
+
+        list[i] = own ? own : stored;
+    }
+    r.n_jobs = s->n;
+    r.jobs = list;
+    if (list)
+        w->call->reply(w->call, &r.base);
+    else
+        srv_answer_fail(w->call, &e);
+    free(list);
+}
+
+static enum ut_err get_stored(struct srv_store_call *w, struct ut_error *e)
+{
+    const Tscaf__V1__JobRef *r = (const void *)w->call->request;
+    ProtobufCMessage *m;
+    enum ut_err rc = srv_store_get(w->call->app->store, SRV_TABLE_JOB, r->id,
+                                   &tscaf__v1__job_record__descriptor, &m, e);
+
+    w->result = m;
+    w->result_free = free_record;
+    return rc;
+}
+
+static void reply_record(struct srv_store_call *w);
+
+static void reply_elsewhere(struct srv_store_call *w)
+{
+    const Tscaf__V1__JobRecord *x = w->result;
+    struct ut_error e;
+
+    ut_fail(&e, UT_ESTATE, "job %.64s is on server %.64s", x->id, x->server);
+    srv_answer_fail(w->call, &e);
+}
+
+/* Whether the job is not this server's; then that is answered. */
+static bool is_elsewhere(struct srv_call *c)
+{
+    const Tscaf__V1__JobRef *r = (const void *)c->request;
+
+    if (!srv_store_shared(c->app->store) || srv_jobs_find(c->app->jobs, r->id))
+        return false;
+    srv_store_call_start(c, get_stored, reply_elsewhere);
+    return true;
+}
+
 void srv_handle_list_jobs(struct srv_call *c)
 {
     Tscaf__V1__ListJobsResponse r = TSCAF__V1__LIST_JOBS_RESPONSE__INIT;
+
+    if (srv_store_shared(c->app->store)) {
+        srv_store_call_start(c, list_stored, reply_stored);
+        return;
+    }
 
     r.n_jobs = srv_jobs_count(c->app->jobs);
     r.jobs = srv_jobs_list(c->app->jobs);
@@ -171,6 +263,10 @@ void srv_handle_get_job(struct srv_call *c)
         c->reply(c, &x->base);
         return;
     }
+    if (srv_store_shared(c->app->store)) {
+        srv_store_call_start(c, get_stored, reply_record);
+        return;
+    }
     ut_fail(&e, UT_ENOTFOUND, "there is no job \"%.64s\"", r->id);
     srv_answer_fail(c, &e);
 }
@@ -179,7 +275,8 @@ void srv_handle_watch_job(struct srv_call *c)
 {
     const Tscaf__V1__JobRef *r = (const void *)c->request;
 
-    srv_jobs_watch(c->app->jobs, r->id, c);
+    if (!is_elsewhere(c))
+        srv_jobs_watch(c->app->jobs, r->id, c);
 }
 
 /* ---- cancel, pause, resume, delete ---- */
@@ -226,8 +323,11 @@ static void change(struct srv_call *c,
     const Tscaf__V1__JobRef *r = (const void *)c->request;
     ProtobufCMessage *copy = NULL;
     struct ut_error e;
-    enum ut_err rc = how(c->app->jobs, r->id, &e);
+    enum ut_err rc;
 
+    if (is_elsewhere(c))
+        return;
+    rc = how(c->app->jobs, r->id, &e);
     if (!rc) {
         copy = srv_message_copy(&srv_jobs_find(c->app->jobs, r->id)->base);
         if (!copy)
@@ -273,6 +373,8 @@ void srv_handle_delete_job(struct srv_call *c)
     const Tscaf__V1__JobRef *r = (const void *)c->request;
     struct ut_error e;
 
+    if (is_elsewhere(c))
+        return;
     if (srv_jobs_remove(c->app->jobs, r->id, &e))
         srv_answer_fail(c, &e);
     else

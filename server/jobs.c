@@ -483,6 +483,13 @@ static void free_all(struct srv_jobs *j)
     free(j);
 }
 
+/* Of several servers on one store, who made a job runs it. */
+static bool is_ours(const struct srv_app *app, const Tscaf__V1__JobRecord *x)
+{
+    return !srv_store_shared(app->store) ||
+           !strcmp(x->server, app->folder.name);
+}
+
 enum ut_err srv_jobs_new(struct srv_app *app, struct srv_jobs **out,
                          struct ut_error *e)
 {
@@ -513,8 +520,13 @@ enum ut_err srv_jobs_new(struct srv_app *app, struct srv_jobs **out,
         return rc;
     }
     for (size_t i = 0; i < n; i++) {
-        struct job *x = append(j, (Tscaf__V1__JobRecord *)stored[i]);
+        Tscaf__V1__JobRecord *record = (Tscaf__V1__JobRecord *)stored[i];
+        struct job *x = NULL;
 
+        if (is_ours(app, record))
+            x = append(j, record);
+        else
+            tscaf__v1__job_record__free_unpacked(record, NULL);
         if (x)
             find_again(x);
     }

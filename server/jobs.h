@@ -21,7 +21,7 @@
 struct srv_app;
 struct srv_jobs;
 
-/* Reads the records, finds processes again, starts what waits. */
+/* Reads this server's records, finds processes again, starts what waits. */
 UT_MUSTUSE enum ut_err srv_jobs_new(struct srv_app *app, struct srv_jobs **out,
                                     struct ut_error *e);
 /* Looks at nothing any more; processes go on. Then the loop runs on until it

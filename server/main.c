@@ -256,6 +256,9 @@ static enum ut_err open_store(struct server *s, struct ut_error *e)
     const char *far = NULL;
 
     if (!rc)
+        rc = srv_data_folder_claim(s->config.data, &app->folder, e);
+    app->datasets.server = app->folder.name;
+    if (!rc)
         rc = srv_follow_new(app, &app->follow, e);
     if (!rc)
         rc = srv_auth_new(&app->auth, e);
@@ -336,6 +339,7 @@ static void unmake(struct server *s)
     pthread_mutex_destroy(&app->generations.next_lock);
     srv_auth_free(app->auth);
     srv_follow_free(app->follow);
+    srv_data_folder_release(&app->folder);
     srv_store_close(app->store);
     srv_metrics_free(app->metrics);
     srv_console_free(s->console);
@@ -367,6 +371,10 @@ static int serve(struct server *s)
     srv_log_line(app->log, SRV_LOG_INFO, NULL,
                  "tscafd " SRV_VERSION " listens on %s port %d", s->config.host,
                  srv_http_port(app->http));
+    if (app->follow)
+        srv_log_line(app->log, SRV_LOG_INFO, NULL,
+                     "server %s, one of those on its database",
+                     app->folder.name);
     if (app->h2)
         srv_log_line(app->log, SRV_LOG_INFO, NULL,
                      "HTTP/2 and gRPC: %s port %d%s", s->config.grpc_host,

@@ -23,7 +23,8 @@ static void start(struct test_server *s)
     char store[200];
 
     snprintf(store, sizeof(store), "--store=%s", postgres.url);
-    test_server_start(s, (const char *const[]){store, NULL});
+    /* A job waits, so that it stays what it is. */
+    test_server_start(s, (const char *const[]){store, "--max-jobs=0", NULL});
 }
 
 static int start_both(void **state)
@@ -315,6 +316,83 @@ static void model__activated_on_one__answers_on_the_other(void **state)
     test_answer_fini(&r);
 }
 
+/* ---- what is one server's ---- */
+
+/* What a server answers about another's, which names that one. */
+static void refused(const char *method, const char *path, const char *body)
+{
+    struct test_answer r = {0};
+    char *log = test_server_log(&a), name[64] = "";
+    const char *at = strstr(log, "server ");
+
+    for (; at && !name[0]; at = strstr(at + 1, "server "))
+        if (strstr(at, ", one of those"))
+            snprintf(name, sizeof(name), "%.*s", (int)strcspn(at + 7, ","),
+                     at + 7);
+    free(log);
+    assert_string_not_equal(name, "");
+    if (test_json(&b, method, path, body, &r) != 400 || !strstr(r.body, name))
+        fail_msg("%s %s: %s, not naming %s", method, path, r.body, name);
+    test_answer_fini(&r);
+}
+
+static void job_and_dataset__of_one__told_and_refused_by_the_other(void **state)
+{
+    char set[64], job[64], path[200], text[200];
+    struct test_answer r = {0};
+    size_t len;
+    char *png;
+
+    (void)state;
+    assert_int_equal(test_json(&a, "POST", "/v1/datasets",
+                               "{\"name\":\"night\",\"kind\":\"fatigue\"}", &r),
+                     201);
+    test_member(&r, "id", set, sizeof(set));
+    for (int i = 0; i < 4; i++) {
+        png = test_face(i, 0, &len);
+        snprintf(path, sizeof(path),
+                 "/v1/datasets/%s/samples?input=crop&label=%s", set,
+                 i % 2 ? "drowsy" : "alert");
+        if (test_png(&a, path, png, len, &r) != 201)
+            fail_msg("%s", r.body);
+        if (i == 3 && (test_png(&b, path, png, len, &r) != 400 ||
+                       !strstr(r.body, "are on server")))
+            fail_msg("%s", r.body);
+        free(png);
+    }
+    snprintf(path, sizeof(path), "/v1/datasets/%s", set);
+    assert_int_equal(test_get(&b, path, &r), 200);
+    assert_non_null(strstr(r.body, "\"pictures\":4"));
+    refused("DELETE", path, NULL);
+    snprintf(text, sizeof(text), "{\"name\":\"n\",\"fatigue_dataset\":\"%s\"}",
+             set);
+    refused("POST", "/v1/jobs", text);
+    if (test_json(&a, "POST", "/v1/jobs", text, &r) != 202)
+        fail_msg("%s", r.body);
+    test_member(&r, "id", job, sizeof(job));
+    assert_int_equal(test_get(&b, "/v1/jobs", &r), 200);
+    assert_non_null(strstr(r.body, job));
+    snprintf(path, sizeof(path), "/v1/jobs/%s", job);
+    assert_int_equal(test_get(&b, path, &r), 200);
+    assert_non_null(strstr(r.body, "\"state\":\"queued\""));
+    refused("DELETE", path, NULL);
+    snprintf(path, sizeof(path), "/v1/jobs/%s/cancel", job);
+    refused("POST", path, "{}");
+    snprintf(path, sizeof(path), "/v1/jobs/%s/events", job);
+    refused("GET", path, NULL);
+    assert_int_equal(test_get(&b, "/v1/jobs/job_none", &r), 404);
+    assert_int_equal(test_json(&b, "DELETE", "/v1/jobs/job_none", NULL, &r),
+                     404);
+    snprintf(path, sizeof(path), "/v1/jobs/%s/cancel", job);
+    assert_int_equal(test_json(&a, "POST", path, "{}", &r), 200);
+    snprintf(path, sizeof(path), "/v1/jobs/%s", job);
+    assert_int_equal(test_get(&b, path, &r), 200);
+    assert_non_null(strstr(r.body, "\"state\":\"cancelled\""));
+    assert_int_equal(test_json(&a, "DELETE", path, NULL, &r), 204);
+    assert_int_equal(test_get(&b, path, &r), 404);
+    test_answer_fini(&r);
+}
+
 /* ---- keys: last, since from then on every call needs one ---- */
 
 static long analyze_with(const struct test_server *s, const char *key)
@@ -389,6 +467,8 @@ int main(void)
         cmocka_unit_test(database__stopped_and_started__told_and_made_up_for),
         cmocka_unit_test(database__lost_what_was_written__everything_read_anew),
         cmocka_unit_test(model__activated_on_one__answers_on_the_other),
+        cmocka_unit_test(
+            job_and_dataset__of_one__told_and_refused_by_the_other),
         cmocka_unit_test(key__made_and_revoked_on_one__counts_on_the_other),
     };
     int bad = 0;
