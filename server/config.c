@@ -109,7 +109,10 @@ static const struct option options[] = {
      "lines of \"key = value\"; keys are these names with _ for -"},
     {"create-key", TEXT, COMMAND_LINE, AT(create_key), 0, 0, NULL, "ROLE:NAME",
      "make an API key in the store (roles analyze, enroll, admin), print its "
-     "secret and exit; a running server knows it after a restart"},
+     "secret and exit; a running server knows it after a restart, or at once "
+     "where --store is given"},
+    {"if-none", BOOL, COMMAND_LINE, AT(if_none), 0, 0, "false", NULL,
+     "with --create-key: only if there is no key yet, and else print nothing"},
     {"healthcheck", BOOL, COMMAND_LINE, AT(healthcheck), 0, 0, "false", NULL,
      "ask the server that listens at --listen whether it is ready, and exit "
      "with 0 if it is, with 1 if not"},
@@ -502,7 +505,7 @@ void srv_config_help(FILE *f)
 {
     fprintf(f, "usage: tscafd [OPTION]...\n\n"
                "Serves driver fatigue and identity over HTTP. Every option but "
-               "the last three may\nalso be an environment variable "
+               "the last five may\nalso be an environment variable "
                "(--max-batch: TSCAF_MAX_BATCH), and all but\n--config a line "
                "of a file (max_batch = 8). Flags go before the environment,\n"
                "which goes before the file.\n\n");

@@ -271,10 +271,11 @@ static enum ut_err open_store(struct server *s, struct ut_error *e)
     if (far && !srv_auth_keys(app->auth))
         rc = ut_fail(e, UT_ESTATE,
                      "--%s %s reaches beyond this machine and there is no "
-                     "API key yet: make one by tscafd --data %s --create-key "
+                     "API key yet: make one by tscafd %s%s --create-key "
                      "admin:NAME",
                      far, *far == 'g' ? s->config.grpc : s->config.listen,
-                     s->config.data);
+                     s->config.store ? "with this --store" : "--data ",
+                     s->config.store ? "" : s->config.data);
     return rc;
 }
 
@@ -397,9 +398,10 @@ static int create_key(const struct srv_config *c)
     char secret[SRV_AUTH_SECRET_LEN], role[16];
     const char *name = strchr(c->create_key, ':');
     struct srv_store *store = NULL;
-    struct srv_key key = {0};
+    struct srv_key key = {0}, *keys = NULL;
     struct ut_error e;
     enum ut_err rc = UT_OK;
+    size_t n = 0;
 
     snprintf(role, sizeof(role), "%.*s", (int)(name ? name - c->create_key : 0),
              c->create_key);
@@ -414,11 +416,19 @@ static int create_key(const struct srv_config *c)
         rc = key.name ? srv_store_open(c->data, c->store, &store, &e)
                       : ut_fail(&e, UT_ENOMEM, "no memory for a key");
     }
-    if (!rc) {
-        srv_auth_secret(secret, key.hash);
-        rc = srv_store_key_create(store, "local", &key, &e);
-    }
     if (!rc)
+        rc = srv_store_begin(store, &e);
+    if (!rc) {
+        rc = c->if_none ? srv_store_key_list(store, &keys, &n, &e) : UT_OK;
+        for (size_t i = 0; i < n; i++)
+            srv_key_fini(&keys[i]);
+        free(keys);
+        srv_auth_secret(secret, key.hash);
+        if (!rc && !n)
+            rc = srv_store_key_create(store, "local", &key, &e);
+        rc = srv_store_end(store, rc, &e);
+    }
+    if (!rc && !n)
         printf("%s\n", secret);
     srv_key_fini(&key);
     srv_store_close(store);

@@ -338,9 +338,15 @@ beyond_loopback__without_and_with_a_key__refused_then_served(void **state)
     assert_memory_equal(out, "tscaf_", 6);
     out[strcspn(out, "\n")] = '\0';
     snprintf(s.key, sizeof(s.key), "%s", out);
+    assert_int_equal(
+        test_server_run(&s, FLAGS("--create-key", "admin:second", "--if-none"),
+                        out, sizeof(out)),
+        0);
+    assert_string_equal(out, "");
     test_server_restart(&s, FLAGS("--listen", "0.0.0.0:0"));
     test_get(&s, "/v1/keys", &a);
     is(&a, 200, "\"name\":\"first\"");
+    assert_null(strstr(a.body, "second"));
     test_answer_fini(&a);
     assert_int_equal(test_server_stop(&s), 0);
 }
