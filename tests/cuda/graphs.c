@@ -1,6 +1,6 @@
 /* Whether cuDNN itself takes what model/backends/cuda/cudnn.c asks it for: the
- * convolutions of both networks, for a chip that is only described to it. No
- * GPU is needed, and none is used: nothing runs.
+ * convolutions of both networks and their gradients, for a chip that is only
+ * described to it. No GPU is needed, and none is used: nothing runs.
  *
  *   make cuda-graphs
  *
@@ -33,7 +33,7 @@ static const char chip[] =
 
 struct tally {
     char seen[128][CHOICE_KEY_LEN];
-    int n, bare, whole, bad;
+    int n, bare, whole, bad, gradients, made;
 };
 
 void *gpu_native(struct gpu_stream *s)
@@ -50,18 +50,17 @@ static struct gpu_map map_of(const struct mdl_graph *g, int v,
                             (int)s->dim[1], (int)s->dim[2], (int)s->dim[0]};
 }
 
-static void ask(void *cudnn, struct gpu_product p, const char *key,
-                struct tally *t)
+/* Whether an engine is there and can be made. */
+static int makes(void *cudnn, const struct gpu_product *p, const char *key)
 {
     struct gpu_offers offers;
     struct gpu_engine *engine;
     struct ut_error e;
     int made = 0;
 
-    p.bare = true;
-    if (!gpu_cudnn.find(cudnn, &p, &offers, &e)) {
+    if (!gpu_cudnn.find(cudnn, p, &offers, &e)) {
         for (int i = 0; i < offers.n && !made; i++)
-            if (!gpu_cudnn.make(cudnn, &p, &offers, i, &engine, &e)) {
+            if (!gpu_cudnn.make(cudnn, p, &offers, i, &engine, &e)) {
                 gpu_cudnn.unmake(cudnn, engine);
                 made = 1;
             }
@@ -69,6 +68,39 @@ static void ask(void *cudnn, struct gpu_product p, const char *key,
     }
     if (!made)
         printf("%s, bare: %s\n", key, e.msg);
+    return made;
+}
+
+/* As training asks: the picture needs no gradient. */
+static void ask_gradients(void *cudnn, struct gpu_product p, struct tally *t)
+{
+    static const enum gpu_type types[] = {GPU_F32, GPU_BF16};
+    char key[CHOICE_KEY_LEN];
+
+    p.ep = (struct gpu_epilogue){0};
+    for (int i = 0; i < 2; i++)
+        for (int pass = p.x.c == 3 ? GPU_DW : GPU_DX; pass <= GPU_DW; pass++) {
+            int made;
+
+            p.x.type = p.y.type = types[i];
+            p.pass = (enum gpu_pass)pass;
+            choice_key(&p, key);
+            made = makes(cudnn, &p, key);
+            t->gradients++;
+            t->made += made;
+            t->bad += !made;
+        }
+}
+
+static void ask(void *cudnn, struct gpu_product p, const char *key,
+                struct tally *t)
+{
+    struct gpu_offers offers;
+    struct ut_error e;
+    int made;
+
+    p.bare = true;
+    made = makes(cudnn, &p, key);
     t->bare += made;
     t->bad += !made;
     p.bare = false;
@@ -111,6 +143,7 @@ static void ask_all(void *cudnn, const struct mdl_graph *g, enum gpu_type type,
         if (old || t->n == 127)
             continue;
         ask(cudnn, p, t->seen[t->n++], t);
+        ask_gradients(cudnn, p, t);
     }
 }
 
@@ -145,6 +178,8 @@ int main(void)
            "are right, %d have fused engines%s\n",
            t.n, t.bare, t.bad, t.whole,
            t.whole ? "" : " (cuDNN offers those only where libcuda is)");
+    printf("graphs: %d gradients in float32 and bfloat16: %d have engines\n",
+           t.gradients, t.made);
     gpu_cudnn.close(cudnn, false);
     free(spec);
     return t.bad || !t.n;

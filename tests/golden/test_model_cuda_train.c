@@ -29,6 +29,71 @@ static void cuda__bfloat16__four_steps_move_float32_weights(void **state)
     runs_bfloat16("cuda");
 }
 
+/* The gradients of a step with these engines on offer: *n numbers. */
+static float *gradients_by(const char *engines, enum mdl_precision precision,
+                           size_t *n)
+{
+    struct mdl_st *want = golden_open("iresnet_lase", "step_recognition");
+    struct run r = {0};
+    float *all = NULL;
+
+    setenv("TSCAF_HOST_ENGINES", engines, 1);
+    start(&r, "iresnet_lase", "cuda", precision);
+    batch(&r, 0, LEAF_RECOGNITION, 1);
+    *n = 0;
+    for (size_t i = 0; i < mdl_st_count(want); i++) {
+        const struct mdl_st_tensor *t = mdl_st_at(want, i);
+        size_t count = mdl_shape_count(&t->shape);
+        const float *got;
+
+        if (strncmp(t->name, "grad.", 5))
+            continue;
+        got = mdl_trainer_gradient(r.trainer, t->name + 5);
+        assert_non_null(got);
+        all = realloc(all, (*n + count) * sizeof(*all));
+        assert_non_null(all);
+        memcpy(all + *n, got, count * sizeof(*all));
+        *n += count;
+    }
+    stop(&r);
+    mdl_st_close(want);
+    unsetenv("TSCAF_HOST_ENGINES");
+    return all;
+}
+
+/* Engines that err, cannot be made, leave NaN or are wrong compute nothing; one
+ * that is right does, a little otherwise: in bfloat16 by roundings that fall
+ * the other way, as the forward bound and its two halves have it. */
+static void cuda__engines_of_every_kind__only_right_ones_compute(void **state)
+{
+    static const enum mdl_precision precisions[] = {MDL_PREC_F32,
+                                                    MDL_PREC_BF16};
+    static const double bounds[] = {1e-3, 0.15};
+
+    (void)state;
+    if (getenv("TSCAF_TEST_CUDA"))
+        return;
+    for (int i = 0; i < 2; i++) {
+        size_t n, same;
+        float *ours = gradients_by("", precisions[i], &n);
+        float *wrong = gradients_by("wnme", precisions[i], &same);
+        float *right = gradients_by("wfe", precisions[i], &same);
+        double off = 0, norm = 0;
+
+        assert_memory_equal(ours, wrong, n * sizeof(*ours));
+        for (size_t k = 0; k < n; k++) {
+            off += ((double)right[k] - ours[k]) * ((double)right[k] - ours[k]);
+            norm += (double)ours[k] * ours[k];
+        }
+        if (!(sqrt(off) <= bounds[i] * sqrt(norm) && off > 0))
+            fail_msg("gradients by engines: relative error %g",
+                     sqrt(off / norm));
+        free(ours);
+        free(wrong);
+        free(right);
+    }
+}
+
 /* A step that the device's memory has no room for says what it needs. */
 static void cuda__no_room__says_what_a_step_needs(void **state)
 {
@@ -64,6 +129,7 @@ int main(void)
         cmocka_unit_test(cuda__four_steps__both_modes),
         cmocka_unit_test(cuda__bfloat16__gradients_of_iresnets),
         cmocka_unit_test(cuda__bfloat16__four_steps_move_float32_weights),
+        cmocka_unit_test(cuda__engines_of_every_kind__only_right_ones_compute),
         cmocka_unit_test(cuda__no_room__says_what_a_step_needs),
     };
 

@@ -190,10 +190,10 @@ static void compare(struct machine *m, const struct mdl_step *s, int at,
 
 static void check(struct mdl_graph *g, int y, const char *what)
 {
-    static const char *const names[] = {"ref", "cpu", "cuda"};
+    static const char *const names[] = {"ref", "cpu", "cuda", "cuda"};
     static uint8_t in[BATCH * SIDE * SIDE * 3];
     bool *trains = calloc((size_t)g->n_values, sizeof(*trains));
-    struct machine m[3];
+    struct machine m[4];
     struct mdl_step s;
     struct ut_error e;
     float *weights;
@@ -211,17 +211,20 @@ static void check(struct mdl_graph *g, int y, const char *what)
         weights[i] = noise();
     for (size_t i = 0; i < sizeof(in); i++)
         in[i] = (uint8_t)(128 + 120 * noise());
-    for (int i = 0; i < 3; i++) {
+    for (int i = 0; i < 4; i++) {
+        if (i == 3) /* by engines (tests/plugins/host/engines.c) */
+            setenv("TSCAF_HOST_ENGINES", "f", 1);
         m[i] = open_machine(names[i], &s);
         loss_of(&m[i], &s, in, weights, n_out);
         back(&m[i], &s, in, weights);
     }
+    unsetenv("TSCAF_HOST_ENGINES");
     for (int i = 0; i < s.n_gradients; i++) {
         const struct mdl_value *p = &g->values[s.gradients[i].param];
         size_t n = mdl_shape_count(&p->shape);
         float *a = gradient_of(&m[0], &s, i, n);
 
-        for (int k = 1; k < 3; k++)
+        for (int k = 1; k < 4; k++)
             compare(&m[k], &s, i, a, n, names[k], what);
         differences(&m[0], &s, in, weights, n_out, (float *)(uintptr_t)p->data,
                     n, a, what);
@@ -230,7 +233,7 @@ static void check(struct mdl_graph *g, int y, const char *what)
         back(&m[0], &s, in, weights);
         free(a);
     }
-    for (int i = 0; i < 3; i++)
+    for (int i = 0; i < 4; i++)
         close_machine(&m[i]);
     mdl_step_fini(&s);
     mdl_graph_fini(g);

@@ -157,14 +157,52 @@ static void bound__grows_with_what_rounds(void **state)
     assert_true(choice_bound(&p).absolute > 0.9f); /* K = 25088 */
 }
 
+/* How many products add up, in each pass; and that the bound of a batch's dw
+ * catches an engine that leaves nothing: a sum is 0.33 sqrt(K). */
+static void bound__gradients__by_their_sums(void **state)
+{
+    struct gpu_product p = product(GPU_BF16, 32, 3);
+    struct choice_bound b;
+
+    (void)state;
+    p.pass = GPU_DX; /* 9 * 64 */
+    assert_true(gpu_pieces(&p).terms == 576);
+    assert_true(fabsf(choice_bound(&p).absolute - 576 * 48 * 0x1p-23f) < 1e-7f);
+    p.pass = GPU_DW; /* 8 * 14 * 14 = 1568, and below what rounding costs */
+    assert_true(gpu_pieces(&p).terms == 1568);
+    assert_true(gpu_pieces(&p).y.n == (size_t)64 * 9 * 32);
+    b = choice_bound(&p);
+    assert_true(fabsf(b.absolute - 1568 * 0x1p-22f * sqrtf(1568)) < 1e-6f);
+    assert_true(b.relative == 0x1p-7f);
+    p.x.batch = p.y.batch = 8192; /* K = 1605632 */
+    b = choice_bound(&p);
+    assert_true(fabsf(b.absolute - 0x1p-7f * sqrtf(1605632)) < 1e-2f);
+    assert_true(b.absolute + b.relative * 422 < 0.05f * 422);
+    p.x.type = p.y.type = GPU_F32;
+    b = choice_bound(&p);
+    assert_true(fabsf(b.absolute - 10 * 1605632 * 0x1p-24f) < 1e-3f);
+    assert_true(b.relative == 0x1p-23f);
+    p = (struct gpu_product){.pass = GPU_DX,
+                             .rows = true,
+                             .x = {NULL, GPU_BF16, 8, 7, 7, 512},
+                             .y = {NULL, GPU_F32, 8, 1, 1, 512}};
+    assert_true(gpu_pieces(&p).terms == 512);
+    assert_true(gpu_pieces(&p).x.type == GPU_F32);
+    /* dy was rounded too */
+    assert_true(choice_bound(&p).absolute > 0x1p-7f * sqrtf(512));
+    p.pass = GPU_DW;
+    assert_true(gpu_pieces(&p).terms == 8);
+    assert_true(choice_bound(&p).relative == 0x1p-23f);
+}
+
 static void key__each_difference__another(void **state)
 {
-    struct gpu_product all[13];
-    char keys[13][CHOICE_KEY_LEN];
+    struct gpu_product all[15];
+    char keys[15][CHOICE_KEY_LEN];
     static const float there = 0;
 
     (void)state;
-    for (int i = 0; i < 13; i++)
+    for (int i = 0; i < 15; i++)
         all[i] = product(i > 10 ? GPU_F32 : GPU_F16, 64, 3);
     all[1].x.batch = 16;
     all[2].x.type = all[2].y.type = GPU_BF16;
@@ -177,7 +215,9 @@ static void key__each_difference__another(void **state)
     all[9].steep = true;
     all[10].rows = true;
     all[12].tf32 = true;
-    for (int i = 0; i < 13; i++) {
+    all[13].pass = GPU_DX;
+    all[14].pass = GPU_DW;
+    for (int i = 0; i < 15; i++) {
         choice_key(&all[i], keys[i]);
         assert_null(strpbrk(keys[i], " \n"));
         for (int k = 0; k < i; k++)
@@ -185,7 +225,8 @@ static void key__each_difference__another(void **state)
     }
     /* The longest there can be is whole. */
     all[0] =
-        (struct gpu_product){.steep = true,
+        (struct gpu_product){.pass = GPU_DW,
+                             .steep = true,
                              .window = {99, 99, 99, 9999},
                              .x = {NULL, GPU_BF16, 4096, 9999, 9999, 99999},
                              .y = {NULL, GPU_BF16, 4096, 9999, 9999, 99999},
@@ -379,6 +420,7 @@ int main(void)
         cmocka_unit_test(bound__float32__orders_pass_tf32_does_not),
         cmocka_unit_test(bound__tf32__passes_bfloat16_does_not),
         cmocka_unit_test(bound__grows_with_what_rounds),
+        cmocka_unit_test(bound__gradients__by_their_sums),
         cmocka_unit_test(key__each_difference__another),
         cmocka_unit_test(file__written_and_read__the_same),
         cmocka_unit_test(file__written_by_two__has_both),

@@ -20,36 +20,40 @@
 void choice_key(const struct gpu_product *p, char key[CHOICE_KEY_LEN])
 {
     static const char *const types[] = {"f32", "f16", "bf16"};
+    static const char *const passes[] = {"", "-dx", "-dw"};
     const struct gpu_epilogue *ep = &p->ep;
 
-    snprintf(key, CHOICE_KEY_LEN,
-             "%s,%s-%s,%dx%dx%dx%d,k%ds%dp%dg%d,%dx%dx%d,act%d:%g%s%s%s%s%s%s",
-             p->rows ? "rows" : "conv", p->tf32 ? "tf32" : types[p->x.type],
-             types[p->y.type], p->x.batch, p->x.h, p->x.w, p->x.c,
-             p->window.kernel, p->window.stride, p->window.pad,
-             p->window.groups, p->y.h, p->y.w, p->y.c, ep->act,
-             (double)ep->alpha, ep->scale ? ",scale" : "",
-             ep->bias ? ",bias" : "", ep->slope ? ",slope" : "",
-             ep->shift ? ",shift" : "", ep->residual ? ",residual" : "",
-             p->steep ? ",steep" : "");
+    snprintf(
+        key, CHOICE_KEY_LEN,
+        "%s%s,%s-%s,%dx%dx%dx%d,k%ds%dp%dg%d,%dx%dx%d,act%d:%g%s%s%s%s%s%s",
+        p->rows ? "rows" : "conv", passes[p->pass],
+        p->tf32 ? "tf32" : types[p->x.type], types[p->y.type], p->x.batch,
+        p->x.h, p->x.w, p->x.c, p->window.kernel, p->window.stride,
+        p->window.pad, p->window.groups, p->y.h, p->y.w, p->y.c, ep->act,
+        (double)ep->alpha, ep->scale ? ",scale" : "", ep->bias ? ",bias" : "",
+        ep->slope ? ",slope" : "", ep->shift ? ",shift" : "",
+        ep->residual ? ",residual" : "", p->steep ? ",steep" : "");
 }
 
 struct choice_bound choice_bound(const struct gpu_product *p)
 {
     static const float unit[] = {0x1p-24f, 0x1p-11f, 0x1p-8f};
-    double k = p->rows ? (double)p->x.h * p->x.w * p->x.c
-                       : (double)p->window.kernel * p->window.kernel * p->x.c /
-                             p->window.groups;
-    double sum = 2 * sqrt(k);
+    const struct gpu_pieces all = gpu_pieces(p);
+    double k = all.terms, sum = 2 * sqrt(k), u = (double)unit[p->x.type];
     double off =
         p->x.type == GPU_F32 && !p->tf32 ? 10 * k * 0x1p-24 : k * 0x1p-23 * sum;
 
+    if (p->pass == GPU_DW && p->x.type != GPU_F32)
+        off = fmin(off, u * sum);
+    if (p->pass != GPU_FORWARD && p->rows && p->x.type != GPU_F32)
+        off += u * sum;
     if (p->tf32)
         off += 0x1p-9 * sum;
-
     if (p->bare)
         off += (double)unit[p->y.type] * sum;
-    return (struct choice_bound){(float)off, 2 * unit[p->y.type]};
+    return (struct choice_bound){
+        (float)off,
+        2 * unit[p->pass == GPU_DW && !p->rows ? p->x.type : all.y.type]};
 }
 
 int choice_best(const struct trial *trials, int n)
@@ -98,7 +102,7 @@ static bool read_choice(const char *line, struct choice *c)
     int way, used = 0;
 
     *c = (struct choice){0};
-    if (sscanf(line, "%119s %d %d %" SCNd64 " %lf%n", c->key, &way, &c->at,
+    if (sscanf(line, "%127s %d %d %" SCNd64 " %lf%n", c->key, &way, &c->at,
                &c->id, &c->us, &used) != 5 ||
         strcmp(line + used, "\n") || way < CHOICE_OWN || way > CHOICE_BARE ||
         c->at < 0 || c->at >= GPU_ENGINES || !(c->us >= 0))

@@ -6,7 +6,7 @@
 /* Which of several ways computes a product, and the file that remembers it.
  * Host code: no GPU is touched here. */
 
-#define CHOICE_KEY_LEN 120
+#define CHOICE_KEY_LEN 128
 #define CHOICE_MAX                                                             \
     4096 /* remembered; what comes after is measured each time                 \
           */
@@ -48,7 +48,16 @@ void choice_key(const struct gpu_product *p, char key[CHOICE_KEY_LEN]);
  *
  * TF32 has 11 bits of each factor and may cut the others, up to 2^-10 of it: a
  * product is off by at most 2^-9 of itself, and its sign is even. K of them
- * stay within six standard deviations, 2^-9 2 sqrt(K). */
+ * stay within six standard deviations, 2^-9 2 sqrt(K).
+ *
+ * dw adds up millions of products, where what a tensor core cuts could be as
+ * large as the sum. In half precision it may not be further off than what
+ * rounding both factors to the type, by up to u of each, has cost already: K
+ * errors of standard deviation u sqrt(2/3) / 3, six of the sum's, 1.6 u
+ * sqrt(K), below u 2 sqrt(K). And where a fully connected layer's dy is rounded
+ * to the type for an engine's sake, that is as much again. An engine may round
+ * a convolution's dw to the type, once, as it does y. In float32 the bound
+ * sees TF32 where K is below some 700 000. */
 struct choice_bound {
     float absolute, relative;
 };

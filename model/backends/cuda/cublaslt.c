@@ -1,5 +1,8 @@
 /* cuBLASLt: fully connected layers, y[n][o] = sum over k of x[n][k] w[o][k].
- * In its column-major words: Y (o x n) = W (k x o) transposed times X (k x n).
+ * In its column-major words: Y (o x n) = W (k x o) transposed times X (k x n);
+ * their gradients, DX (k x n) = W DY, DW (k x o) = X times DY (o x n)
+ * transposed. It multiplies factors of one type: in half precision dy, which is
+ * float32, is rounded first.
  *
  * Sums are float32, and its factors TF32 only where that was asked for; ways of
  * adding parts that depend on the order in which blocks finish are not. */
@@ -9,6 +12,7 @@
 #include <stdlib.h>
 
 #include "model/backends/cuda/engines.h"
+#include "model/backends/cuda/train_kernels.h"
 #include "model/graph.h"
 
 #define TEXT_(x) #x
@@ -51,7 +55,7 @@ struct engine {
 /* A product in the library's words. */
 struct problem {
     cublasLtMatmulDesc_t desc;
-    cublasLtMatrixLayout_t w, x, y;
+    cublasLtMatrixLayout_t a, b, y;
 };
 
 static enum ut_err fail(const struct handle *h, const char *what,
@@ -122,10 +126,10 @@ static void drop_problem(struct handle *h, struct problem *m)
 {
     if (m->desc)
         h->MatmulDescDestroy(m->desc);
-    if (m->w)
-        h->MatrixLayoutDestroy(m->w);
-    if (m->x)
-        h->MatrixLayoutDestroy(m->x);
+    if (m->a)
+        h->MatrixLayoutDestroy(m->a);
+    if (m->b)
+        h->MatrixLayoutDestroy(m->b);
     if (m->y)
         h->MatrixLayoutDestroy(m->y);
 }
@@ -136,6 +140,7 @@ static cublasStatus_t describe(struct handle *h, const struct gpu_product *p,
                                struct problem *m)
 {
     cublasOperation_t turned = CUBLAS_OP_T;
+    bool dx = p->pass == GPU_DX, dw = p->pass == GPU_DW;
     cublasLtEpilogue_t epilogue = CUBLASLT_EPILOGUE_BIAS;
     cudaDataType_t f32 = CUDA_R_32F;
     uint64_t k = (uint64_t)p->x.h * (uint64_t)p->x.w * (uint64_t)p->x.c;
@@ -148,7 +153,10 @@ static cublasStatus_t describe(struct handle *h, const struct gpu_product *p,
     if (s == CUBLAS_STATUS_SUCCESS)                                            \
     s = h->MatmulDescSetAttribute(m->desc, CUBLASLT_MATMUL_DESC_##name,        \
                                   &(value), sizeof(value))
-    SET(TRANSA, turned);
+    if (p->pass == GPU_FORWARD)
+        SET(TRANSA, turned);
+    if (dw)
+        SET(TRANSB, turned);
     if (biased) {
         SET(EPILOGUE, epilogue);
         SET(BIAS_DATA_TYPE, f32);
@@ -156,14 +164,19 @@ static cublasStatus_t describe(struct handle *h, const struct gpu_product *p,
     }
 #undef SET
     if (s == CUBLAS_STATUS_SUCCESS)
-        s = h->MatrixLayoutCreate(&m->w, data_type(p->x.type), k, o,
+        s = h->MatrixLayoutCreate(&m->a, data_type(p->x.type), k, dw ? n : o,
                                   (int64_t)k);
     if (s == CUBLAS_STATUS_SUCCESS)
-        s = h->MatrixLayoutCreate(&m->x, data_type(p->x.type), k, n,
-                                  (int64_t)k);
+        s = dx || dw ? h->MatrixLayoutCreate(&m->b, data_type(p->x.type), o, n,
+                                             (int64_t)o)
+                     : h->MatrixLayoutCreate(&m->b, data_type(p->x.type), k, n,
+                                             (int64_t)k);
     if (s == CUBLAS_STATUS_SUCCESS)
-        s = h->MatrixLayoutCreate(&m->y, data_type(p->y.type), o, n,
-                                  (int64_t)o);
+        s = dx   ? h->MatrixLayoutCreate(&m->y, data_type(p->x.type), k, n,
+                                         (int64_t)k)
+            : dw ? h->MatrixLayoutCreate(&m->y, CUDA_R_32F, k, o, (int64_t)k)
+                 : h->MatrixLayoutCreate(&m->y, data_type(p->y.type), o, n,
+                                         (int64_t)o);
     return s;
 }
 
@@ -184,7 +197,7 @@ static cublasStatus_t ask(struct handle *h, const struct problem *m,
             wish, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, &adding,
             sizeof(adding));
     if (s == CUBLAS_STATUS_SUCCESS)
-        s = h->MatmulAlgoGetHeuristic(h->lt, m->desc, m->w, m->x, m->y, m->y,
+        s = h->MatmulAlgoGetHeuristic(h->lt, m->desc, m->a, m->b, m->y, m->y,
                                       wish, GPU_ENGINES, list, n);
     if (wish)
         h->MatmulPreferenceDestroy(wish);
@@ -238,6 +251,14 @@ static enum ut_err find(void *handle, const struct gpu_product *p,
                : fail(h, "engines", s, e);
 }
 
+/* Room for dy in the type of the other factor; 0: it is float32 too. */
+static size_t rounded_size(const struct gpu_product *p)
+{
+    return p->pass == GPU_FORWARD || p->x.type == GPU_F32
+               ? 0
+               : (gpu_items(&p->y) * 2 + 255) / 256 * 256;
+}
+
 static void unmake(void *handle, struct gpu_engine *engine)
 {
     (void)handle;
@@ -255,7 +276,8 @@ static enum ut_err make(void *handle, const struct gpu_product *p,
     *out = NULL;
     if (!g)
         return ut_fail(e, UT_ENOMEM, "no memory for an engine");
-    g->base = (struct gpu_engine){&gpu_cublaslt, found->workspaceSize};
+    g->base = (struct gpu_engine){
+        &gpu_cublaslt, found->workspaceSize + rounded_size(p), false};
     g->product = *p;
     g->algorithm = found->algo;
     *out = &g->base;
@@ -267,15 +289,24 @@ static enum ut_err run(void *handle, struct gpu_engine *engine,
 {
     struct handle *h = handle;
     struct engine *g = (struct engine *)engine;
+    const struct gpu_product *p = &g->product;
+    size_t rounded = rounded_size(p);
+    const void *dy = p->pass == GPU_DX ? a->x : a->w;
     struct problem m = {0};
     float one = 1, zero = 0;
-    cublasStatus_t s =
-        describe(h, &g->product, a->ep.bias != NULL, a->ep.bias, &m);
+    cublasStatus_t s = describe(h, p, a->ep.bias != NULL, a->ep.bias, &m);
 
+    if (rounded) {
+        gpu_t_input(
+            h->stream, dy,
+            &(struct gpu_map){a->room, p->x.type, p->y.batch, 1, 1, p->y.c});
+        dy = a->room;
+    }
     if (s == CUBLAS_STATUS_SUCCESS)
-        s = h->Matmul(h->lt, m.desc, &one, a->w, m.w, a->x, m.x, &zero, a->y,
-                      m.y, a->y, m.y, &g->algorithm, a->room, g->base.room,
-                      h->stream);
+        s = h->Matmul(h->lt, m.desc, &one, p->pass == GPU_DW ? a->x : a->w, m.a,
+                      p->pass == GPU_FORWARD ? a->x : dy, m.b, &zero, a->y, m.y,
+                      a->y, m.y, &g->algorithm, (char *)a->room + rounded,
+                      g->base.room - rounded, h->stream);
     drop_problem(h, &m);
     return s == CUBLAS_STATUS_SUCCESS ? UT_OK : fail(h, "a run", s, e);
 }

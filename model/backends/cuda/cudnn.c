@@ -288,7 +288,6 @@ static enum ut_err make(void *handle, const struct gpu_product *p,
     cudnnStatus_t s;
     enum ut_err rc = UT_OK;
 
-    (void)p;
     *out = NULL;
     if (!g)
         return ut_fail(e, UT_ENOMEM, "no memory for an engine");
@@ -308,7 +307,8 @@ static enum ut_err make(void *handle, const struct gpu_product *p,
         unmake(h, &g->base);
         return rc;
     }
-    g->base = (struct gpu_engine){&gpu_cudnn, (size_t)room};
+    g->base = (struct gpu_engine){&gpu_cudnn, (size_t)room,
+                                  p->pass == GPU_DW && p->x.type != GPU_F32};
     *out = &g->base;
     return UT_OK;
 }

@@ -2,8 +2,9 @@
  *
  *   conv(x, w) -> + bias -> act -> + shift -> + residual -> y
  *
- * What is between two operations is a virtual float32 tensor. PReLU is
- * max(x, slope x), which is right where no slope is above 1. */
+ * or, training, its gradient by x or by w. What is between two operations is a
+ * virtual float32 tensor. PReLU is max(x, slope x), which is right where no
+ * slope is above 1. */
 #include <math.h>
 #include <stdlib.h>
 
@@ -81,14 +82,40 @@ static cudnnBackendDescriptor_t tensor(struct cudnn_graph *g, int64_t uid,
     return d;
 }
 
+/* The operation of a pass, and the names of its attributes. */
+static const struct pass {
+    cudnnBackendDescriptorType_t type;
+    cudnnBackendAttributeName_t conv, x, w, y, alpha, beta;
+} passes[] = {
+#define PASS(name, X, W, Y)                                                    \
+    {                                                                          \
+        CUDNN_BACKEND_OPERATION_CONVOLUTION_##name##_DESCRIPTOR,               \
+            CUDNN_ATTR_OPERATION_CONVOLUTION_##name##_CONV_DESC,               \
+            CUDNN_ATTR_OPERATION_CONVOLUTION_##name##_##X,                     \
+            CUDNN_ATTR_OPERATION_CONVOLUTION_##name##_##W,                     \
+            CUDNN_ATTR_OPERATION_CONVOLUTION_##name##_##Y,                     \
+            CUDNN_ATTR_OPERATION_CONVOLUTION_##name##_ALPHA,                   \
+            CUDNN_ATTR_OPERATION_CONVOLUTION_##name##_BETA                     \
+    }
+#define CUDNN_BACKEND_OPERATION_CONVOLUTION_BWD_DATA_DESCRIPTOR                \
+    CUDNN_BACKEND_OPERATION_CONVOLUTION_BACKWARD_DATA_DESCRIPTOR
+#define CUDNN_BACKEND_OPERATION_CONVOLUTION_BWD_FILTER_DESCRIPTOR              \
+    CUDNN_BACKEND_OPERATION_CONVOLUTION_BACKWARD_FILTER_DESCRIPTOR
+    [GPU_FORWARD] = PASS(FORWARD, X, W, Y),
+    [GPU_DX] = PASS(BWD_DATA, DY, W, DX),
+    [GPU_DW] = PASS(BWD_FILTER, X, DY, DW),
+#undef PASS
+};
+
+/* y from x and w, whatever these are in the pass. */
 static void convolve(struct cudnn_graph *g, const struct gpu_product *p,
                      cudnnBackendDescriptor_t x, cudnnBackendDescriptor_t w,
                      cudnnBackendDescriptor_t y)
 {
+    const struct pass *pass = &passes[p->pass];
     cudnnBackendDescriptor_t c =
         cudnn_part(g, CUDNN_BACKEND_CONVOLUTION_DESCRIPTOR);
-    cudnnBackendDescriptor_t op =
-        cudnn_part(g, CUDNN_BACKEND_OPERATION_CONVOLUTION_FORWARD_DESCRIPTOR);
+    cudnnBackendDescriptor_t op = cudnn_part(g, pass->type);
     cudnnDataType_t type = CUDNN_DATA_FLOAT;
     cudnnConvolutionMode_t mode = CUDNN_CROSS_CORRELATION;
     int64_t rank = 2, pad[] = {p->window.pad, p->window.pad};
@@ -109,17 +136,35 @@ static void convolve(struct cudnn_graph *g, const struct gpu_product *p,
     cudnn_set(g, c, CUDNN_ATTR_CONVOLUTION_FILTER_STRIDES, CUDNN_TYPE_INT64, 2,
               stride);
     cudnn_ready(g, c, "a convolution");
-    cudnn_set_part(g, op, CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_CONV_DESC,
-                   c);
-    cudnn_set_part(g, op, CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_X, x);
-    cudnn_set_part(g, op, CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_W, w);
-    cudnn_set_part(g, op, CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_Y, y);
-    cudnn_set(g, op, CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_ALPHA,
-              CUDNN_TYPE_FLOAT, 1, &alpha);
-    cudnn_set(g, op, CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_BETA,
-              CUDNN_TYPE_FLOAT, 1, &beta);
+    cudnn_set_part(g, op, pass->conv, c);
+    cudnn_set_part(g, op, pass->x, x);
+    cudnn_set_part(g, op, pass->w, w);
+    cudnn_set_part(g, op, pass->y, y);
+    cudnn_set(g, op, pass->alpha, CUDNN_TYPE_FLOAT, 1, &alpha);
+    cudnn_set(g, op, pass->beta, CUDNN_TYPE_FLOAT, 1, &beta);
     cudnn_ready(g, op, "a convolution");
     g->ops[g->n_ops++] = op;
+}
+
+/* A gradient, of the maps' type: cuDNN has no float32 dw of other factors. */
+static void describe_gradient(struct cudnn_graph *g,
+                              const struct gpu_product *p)
+{
+    const struct gpu_map *x = &p->x, *y = &p->y;
+    bool dx = p->pass == GPU_DX;
+    cudnnDataType_t type = data_type(x->type);
+    cudnnBackendDescriptor_t big =
+        tensor(g, dx ? UID_Y : UID_X, type, x->batch, x->h, x->w, x->c);
+    cudnnBackendDescriptor_t dy =
+        tensor(g, dx ? UID_X : UID_W, type, y->batch, y->h, y->w, y->c);
+    cudnnBackendDescriptor_t w =
+        tensor(g, dx ? UID_W : UID_Y, type, y->c, p->window.kernel,
+               p->window.kernel, x->c / p->window.groups);
+
+    if (dx)
+        convolve(g, p, dy, w, big);
+    else
+        convolve(g, p, big, dy, w);
 }
 
 /* b NULL: of one operand. clips: lower, upper, slope below; NULL: none. */
@@ -215,6 +260,10 @@ bool cudnn_describe(struct cudnn_graph *g, const struct gpu_product *p)
     cudnnBackendDescriptor_t before = NULL, now, last;
 
 #define MIDDLE tensor(g, 0, CUDNN_DATA_FLOAT, y->batch, y->h, y->w, y->c)
+    if (p->pass != GPU_FORWARD) {
+        describe_gradient(g, p);
+        return true;
+    }
     if (n < 0)
         return false;
     last = tensor(g, UID_Y, yt, y->batch, y->h, y->w, y->c);

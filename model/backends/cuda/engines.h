@@ -59,6 +59,7 @@ UT_MUSTUSE enum ut_err gpu_library(const char *vendor, const char *file,
 struct gpu_engine {
     const struct gpu_vendor *vendor;
     size_t room; /* bytes of device memory that a run needs */
+    bool narrow; /* GPU_DW: it leaves dw in x's type, not in float32 */
 };
 
 struct gpu_vendor {
@@ -85,6 +86,45 @@ struct gpu_vendor {
 
 /* cudnn.c: convolutions. cublaslt.c: fully connected layers. */
 extern const struct gpu_vendor gpu_cudnn, gpu_cublaslt;
+
+/* What a product's pass reads and makes. A convolution's dy is of the maps'
+ * type, a fully connected layer's float32, and so is every dw. */
+struct gpu_piece {
+    enum gpu_type type;
+    size_t n;
+};
+struct gpu_pieces {
+    struct gpu_piece x, w, y; /* as in gpu_operands */
+    double terms;             /* products that add up to one of y */
+};
+
+static inline size_t gpu_items(const struct gpu_map *m)
+{
+    return (size_t)m->batch * (size_t)m->h * (size_t)m->w * (size_t)m->c;
+}
+
+static inline struct gpu_pieces gpu_pieces(const struct gpu_product *p)
+{
+    size_t row = (size_t)p->x.h * (size_t)p->x.w * (size_t)p->x.c;
+    size_t area = (size_t)p->window.kernel * (size_t)p->window.kernel;
+    size_t groups = p->rows ? 1 : (size_t)p->window.groups;
+    size_t k = p->rows ? row : area * (size_t)p->x.c / groups;
+    struct gpu_piece x = {p->x.type, gpu_items(&p->x)};
+    struct gpu_piece w = {p->x.type, (size_t)p->y.c * k};
+    struct gpu_piece y = {p->y.type, gpu_items(&p->y)};
+
+    switch (p->pass) {
+    case GPU_DX:
+        return (struct gpu_pieces){y, w, x,
+                                   (double)(p->rows ? 1 : area) *
+                                       (double)p->y.c / (double)groups};
+    case GPU_DW:
+        return (struct gpu_pieces){
+            x, y, {GPU_F32, w.n}, (double)y.n / (double)p->y.c};
+    default:
+        return (struct gpu_pieces){x, w, y, (double)k};
+    }
+}
 
 /* cudnn.c. For a chip that is not there, described by cuDNN's own JSON: what
  * open returns, but nothing can run. Tests and scripts/gpu-check only. */

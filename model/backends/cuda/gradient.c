@@ -22,6 +22,7 @@ static void describe(const struct plan *p, struct step *s, enum gpu_pass pass)
     s->product = (struct gpu_product){
         .pass = pass,
         .rows = n->op == MDL_OP_LINEAR_DX || n->op == MDL_OP_LINEAR_DW,
+        .tf32 = p->tf32,
         .window = {n->kernel, n->stride, n->pad, n->groups},
         .x = p->maps[x_of(n)],
         .y = p->maps[y_of(n)]};
@@ -30,17 +31,18 @@ static void describe(const struct plan *p, struct step *s, enum gpu_pass pass)
 static enum ut_err build_dx(struct plan *p, struct step *s, struct ut_error *e)
 {
     const struct gpu_map *x = &p->maps[x_of(s->node)];
+    enum ut_err rc = cuda_weights_get(
+        p, s->node->in[1], cuda_layout(s->node, x, &p->maps[y_of(s->node)]),
+        x->type, x, &s->w, e);
 
-    describe(p, s, GPU_DX);
     s->in[1] = s->in[2] = -1; /* of x, only its shape */
-    return cuda_weights_get(p, s->node->in[1],
-                            cuda_layout(s->node, x, &p->maps[y_of(s->node)]),
-                            x->type, x, &s->w, e);
+    describe(p, s, GPU_DX);
+    return rc ? rc : cuda_choose(p->ctx, &s->product, &s->way, &s->engine, e);
 }
 
 /* dw lies as the weights do, so that mdl_plan_get brings it back as an output:
  * [o][kernel][kernel][c / groups] is a map of o images. */
-static enum ut_err build_dw(struct plan *p, struct step *s)
+static enum ut_err build_dw(struct plan *p, struct step *s, struct ut_error *e)
 {
     const struct mdl_node *n = s->node;
     const struct gpu_map *x = &p->maps[x_of(n)], *y = &p->maps[y_of(n)];
@@ -54,17 +56,18 @@ static enum ut_err build_dw(struct plan *p, struct step *s)
         dw->h = x->h;
         dw->w = x->w;
         dw->c = x->c;
-        return UT_OK;
+        break;
     case LAYOUT_DEPTHWISE:
         dw->batch = 1;
+        dw->h = dw->w = n->kernel;
         dw->c = x->c;
         break;
     default:
+        dw->h = dw->w = n->kernel;
         dw->c = x->c / n->groups;
     }
-    dw->h = dw->w = n->kernel;
-    s->room = gpu_t_conv_dw_room(&s->product.window, x, y);
-    return UT_OK;
+    s->room = cuda_own_room(&s->product);
+    return cuda_choose(p->ctx, &s->product, &s->way, &s->engine, e);
 }
 
 /* A vector of parameters in a role. */
@@ -93,7 +96,7 @@ enum ut_err cuda_build_gradient(struct plan *p, struct step *s,
         return build_dx(p, s, e);
     case MDL_OP_CONV_DW:
     case MDL_OP_LINEAR_DW:
-        return build_dw(p, s);
+        return build_dw(p, s, e);
     case MDL_OP_BN_TRAIN:
         rc = vector(p, s, 1, &s->slope, e);
         return rc ? rc : vector(p, s, 2, &s->bias, e);

@@ -41,14 +41,9 @@ static size_t round_up(size_t n)
     return (n + ALIGN - 1) / ALIGN * ALIGN;
 }
 
-size_t cuda_count(const struct gpu_map *m)
-{
-    return (size_t)m->batch * (size_t)m->h * (size_t)m->w * (size_t)m->c;
-}
-
 static size_t size_of(const struct gpu_map *m)
 {
-    return cuda_count(m) * (m->type == GPU_F32 ? 4 : 2);
+    return gpu_items(m) * (m->type == GPU_F32 ? 4 : 2);
 }
 
 /* Values; then the row-major copies of the outputs. */
@@ -135,12 +130,13 @@ enum ut_err cuda_place(struct plan *p, struct ut_error *e)
     for (int i = 0; i < p->n_steps; i++) {
         const struct gpu_engine *engine = p->steps[i].engine;
 
-        want_room(p, engine ? engine->room : 0);
+        if (engine)
+            want_room(p, cuda_room(&p->steps[i].product, engine));
         want_room(p, p->steps[i].room);
     }
     for (int v = 0; v < g->n_values; v++) /* row-major, on its way */
         if (g->values[v].keep || cuda_is_given(p, v))
-            want_room(p, cuda_count(&p->maps[v]) * sizeof(float));
+            want_room(p, gpu_items(&p->maps[v]) * sizeof(float));
     p->host_size = round_up(lives[g->input].size);
     for (int i = 0; i < g->n_outputs; i++)
         if (g->outputs[i] >= 0) {

@@ -135,7 +135,6 @@ enum layout cuda_layout(const struct mdl_node *n, const struct gpu_map *x,
                         const struct gpu_map *y);
 /* memory.c. Shapes, before the steps; places, after them. */
 void cuda_shape(struct plan *p);
-size_t cuda_count(const struct gpu_map *m); /* its elements */
 /* An input of mdl_graph_given. */
 bool cuda_is_given(const struct plan *p, int v);
 enum ut_err cuda_place(struct plan *p, struct ut_error *e);
@@ -147,6 +146,15 @@ void cuda_weights_put(struct ctx *c, struct weights *w);
 void cuda_weights_lose(struct ctx *c);
 /* Anew from the parameters, which have changed: all that p's steps read. */
 enum ut_err cuda_weights_refresh(struct plan *p, struct ut_error *e);
+/* compute.c. Which of the handles a product's engines want; what an engine or
+ * our kernel needs beside, in bytes; the product itself. */
+int cuda_vendor_of(const struct gpu_product *p);
+size_t cuda_room(const struct gpu_product *p, const struct gpu_engine *engine);
+size_t cuda_own_room(const struct gpu_product *p);
+enum ut_err cuda_compute(struct gpu_stream *s, void *const handles[2],
+                         const struct gpu_product *p, enum choice_way way,
+                         struct gpu_engine *engine,
+                         const struct gpu_operands *a, struct ut_error *e);
 /* tune.c. Handles of the vendors; the engine that computes a step. Thread: any.
  */
 enum ut_err cuda_handles_open(struct gpu_stream *s, void *handles[2],
@@ -157,10 +165,6 @@ void cuda_chip(struct ctx *c); /* names it, libraries included */
 enum ut_err cuda_choose(struct ctx *c, const struct gpu_product *p,
                         enum choice_way *way, struct gpu_engine **engine,
                         struct ut_error *e);
-enum ut_err cuda_compute(struct gpu_stream *s, void *const handles[2],
-                         const struct gpu_product *p, enum choice_way way,
-                         struct gpu_engine *engine,
-                         const struct gpu_operands *a, struct ut_error *e);
 void cuda_remember(struct ctx *c); /* writes the file, if there is news */
 /* Engines, after all plans; lost: with the context. */
 void cuda_forget(struct ctx *c, bool lost);

@@ -131,7 +131,7 @@ static enum ut_err set(struct plan *p, void *arg, struct ut_error *e)
     const struct transfer *a = arg;
     const struct gpu_map *m = &p->maps[a->value];
     float *rows = (float *)(void *)(p->lane->work + p->room);
-    size_t len = cuda_count(m) * sizeof(float);
+    size_t len = gpu_items(m) * sizeof(float);
     enum ut_err rc = gpu_upload(is_plain(m) ? m->data : rows, a->from, len, e);
 
     if (rc || is_plain(m))
@@ -155,7 +155,7 @@ static enum ut_err get(struct plan *p, void *arg, struct ut_error *e)
     const struct transfer *a = arg;
     const struct gpu_map *m = &p->maps[a->value];
     float *rows = (float *)(void *)(p->lane->work + p->room);
-    size_t len = cuda_count(m) * sizeof(float);
+    size_t len = gpu_items(m) * sizeof(float);
     enum ut_err rc;
 
     if (p->g->values[a->value].producer >= p->ran)

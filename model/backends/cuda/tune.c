@@ -9,7 +9,6 @@
 #include <string.h>
 
 #include "model/backends/cuda/plan.h"
-#include "model/backends/cuda/train_kernels.h"
 
 #define N_VENDORS 2
 #define TRIES 4   /* of each kind: an engine may take a second to compile */
@@ -35,11 +34,6 @@ struct bench {
     bool recorded; /* our kernel could be */
     bool cramped;  /* memory was too short for a trial */
 };
-
-static int vendor_of(const struct gpu_product *p)
-{
-    return p->rows ? 1 : 0;
-}
 
 enum ut_err cuda_handles_open(struct gpu_stream *s, void *handles[2],
                               struct ut_error *e)
@@ -74,76 +68,6 @@ void cuda_chip(struct ctx *c)
     }
 }
 
-/* ---- Computing ---- */
-
-static void own_gradient(void *stream, const struct gpu_product *p,
-                         const struct gpu_operands *a)
-{
-    struct gpu_map x = p->x, y = p->y;
-
-    if (p->pass == GPU_DX) {
-        x.data = a->y;
-        y.data = (void *)(uintptr_t)a->x;
-        if (p->rows)
-            gpu_t_rows_dx(stream, &y, a->w, &x);
-        else
-            gpu_t_conv_dx(stream, &p->window, &y, a->w, &x);
-        return;
-    }
-    x.data = (void *)(uintptr_t)a->x;
-    y.data = (void *)(uintptr_t)a->w;
-    if (p->rows)
-        gpu_t_rows_dw(stream, &x, &y, a->y);
-    else
-        gpu_t_conv_dw(stream, &p->window, &x, &y, a->y, a->room);
-}
-
-static void own(void *stream, const struct gpu_product *p,
-                const struct gpu_operands *a)
-{
-    struct gpu_map x = p->x, y = p->y;
-    const struct gpu_window *k = &p->window;
-
-    x.data = (void *)(uintptr_t)a->x;
-    y.data = a->y;
-    if (p->rows)
-        gpu_k_rows(stream, x.type, x.batch, x.h * x.w * x.c, x.data, a->w, y.c,
-                   &a->ep, y.type, y.data);
-    else if (k->kernel == 1 && k->stride == 1 && !k->pad && y.c == 1)
-        gpu_k_rows(stream, x.type, x.batch * x.h * x.w, x.c, x.data, a->w, 1,
-                   &a->ep, y.type, y.data);
-    else
-        gpu_k_conv(stream, k, &x, a->w, &a->ep, &y);
-}
-
-enum ut_err cuda_compute(struct gpu_stream *s, void *const handles[2],
-                         const struct gpu_product *p, enum choice_way way,
-                         struct gpu_engine *engine,
-                         const struct gpu_operands *a, struct ut_error *e)
-{
-    struct gpu_operands bare = *a;
-    struct gpu_map y = p->y;
-    enum ut_err rc;
-
-    if (way == CHOICE_OWN && p->pass != GPU_FORWARD) {
-        own_gradient(gpu_native(s), p, a);
-        return gpu_launched("a gradient", e);
-    }
-    if (way == CHOICE_OWN) {
-        own(gpu_native(s), p, a);
-        return gpu_launched("a product", e);
-    }
-    if (way == CHOICE_WHOLE)
-        return engine->vendor->run(handles[vendor_of(p)], engine, a, e);
-    bare.ep = (struct gpu_epilogue){0};
-    rc = engine->vendor->run(handles[vendor_of(p)], engine, &bare, e);
-    if (rc)
-        return rc;
-    y.data = a->y;
-    gpu_k_epilogue(gpu_native(s), &y, &a->ep, &y);
-    return gpu_launched("an epilogue", e);
-}
-
 /* ---- Trials ---- */
 
 /* The next piece, of random numbers. */
@@ -173,17 +97,15 @@ static enum ut_err vector(struct ctx *c, struct bench *b, const float *have,
 static enum ut_err bench_new(struct ctx *c, const struct gpu_product *p,
                              struct bench *b, struct ut_error *e)
 {
-    size_t o = (size_t)p->y.c;
-    size_t k = p->rows ? (size_t)p->x.h * (size_t)p->x.w * (size_t)p->x.c
-                       : (size_t)p->window.kernel * (size_t)p->window.kernel *
-                             (size_t)p->x.c;
+    const struct gpu_pieces all = gpu_pieces(p);
+    size_t o = (size_t)p->y.c, room = cuda_own_room(p);
     struct gpu_epilogue *ep = &b->a.ep;
     void *x = NULL, *w = NULL, *residual = NULL, *worst = NULL;
-    enum ut_err rc = piece(c, b, p->x.type, cuda_count(&p->x), &x, e);
+    enum ut_err rc = piece(c, b, all.x.type, all.x.n, &x, e);
 
     *ep = p->ep;
     if (!rc)
-        rc = piece(c, b, p->x.type, o * k, &w, e);
+        rc = piece(c, b, all.w.type, all.w.n, &w, e);
     if (!rc)
         rc = vector(c, b, p->ep.bias, o, &ep->bias, e);
     if (!rc)
@@ -191,11 +113,13 @@ static enum ut_err bench_new(struct ctx *c, const struct gpu_product *p,
     if (!rc)
         rc = vector(c, b, p->ep.shift, o, &ep->shift, e);
     if (!rc && p->ep.residual)
-        rc = piece(c, b, p->y.type, cuda_count(&p->y), &residual, e);
+        rc = piece(c, b, all.y.type, all.y.n, &residual, e);
     if (!rc)
-        rc = piece(c, b, p->y.type, cuda_count(&p->y), &b->a.y, e);
+        rc = piece(c, b, all.y.type, all.y.n, &b->a.y, e);
     if (!rc)
-        rc = piece(c, b, p->y.type, cuda_count(&p->y), &b->want, e);
+        rc = piece(c, b, all.y.type, all.y.n, &b->want, e);
+    if (!rc && room)
+        rc = piece(c, b, GPU_F32, room / sizeof(float), &b->a.room, e);
     if (!rc)
         rc = piece(c, b, GPU_F32, 1, &worst, e);
     b->a.x = x;
@@ -266,12 +190,13 @@ static enum ut_err try_engine(struct ctx *c, const struct gpu_product *p,
                               struct bench *b, struct gpu_engine *engine,
                               struct trial *t, struct ut_error *e)
 {
+    const struct gpu_piece y = gpu_pieces(p).y;
     struct gpu_product as = *p;
     struct choice_bound bound;
     void *room = NULL;
     float worst = 0;
     bool recorded;
-    enum ut_err rc = gpu_alloc(engine->room, &room, e);
+    enum ut_err rc = gpu_alloc(cuda_room(p, engine), &room, e);
 
     as.bare = t->choice.way == CHOICE_BARE;
     bound = choice_bound(&as);
@@ -279,15 +204,14 @@ static enum ut_err try_engine(struct ctx *c, const struct gpu_product *p,
     if (!rc)
         rc = gpu_upload(b->worst, &worst, sizeof(worst), e);
     if (!rc) /* an engine that writes nothing leaves random numbers */
-        gpu_k_random(gpu_native(c->stream), p->y.type, 99, b->a.y,
-                     (long long)cuda_count(&p->y));
+        gpu_k_random(gpu_native(c->stream), y.type, 99, b->a.y, (long long)y.n);
     if (!rc)
         rc = cuda_compute(c->stream, c->handles, p, t->choice.way, engine,
                           &b->a, e);
     if (!rc)
-        gpu_k_deviation(gpu_native(c->stream), p->y.type, b->a.y, b->want,
-                        (long long)cuda_count(&p->y), bound.absolute,
-                        bound.relative, b->worst);
+        gpu_k_deviation(gpu_native(c->stream), y.type, b->a.y, b->want,
+                        (long long)y.n, bound.absolute, bound.relative,
+                        b->worst);
     if (!rc)
         rc = gpu_wait(c->stream, e);
     if (!rc)
@@ -320,8 +244,8 @@ static int try_way(struct ctx *c, const struct gpu_product *p, struct bench *b,
                    const struct choice *only, struct trial *trials,
                    struct gpu_engine **engines)
 {
-    const struct gpu_vendor *v = vendors[vendor_of(p)];
-    void *handle = c->handles[vendor_of(p)];
+    const struct gpu_vendor *v = vendors[cuda_vendor_of(p)];
+    void *handle = c->handles[cuda_vendor_of(p)];
     struct gpu_product as = *p;
     struct gpu_offers offers;
     struct ut_error e;
@@ -381,7 +305,9 @@ static enum ut_err decide(struct ctx *c, const struct gpu_product *p,
     if (!rc && n == 1) {
         n +=
             try_way(c, p, &b, CHOICE_WHOLE, key, NULL, &trials[n], &engines[n]);
-        n += try_way(c, p, &b, CHOICE_BARE, key, NULL, &trials[n], &engines[n]);
+        if (p->pass == GPU_FORWARD)
+            n += try_way(c, p, &b, CHOICE_BARE, key, NULL, &trials[n],
+                         &engines[n]);
         known = NULL;
     }
     bench_free(&b);
@@ -397,7 +323,8 @@ static enum ut_err decide(struct ctx *c, const struct gpu_product *p,
     m->engine = engines[best];
     for (int i = 1; i < n; i++)
         if (i != best)
-            engines[i]->vendor->unmake(c->handles[vendor_of(p)], engines[i]);
+            engines[i]->vendor->unmake(c->handles[cuda_vendor_of(p)],
+                                       engines[i]);
     if (!known && !b.cramped) /* else another start may choose otherwise */
         choices_set(&c->choices, &m->choice);
     return UT_OK;

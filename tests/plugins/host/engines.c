@@ -15,6 +15,7 @@
 #include <string.h>
 
 #include "model/backends/cuda/engines.h"
+#include "model/backends/cuda/train_kernels.h"
 #include "model/graph.h"
 #include "tests/plugins/host/host.h"
 
@@ -76,6 +77,12 @@ static void unmake(void *handle, struct gpu_engine *g)
     free(g);
 }
 
+/* As cuDNN does it: dw in the maps' type. */
+static bool narrow(const struct gpu_product *p)
+{
+    return p->pass == GPU_DW && !p->rows && p->x.type != GPU_F32;
+}
+
 static enum ut_err make(void *handle, const struct gpu_product *p,
                         const struct gpu_offers *o, int i,
                         struct gpu_engine **out, struct ut_error *e)
@@ -88,7 +95,7 @@ static enum ut_err make(void *handle, const struct gpu_product *p,
     g = o->id[i] == 'o' ? NULL : calloc(1, sizeof(*g));
     if (!g)
         return ut_fail(e, UT_ENOMEM, "an engine: no memory");
-    *g = (struct engine){{o->vendor, 1000}, *p, (char)o->id[i]};
+    *g = (struct engine){{o->vendor, 1000, narrow(p)}, *p, (char)o->id[i]};
     *out = &g->base;
     return UT_OK;
 }
@@ -105,13 +112,14 @@ static float *cut(const void *from, size_t n)
     return (float *)(void *)to;
 }
 
+static const size_t sizes[] = {4, 2, 2};
+
 /* Images from the last to the first, each by the kernels: the same sums, but
  * through memory of its own, so that a wrong stride or epilogue shows. */
-static void compute(const struct gpu_product *p, const struct gpu_operands *a)
+static void forward(const struct gpu_product *p, const struct gpu_operands *a)
 {
-    size_t of[] = {4, 2, 2};
-    size_t xs = (size_t)(p->x.h * p->x.w * p->x.c) * of[p->x.type];
-    size_t ys = (size_t)(p->y.h * p->y.w * p->y.c) * of[p->y.type];
+    size_t xs = (size_t)(p->x.h * p->x.w * p->x.c) * sizes[p->x.type];
+    size_t ys = (size_t)(p->y.h * p->y.w * p->y.c) * sizes[p->y.type];
     struct gpu_map x = p->x, y = p->y;
 
     x.batch = y.batch = 1;
@@ -132,24 +140,84 @@ static void compute(const struct gpu_product *p, const struct gpu_operands *a)
     }
 }
 
+static void dx(const struct gpu_product *p, const struct gpu_operands *a)
+{
+    size_t xs = (size_t)(p->x.h * p->x.w * p->x.c) * sizes[p->x.type];
+    size_t ys = (size_t)(p->y.h * p->y.w * p->y.c) * sizes[p->y.type];
+    struct gpu_map x = p->x, y = p->y;
+
+    x.batch = y.batch = 1;
+    for (int i = p->x.batch - 1; i >= 0; i--) {
+        x.data = (char *)a->y + (size_t)i * xs;
+        y.data = (char *)(uintptr_t)a->x + (size_t)i * ys;
+        if (p->rows)
+            gpu_t_rows_dx(NULL, &y, a->w, &x);
+        else
+            gpu_t_conv_dx(NULL, &p->window, &y, a->w, &x);
+    }
+}
+
+/* Each image's sums, added up from the last to the first. */
+static void dw(const struct gpu_product *p, const struct gpu_operands *a)
+{
+    size_t xs = (size_t)(p->x.h * p->x.w * p->x.c) * sizes[p->x.type];
+    size_t ys = (size_t)(p->y.h * p->y.w * p->y.c) * sizes[p->y.type];
+    size_t n = gpu_pieces(p).y.n;
+    struct gpu_map x = p->x, y = p->y;
+    float *one = malloc(n * sizeof(*one)), *sum = malloc(n * sizeof(*sum));
+    void *room;
+
+    x.batch = y.batch = 1;
+    room = malloc(p->rows ? 1 : gpu_t_conv_dw_room(&p->window, &x, &y));
+    memset(sum, 0, n * sizeof(*sum));
+    for (int i = p->x.batch - 1; i >= 0; i--) {
+        x.data = (char *)(uintptr_t)a->x + (size_t)i * xs;
+        y.data = (char *)(uintptr_t)a->w + (size_t)i * ys;
+        if (p->rows)
+            gpu_t_rows_dw(NULL, &x, &y, one);
+        else
+            gpu_t_conv_dw(NULL, &p->window, &x, &y, one, room);
+        for (size_t k = 0; k < n; k++)
+            sum[k] += one[k];
+    }
+    if (narrow(p))
+        gpu_t_input(NULL, sum,
+                    &(struct gpu_map){a->y, p->x.type, 1, 1, 1, (int)n});
+    else
+        memcpy(a->y, sum, n * sizeof(*sum));
+    free(one);
+    free(sum);
+    free(room);
+}
+
+static void compute(const struct gpu_product *p, const struct gpu_operands *a)
+{
+    if (p->pass == GPU_FORWARD)
+        forward(p, a);
+    else if (p->pass == GPU_DX)
+        dx(p, a);
+    else
+        dw(p, a);
+}
+
 /* Puts a number into y, in its type. */
-static void spoil(const struct gpu_product *p, void *y, size_t at, bool nan)
+static void spoil(enum gpu_type type, void *y, size_t at, bool nan)
 {
     float v = NAN;
     uint16_t *half = (uint16_t *)y + at;
 
     if (!nan) {
-        if (p->y.type == GPU_F16)
+        if (type == GPU_F16)
             mdl_f16_to_f32(half, &v, 1);
-        else if (p->y.type == GPU_BF16)
+        else if (type == GPU_BF16)
             mdl_bf16_to_f32(half, &v, 1);
         else
             v = ((float *)y)[at];
         v += 1 + fabsf(v) / 4;
     }
-    if (p->y.type == GPU_F16)
+    if (type == GPU_F16)
         mdl_f32_to_f16(&v, half, 1);
-    else if (p->y.type == GPU_BF16)
+    else if (type == GPU_BF16)
         mdl_f32_to_bf16(&v, half, 1);
     else
         ((float *)y)[at] = v;
@@ -160,8 +228,10 @@ static enum ut_err run(void *handle, struct gpu_engine *engine,
 {
     const struct engine *g = (const struct engine *)engine;
     const struct gpu_product *p = &g->product;
-    size_t n = (size_t)p->y.batch * (size_t)(p->y.h * p->y.w * p->y.c);
+    struct gpu_piece y = gpu_pieces(p).y;
 
+    if (narrow(p))
+        y.type = p->x.type;
     (void)handle;
     if (g->kind == 'e')
         return ut_fail(e, UT_EDEVICE, "a run: execution failed");
@@ -188,11 +258,11 @@ static enum ut_err run(void *handle, struct gpu_engine *engine,
     __atomic_add_fetch(&host_clock_us, g->kind == 's' ? 1000 : -10,
                        __ATOMIC_RELAXED);
     if (g->kind == 'w')
-        for (size_t i = 0; i < n; i += 3)
-            spoil(p, a->y, i, false);
+        for (size_t i = 0; i < y.n; i += 3)
+            spoil(y.type, a->y, i, false);
     if (g->kind == 'n')
-        for (size_t i = n / 2; i < n; i++)
-            spoil(p, a->y, i, true);
+        for (size_t i = y.n / 2; i < y.n; i++)
+            spoil(y.type, a->y, i, true);
     return UT_OK;
 }
 
