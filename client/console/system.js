@@ -11,7 +11,7 @@ const STAGES = [['queue', 'Waiting for the network'], ['decode', 'Decoding'], ['
   ['compute', 'The network, a batch'], ['match', 'The gallery, a batch']];
 const ANALYZE = 'POST /v1/analyze';
 
-const seconds = (le) => (le === Infinity ? 'more' : duration(le).replace(/\.0 /, ' '));
+const seconds = (le) => (le === Infinity ? 'more' : duration(le).replace(/\.0+ |(?<=\.\d)0 /, ' '));
 
 function tile(label) {
   const figure = h('dd', null, '–');
@@ -26,7 +26,7 @@ function histogram(heading, list, unit = seconds) {
   const to = list.indexOf(used[used.length - 1]);
   const shown = used.length ? list.slice(Math.max(0, from - 1), to + 2) : [];
   const says = unit === seconds && n
-    ? `median ${duration(quantile(list, 0.5))} · p95 ${duration(quantile(list, 0.95))} · ${number(n)}` : n ? number(n) : '';
+    ? `median ${duration(quantile(list, 0.5))} · p95 ${duration(quantile(list, 0.95))} · of ${number(n)}` : n ? `of ${number(n)}` : '';
   return h('div', { class: 'histogram' }, h('div', { class: 'card-head' }, h('h3', null, heading), h('span', { class: 'muted' }, says)),
     bars(shown.map((b) => ({ label: unit(b.le), value: b.n })), { label: heading }));
 }
