@@ -16,12 +16,13 @@ export function gauge() {
   const value = s('path', { class: 'gauge-value', d: path, pathLength: 100 });
   const tick = s('line', { class: 'gauge-tick', x1: 100, y1: 9, x2: 100, y2: 33 });
   const figure = s('text', { class: 'gauge-figure', x: 100, y: 110 }, '–');
-  const word = s('text', { class: 'gauge-word', x: 100, y: 138 }, 'no face');
+  const word = s('text', { class: 'gauge-word', x: 100, y: 138 });
   const node = s('svg', { class: 'gauge', viewBox: '0 0 200 160', role: 'meter',
     'aria-label': 'Fatigue', 'aria-valuemin': 0, 'aria-valuemax': 100 },
   s('path', { class: 'gauge-track', d: path }), value, tick, figure, word);
   return {
     node,
+    /** null: there is no face; undefined: nothing was looked at. */
     set(fatigue) {
       const p = fatigue?.probability ?? 0;
       node.dataset.state = !fatigue ? 'none' : fatigue.drowsy ? 'drowsy' : 'alert';
@@ -29,9 +30,9 @@ export function gauge() {
       tick.style.visibility = fatigue ? 'visible' : 'hidden';
       tick.setAttribute('transform', `rotate(${360 * (FROM + TURN * (fatigue?.threshold ?? 0))} 100 100)`);
       figure.textContent = fatigue ? `${number(100 * p)} %` : '–';
-      word.textContent = !fatigue ? 'no face' : fatigue.drowsy ? 'drowsy' : 'alert';
+      word.textContent = fatigue === undefined ? '' : !fatigue ? 'no face' : fatigue.drowsy ? 'drowsy' : 'alert';
       node.setAttribute('aria-valuenow', Math.round(100 * p));
-      node.setAttribute('aria-valuetext', fatigue ? `${Math.round(100 * p)} percent, ${word.textContent}` : 'no face');
+      node.setAttribute('aria-valuetext', fatigue ? `${Math.round(100 * p)} percent, ${word.textContent}` : word.textContent || 'nothing yet');
     },
   };
 }

@@ -1,6 +1,6 @@
 // Live: a camera, clips and pictures through the network, as fast as it goes.
 import { analyze, explain } from './api.js';
-import { card, duration, h, number, announce } from './dom.js';
+import { announce, card, count, duration, h, number } from './dom.js';
 import { curve, gauge } from './charts.js';
 import { alignment, drawGuide, grab, inputChoice, inputOf, isClip, load, openCamera, openClip } from './pictures.js';
 
@@ -18,6 +18,15 @@ export const quality = (reasons) => reasons.map((r) => QUALITY[r] ?? r).join(', 
 
 const nameOf = (identity) => identity?.verdict === 'match' ? identity.matches[0].name :
   identity?.verdict === 'ambiguous' ? `${identity.matches[0].name}?` : 'unknown';
+
+const percent = (fatigue) => (fatigue ? `${Math.round(100 * fatigue.probability)}\u00a0%` : '');
+
+/** A picture's faces in a few words. */
+function summary(faces) {
+  if (faces.length < 2) return faces.length ? `${nameOf(faces[0].identity)} · ${percent(faces[0].fatigue)}` : 'no face';
+  const drowsy = faces.filter((f) => f.fatigue?.drowsy).length;
+  return `${count(faces.length, 'face')}${drowsy ? `, ${number(drowsy)} drowsy` : ''}`;
+}
 
 // ---- The stage: the picture and what is drawn over it ----
 
@@ -72,7 +81,7 @@ function stage() {
       g.arc(...place(p.x, p.y, shot), 3, 0, 7);
       g.fill();
     }
-    const fatigue = face.fatigue ? ` · ${Math.round(100 * face.fatigue.probability)} %` : '';
+    const fatigue = face.fatigue ? ` · ${percent(face.fatigue)}` : '';
     label(`${nameOf(face.identity)}${fatigue}`, x + (y < 30 ? 8 : 0), y, colour);
   }
 
@@ -133,7 +142,7 @@ function readings() {
   const split = h('div', { class: 'split', role: 'img' });
   const legend = h('dl', { class: 'facts' });
   let state = '';
-  dial.set(null);
+  dial.set(undefined);
 
   function identity(i, task) {
     who.textContent = !task ? '–' : i ? nameOf(i) : '–';
@@ -168,15 +177,17 @@ function readings() {
     cards: [card('Fatigue', null, dial.node, trace.node),
       card('Identity', null, who, list, poor),
       card('Latency', null, split, legend)],
-    clear() {
+    /** watched: what comes is one after the other, and makes a curve; pictures do not. */
+    clear(watched) {
       trace.clear();
-      dial.set(null);
+      trace.node.hidden = !watched;
+      dial.set(undefined);
       state = '';
     },
     tick: trace.draw,
     show(answer, face, trip, rate) {
       dial.set(face?.fatigue ?? null);
-      trace.add(face?.fatigue ? face.fatigue.probability : null, face?.fatigue?.threshold);
+      if (!trace.node.hidden) trace.add(face?.fatigue ? face.fatigue.probability : null, face?.fatigue?.threshold);
       identity(face?.identity, face);
       if (face?.identity) who.append(h('small', null, WORDS[face.identity.verdict] ?? ''));
       poor.textContent = face?.quality_reasons.length ? `A poor picture of a face: ${quality(face.quality_reasons)}.` : '';
@@ -196,9 +207,17 @@ function explanation(ask) {
     h('option', { value: 'fatigue' }, 'fatigue'), h('option', { value: 'recognition' }, 'identity'));
   const button = h('button', { type: 'button', id: 'explain', disabled: true, onclick: run }, 'Explain');
   const picture = h('img', { width: 112, height: 112, hidden: true });
-  const words = h('p', { class: 'muted' }, 'Grad-CAM, on demand: what in the face speaks for the answer.');
+  const words = h('p', { class: 'muted' });
   let busy = false;
   let able = false;
+  let turn = 0; // what is asked of one face is not shown beside another
+
+  function clear() {
+    turn++;
+    picture.hidden = true;
+    words.textContent = 'Grad-CAM, on demand: what in the face speaks for the answer.';
+  }
+  clear();
 
   const show = () => { button.disabled = busy || !able; };
 
@@ -206,8 +225,10 @@ function explanation(ask) {
     busy = true;
     show();
     const chosen = task.selectedOptions[0].textContent;
+    const mine = ++turn;
     try {
       const { blob, name } = await ask(task.value);
+      if (mine !== turn) throw new DOMException('another face is looked at', 'AbortError');
       URL.revokeObjectURL(picture.src);
       picture.src = URL.createObjectURL(blob);
       picture.alt = `${name}: what speaks for the ${chosen} answer, from blue (nothing) to red (most)`;
@@ -228,6 +249,7 @@ function explanation(ask) {
       able = on;
       show();
     },
+    clear,
     close: () => URL.revokeObjectURL(picture.src),
   };
 }
@@ -273,7 +295,8 @@ export function open(root, server) {
   function choose(i) {
     chosen = i;
     offer(last.faces);
-    panel.clear();
+    why.clear();
+    panel.clear(running);
     panel.show(last.answer, last.faces[i], last.trip, last.rate);
     last.still?.();
   }
@@ -290,6 +313,7 @@ export function open(root, server) {
     source?.();
     source = null;
     why.enable(false);
+    why.clear();
     chosen = 0;
     offer([]);
     go.textContent = 'Start the camera';
@@ -353,7 +377,7 @@ export function open(root, server) {
     problem.textContent = '';
     strip.replaceChildren();
     last = { faces: [], shot: null };
-    panel.clear();
+    panel.clear(true);
     try {
       source = await opening();
     } catch (e) {
@@ -374,11 +398,12 @@ export function open(root, server) {
     const sent = performance.now();
     const answer = await analyze(shot.blob, { input: sentAs, signal: aborter.signal });
     const trip = performance.now() - sent;
-    const face = answer.frames[0]?.faces[0];
+    const faces = answer.frames[0]?.faces ?? [];
     const show = () => {
       chosen = 0;
-      panel.show(answer, face, trip, 0);
-      last = { faces: answer.frames[0]?.faces ?? [], shot, input: sentAs, answer, trip, rate: 0 };
+      why.clear();
+      panel.show(answer, faces[0], trip, 0);
+      last = { faces, shot, input: sentAs, answer, trip, rate: 0 };
       last.still = (more) => view.draw(shot.image, shot.image.width, shot.image.height, { ...last, chosen, ...more });
       last.still();
       offer(last.faces);
@@ -389,8 +414,8 @@ export function open(root, server) {
     };
     const button = h('button', { type: 'button', onclick: show },
       thumbnail(shot.image), h('span', null, f.name),
-      h('small', null, face ? `${nameOf(face.identity)} · ${face.fatigue ? `${Math.round(100 * face.fatigue.probability)} %` : ''}` : 'no face'));
-    if (face?.fatigue?.drowsy) button.classList.add('drowsy');
+      h('small', null, summary(faces)));
+    if (faces.some((f) => f.fatigue?.drowsy)) button.classList.add('drowsy');
     item.replaceChildren(button);
     show();
   }
@@ -405,7 +430,7 @@ export function open(root, server) {
     if (!pictures.length) return;
     stop();
     problem.textContent = '';
-    panel.clear();
+    panel.clear(false);
     strip.replaceChildren();
     const { signal } = aborter;
     for (const f of pictures) {

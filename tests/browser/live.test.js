@@ -14,10 +14,12 @@ test('live: pictures that are uploaded get an answer each', async () => {
   const page = await s.page();
   await page.getByText('No face detector.').waitFor();
   await page.getByText('Untrained model.').waitFor();
+  assert.equal(await gauge(page), 'nothing yet');
   await page.setInputFiles('#files', [drawn('a.png', { identity: 1 }), drawn('b.jpg', { identity: 2, eyes: 0.1 })]);
   await page.locator('.strip button').nth(1).waitFor();
   assert.match(await page.locator('.strip').innerText(), /a\.png[\s\S]*unknown[\s\S]*b\.jpg/);
   assert.match(await page.locator('.gauge').getAttribute('aria-valuetext'), /^\d+ percent, (alert|drowsy)$/);
+  assert.ok(await page.locator('.side .curve').isHidden(), 'pictures are no course of time');
   assert.equal(await page.locator('#batch').innerText(), '1');
   assert.match(await page.locator('.split').getAttribute('aria-label'), /decode .*compute .*match/);
   assert.doesNotMatch(await page.locator('.facts').innerText(), /^0$/m); // no rate of single pictures
@@ -62,6 +64,34 @@ test('live: an answer is explained on demand, by the keyboard', async () => {
   await other.waitFor();
   assert.notEqual(await other.getAttribute('src'), first);
   await shoot(page, 'explain');
+  await leave(page);
+});
+
+test('live: what explains one picture is not shown beside another', async () => {
+  const page = await s.page();
+  await page.setInputFiles('#files', [drawn('one.png', { identity: 3 }), drawn('two.png', { identity: 4 })]);
+  const two = page.locator('.strip button').filter({ hasText: 'two.png' });
+  await two.and(page.locator('[aria-current]')).waitFor();
+  const picture = page.getByRole('img', { name: /what speaks for/ });
+  await page.getByRole('button', { name: 'Explain' }).click();
+  await picture.waitFor();
+  await page.locator('.strip button').filter({ hasText: 'one.png' }).click();
+  await picture.waitFor({ state: 'hidden' });
+  await page.getByText('Grad-CAM, on demand').waitFor();
+  // Nor is an answer that comes late.
+  let release;
+  const held = new Promise((go) => { release = go; });
+  await page.route('**/v1/explain*', async (route) => {
+    await held;
+    await route.continue();
+  });
+  await page.getByRole('button', { name: 'Explain' }).click();
+  await two.click();
+  const late = page.waitForResponse('**/v1/explain*');
+  release();
+  await (await late).finished();
+  await page.locator('#explain:enabled').waitFor();
+  assert.ok(await picture.isHidden());
   await leave(page);
 });
 
@@ -212,6 +242,7 @@ test('live: with a detector, boxes and landmarks of real frames, and one of seve
     const choice = page.getByLabel('Face', { exact: true });
     await choice.waitFor();
     assert.equal(await choice.locator('option').count(), two.faces.length);
+    await page.locator('.strip').getByText(`${two.faces.length} faces`).waitFor();
     assert.equal(await gauge(page), percent(two.faces[0]));
     await choice.selectOption({ index: 1 });
     assert.equal(await gauge(page), percent(two.faces[1]));
