@@ -133,6 +133,8 @@ enum ut_err cuda_place(struct plan *p, struct ut_error *e)
         if (engine)
             want_room(p, cuda_room(&p->steps[i].product, engine));
         want_room(p, p->steps[i].room);
+        if (p->trains)
+            want_room(p, cuda_weights_room(p->steps[i].w));
     }
     for (int v = 0; v < g->n_values; v++) /* row-major, on its way */
         if (g->values[v].keep || cuda_is_given(p, v))

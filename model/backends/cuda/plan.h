@@ -144,7 +144,9 @@ enum ut_err cuda_weights_get(struct plan *p, int value, enum layout layout,
                              struct weights **out, struct ut_error *e);
 void cuda_weights_put(struct ctx *c, struct weights *w);
 void cuda_weights_lose(struct ctx *c);
-/* Anew from the parameters, which have changed: all that p's steps read. */
+/* Anew from the parameters, which have changed: all that p's steps read, by way
+ * of so many bytes in its lane's room for each. */
+size_t cuda_weights_room(const struct weights *w); /* NULL: 0 */
 enum ut_err cuda_weights_refresh(struct plan *p, struct ut_error *e);
 /* compute.c. Which of the handles a product's engines want; what an engine or
  * our kernel needs beside, in bytes; the product itself. */

@@ -2,6 +2,7 @@
 #include <stdlib.h>
 
 #include "model/backends/cuda/plan.h"
+#include "model/backends/cuda/train_kernels.h"
 
 /* to[at(i)] = from[i]: where element i of the parameter goes. x: the map that
  * rows meet. */
@@ -50,7 +51,7 @@ static size_t len_of(const struct weights *w)
     return mdl_shape_count(&w->shape) * (w->type == GPU_F32 ? 4 : 2);
 }
 
-static enum ut_err upload(struct weights *w, struct ut_error *e)
+static enum ut_err upload(const struct weights *w, struct ut_error *e)
 {
     void *host = malloc(len_of(w));
     enum ut_err rc;
@@ -134,6 +135,52 @@ void cuda_weights_put(struct ctx *c, struct weights *w)
     pthread_mutex_unlock(&c->lock);
 }
 
+/* w as a map: each layout is one, of the parameter as it lies. */
+static struct gpu_map map_of(const struct weights *w)
+{
+    const struct mdl_shape *s = &w->shape;
+    struct gpu_map m = {w->data, w->type, 1, 1, 1, (int)mdl_shape_count(s)};
+
+    if (w->layout == LAYOUT_ROWS) {
+        m = w->x;
+        m.data = w->data;
+        m.type = w->type;
+        m.batch = (int)s->dim[0];
+    } else if (w->layout != LAYOUT_VECTOR) {
+        bool depthwise = w->layout == LAYOUT_DEPTHWISE;
+
+        m.batch = depthwise ? 1 : (int)s->dim[0];
+        m.h = m.w = (int)s->dim[2];
+        m.c = (int)s->dim[depthwise ? 0 : 1];
+    }
+    return m;
+}
+
+size_t cuda_weights_room(const struct weights *w)
+{
+    return !w || w->layout == LAYOUT_VECTOR
+               ? 0
+               : mdl_shape_count(&w->shape) * sizeof(float);
+}
+
+/* The parameter's numbers go over as they are; the device lays them out. */
+static enum ut_err renew(const struct plan *p, const struct weights *w,
+                         struct ut_error *e)
+{
+    float *rows = (float *)(void *)(p->lane->work + p->room);
+    const struct gpu_map m = map_of(w);
+    enum ut_err rc;
+
+    if (w->layout == LAYOUT_VECTOR)
+        return upload(w, e);
+    rc = gpu_upload(rows, w->from, cuda_weights_room(w), e);
+    if (rc)
+        return rc;
+    gpu_t_input(gpu_native(p->lane->stream), rows, &m);
+    rc = gpu_launched("weights", e);
+    return rc ? rc : gpu_wait(p->lane->stream, e);
+}
+
 enum ut_err cuda_weights_refresh(struct plan *p, struct ut_error *e)
 {
     struct ctx *c = p->ctx;
@@ -148,7 +195,7 @@ enum ut_err cuda_weights_refresh(struct plan *p, struct ut_error *e)
         for (int k = 0; k < 4 && !rc; k++)
             if (of[k] && of[k]->round != c->rounds) {
                 of[k]->round = c->rounds;
-                rc = upload(of[k], e);
+                rc = renew(p, of[k], e);
             }
     }
     pthread_mutex_unlock(&c->lock);
