@@ -165,6 +165,31 @@ static void unpack__at_the_limit_and_one_past__taken_and_refused(void **state)
     ut_remove_tree(outer);
 }
 
+/* One name again and again: each counts, and all but the first are told. */
+static void
+unpack__files_at_the_limit_and_one_past__taken_and_refused(void **state)
+{
+    struct entry *list = calloc(SRV_ARCHIVE_MAX_FILES + 1, sizeof(*list));
+    struct srv_problems p;
+    struct ut_error e;
+    int64_t n;
+
+    (void)state;
+    for (int i = 0; i <= SRV_ARCHIVE_MAX_FILES; i++)
+        list[i].name = "a/1.png";
+    pack(list, SRV_ARCHIVE_MAX_FILES, false, true);
+    if (unpack(1 << 20, &n, &p, &e))
+        fail_msg("%s", e.msg);
+    assert_int_equal(p.n, SRV_ARCHIVE_MAX_FILES - 1);
+    assert_true(there("a/1.png"));
+    ut_remove_tree(outer);
+    pack(list, SRV_ARCHIVE_MAX_FILES + 1, false, true);
+    assert_int_equal(unpack(1 << 20, &n, &p, &e), UT_EBUSY);
+    assert_string_equal(e.msg, "archive: over 200000 files, the limit");
+    ut_remove_tree(outer);
+    free(list);
+}
+
 /* 48 MiB of one letter pack to some 50 KB. */
 static void unpack__bomb__refused(void **state)
 {
@@ -208,6 +233,8 @@ int main(void)
         cmocka_unit_test(unpack__hostile_entries__left_out_and_told),
         cmocka_unit_test(unpack__zip__taken),
         cmocka_unit_test(unpack__at_the_limit_and_one_past__taken_and_refused),
+        cmocka_unit_test(
+            unpack__files_at_the_limit_and_one_past__taken_and_refused),
         cmocka_unit_test(unpack__bomb__refused),
         cmocka_unit_test(unpack__no_archive__said),
     };
