@@ -665,6 +665,122 @@ static void job__another_process_is_at_it__watched_to_its_end(void **state)
     test_answer_fini(&a);
 }
 
+/* A series of one job in /metrics, or -1 where there is none. */
+static double series(const struct test_server *s, const char *name,
+                     const char *job)
+{
+    struct test_answer a = {0};
+    char want[160];
+    const char *at;
+    double v = -1;
+
+    snprintf(want, sizeof(want), "\ntscaf_job_%s{job=\"%s\"} ", name, job);
+    assert_int_equal(test_get(s, "/metrics", &a), 200);
+    at = strstr(a.body, want);
+    if (at)
+        v = atof(at + strlen(want));
+    test_answer_fini(&a);
+    return v;
+}
+
+/* How many jobs /metrics has in a state. */
+static int jobs_in(const struct test_server *s, const char *state)
+{
+    struct test_answer a = {0};
+    char want[80];
+    const char *at;
+    int n;
+
+    snprintf(want, sizeof(want), "\ntscaf_jobs{state=\"%s\"} ", state);
+    assert_int_equal(test_get(s, "/metrics", &a), 200);
+    at = strstr(a.body, want);
+    if (!at)
+        fail_msg("no%s in %s", want, a.body);
+    n = atoi(at + strlen(want));
+    test_answer_fini(&a);
+    return n;
+}
+
+/* Registers DIR/name below the root; its id. */
+static void register_folder(const struct test_server *s, const char *kind,
+                            const char *name, char id[64])
+{
+    struct test_answer a = {0};
+    char text[256];
+
+    snprintf(text, sizeof(text),
+             "{\"name\":\"x\",\"kind\":\"%s\",\"path\":\"%s\"}", kind, name);
+    if (test_json(s, "POST", "/v1/datasets", text, &a) != 201)
+        fail_msg("%s", a.body);
+    test_member(&a, "id", id, 64);
+    test_answer_fini(&a);
+}
+
+static void run_in(const char *dir, const char *command)
+{
+    char line[512];
+
+    snprintf(line, sizeof(line), "cd %s && %s", dir, command);
+    run(line);
+}
+
+/* Data that the operator keeps are trained on where they lie, and stay as they
+ * are; /metrics has the job's series while it runs and no longer. */
+static void job__registered_folders__trained_on_where_they_lie(void **state)
+{
+    static const char *const names[] = {"step", "steps", "images_per_second",
+                                        "fatigue_loss", "recognition_loss"};
+    char dir[] = "/tmp/tscaf-registered-XXXXXX", fatigue[64], recognition[64];
+    const char *const rooted[] = {"--job-nice", "0", "--dataset-root", dir,
+                                  NULL};
+    char job[64], path[160];
+    struct test_server s;
+    struct test_answer a = {0};
+
+    (void)state;
+    assert_non_null(mkdtemp(dir));
+    draw_data(dir);
+    run_in(dir, "find f r | sort > before");
+    test_server_start(&s, rooted);
+    register_folder(&s, "fatigue", "f", fatigue);
+    register_folder(&s, "recognition", "r", recognition);
+    snprintf(path, sizeof(path), "/v1/datasets/%s", recognition);
+    assert_int_equal(test_get(&s, path, &a), 200);
+    assert_true(number(a.body, "pictures") == PEOPLE * 4);
+    assert_true(number(a.body, "classes") == PEOPLE);
+
+    start_job(&s, fatigue, recognition, 1000000, job);
+    wait_state(&s, job, "running", &a);
+    for (int tries = 0; series(&s, "step", job) < 2; tries++) {
+        if (tries == PATIENCE)
+            fail_msg("no series of a job that runs");
+        usleep(250000);
+    }
+    for (size_t i = 0; i < sizeof(names) / sizeof(*names); i++)
+        if (!(series(&s, names[i], job) > 0))
+            fail_msg("tscaf_job_%s is %g", names[i], series(&s, names[i], job));
+    assert_true(series(&s, "steps", job) == 1000000);
+    assert_int_equal(jobs_in(&s, "running"), 1);
+    post(&s, "jobs", job, "cancel", 200);
+    for (size_t i = 0; i < sizeof(names) / sizeof(*names); i++)
+        assert_true(series(&s, names[i], job) < 0);
+    assert_int_equal(jobs_in(&s, "running"), 0);
+    assert_int_equal(jobs_in(&s, "cancelled"), 1);
+
+    start_job(&s, fatigue, recognition, 4, job);
+    wait_state(&s, job, "succeeded", &a);
+    assert_true(number(a.body, "auc") > 0);
+    assert_true(series(&s, "step", job) < 0);
+    assert_int_equal(jobs_in(&s, "succeeded"), 1);
+    snprintf(path, sizeof(path), "/v1/datasets/%s", fatigue);
+    assert_int_equal(test_json(&s, "DELETE", path, NULL, &a), 204);
+    run_in(dir, "find f r | sort | cmp - before");
+    assert_int_equal(test_server_stop(&s), 0);
+    snprintf(path, sizeof(path), "rm -r %s", dir);
+    run(path);
+    test_answer_fini(&a);
+}
+
 static void dataset__samples_one_by_one__counted_listed_deleted(void **state)
 {
     struct test_server s;
@@ -754,6 +870,7 @@ int main(void)
         cmocka_unit_test(job__more_memory_than_its_limit__limit_named),
         cmocka_unit_test(
             server_killed__while_a_job_runs__found_again_and_cancelled),
+        cmocka_unit_test(job__registered_folders__trained_on_where_they_lie),
         cmocka_unit_test(job__another_process_is_at_it__watched_to_its_end),
         cmocka_unit_test(job__two_datasets__a_better_model_in_use),
     };
