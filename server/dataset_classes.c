@@ -7,22 +7,37 @@
 #include <string.h>
 #include <unistd.h>
 
+/* Running out of memory is an error, not an exit. */
+#define HASH_NONFATAL_OOM 1
+#define uthash_nonfatal_oom(item) (item)->lost = true
+#include <uthash.h>
+
 #include "base/buf.h"
 #include "base/file.h"
+#include "server/dataset_record.h"
 
 #define MAX_CLASSES 1000000
 
+struct srv_class {
+    UT_hash_handle hh;
+    int label;
+    bool lost;   /* not in the table: no memory */
+    char name[]; /* the key */
+};
+
 static int find_class(const struct srv_classes *c, const char *name)
 {
-    for (int i = c->n - 1; i >= 0; i--)
-        if (!strcmp(c->name[i], name))
-            return i;
-    return -1;
+    struct srv_class *x;
+
+    HASH_FIND_STR(c->table, name, x);
+    return x ? x->label : -1;
 }
 
 static enum ut_err add_name(struct srv_classes *c, const char *name,
                             struct ut_error *e)
 {
+    struct srv_class *x;
+
     if (c->n == MAX_CLASSES)
         return ut_fail(e, UT_EBUSY, "over %d classes, the limit", MAX_CLASSES);
     if (c->n == c->cap) {
@@ -34,17 +49,29 @@ static enum ut_err add_name(struct srv_classes *c, const char *name,
         c->name = more;
         c->cap = cap;
     }
-    c->name[c->n] = strdup(name);
-    if (!c->name[c->n])
+    x = calloc(1, sizeof(*x) + strlen(name) + 1);
+    if (!x)
         return ut_fail(e, UT_ENOMEM, "no memory for classes");
-    c->n++;
+    x->label = c->n;
+    strcpy(x->name, name);
+    HASH_ADD_STR(c->table, name, x);
+    if (x->lost) {
+        free(x);
+        return ut_fail(e, UT_ENOMEM, "no memory for classes");
+    }
+    c->name[c->n++] = x->name;
     return UT_OK;
 }
 
 void srv_classes_fini(struct srv_classes *c)
 {
-    for (int i = 0; i < c->n; i++)
-        free(c->name[i]);
+    struct srv_class *x, *next;
+
+    HASH_ITER(hh, c->table, x, next)
+    {
+        HASH_DEL(c->table, x);
+        free(x);
+    }
     free(c->name);
 }
 
@@ -63,7 +90,8 @@ enum ut_err srv_classes_read(struct srv_classes *c, const char *folder,
     ut_buf_init(&text, SRV_MANIFEST_MAX_BYTES);
     rc = ut_buf_add_file(&text, path, e);
     rest = text.data;
-    while (!rc && rest && (line = strsep(&rest, "\n")))
+    /* Without an end it is half a name. */
+    while (!rc && rest && strchr(rest, '\n') && (line = strsep(&rest, "\n")))
         if (*line)
             rc = add_name(c, line, e);
     ut_buf_fini(&text);
@@ -85,6 +113,23 @@ enum ut_err srv_classes_write(const struct srv_classes *c, const char *folder,
         rc = ut_buf_addf(&b, e, "%s\n", c->name[i]);
     if (!rc)
         rc = ut_file_write(path, b.data, b.len, e);
+    ut_buf_fini(&b);
+    return rc;
+}
+
+enum ut_err srv_classes_append(const struct srv_classes *c, const char *folder,
+                               int first, struct ut_error *e)
+{
+    struct ut_buf b;
+    enum ut_err rc = UT_OK;
+
+    if (c->fixed || first == c->n)
+        return UT_OK;
+    ut_buf_init(&b, SRV_MANIFEST_MAX_BYTES);
+    for (int i = first; i < c->n && !rc; i++)
+        rc = ut_buf_addf(&b, e, "%s\n", c->name[i]);
+    if (!rc)
+        rc = srv_dataset_append(folder, "classes.txt", b.data, NULL, e);
     ut_buf_fini(&b);
     return rc;
 }

@@ -12,10 +12,13 @@
 #define SRV_MANIFEST_MAX_BYTES (256u * 1024 * 1024)
 #define SRV_CLASS_MAX_NAME 100 /* bytes of a class's or group's name */
 
+struct srv_class;
+
 struct srv_classes {
     bool fixed;  /* alert and drowsy */
-    char **name; /* owned, as are the names; [n] */
+    char **name; /* owned, but the names are the table's; [n] */
     int n, cap;
+    struct srv_class *table; /* owned; by name */
 };
 
 /* Those of a dataset's folder. Errors: UT_EIO, UT_ENOMEM; *c is to be fini'd in
@@ -27,6 +30,11 @@ UT_MUSTUSE enum ut_err srv_classes_read(struct srv_classes *c,
 UT_MUSTUSE enum ut_err srv_classes_write(const struct srv_classes *c,
                                          const char *folder,
                                          struct ut_error *e);
+/* Adds those from the first-th on to the file, which has the others: what a
+ * crash cuts short is no class. */
+UT_MUSTUSE enum ut_err srv_classes_append(const struct srv_classes *c,
+                                          const char *folder, int first,
+                                          struct ut_error *e);
 void srv_classes_fini(struct srv_classes *c); /* zeroed memory is fine */
 
 /* 1 to SRV_CLASS_MAX_NAME bytes without control characters. */

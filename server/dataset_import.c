@@ -1,6 +1,5 @@
 /* What comes into a dataset: archives, and samples one by one. */
 #include <errno.h>
-#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -10,6 +9,7 @@
 #include "base/buf.h"
 #include "base/file.h"
 #include "server/dataset_classes.h"
+#include "server/dataset_index.h"
 #include "server/dataset_record.h"
 
 /* ---- upload ---- */
@@ -234,37 +234,56 @@ enum ut_err srv_dataset_upload(struct srv_datasets *d, const char *actor,
         u->x->bytes += (uint64_t)bytes;
         rc = srv_dataset_put(d, actor, "dataset.upload", u->x, e);
     }
+    srv_dataset_index_drop(d, r->id); /* of the manifest before */
     finish(u, rc, out);
     return rc;
 }
 
 /* ---- samples ---- */
 
-static enum ut_err append(const char *folder, const char *line,
-                          struct ut_error *e)
+/* What a sample may not be. */
+static enum ut_err check_sample(const struct srv_datasets *d,
+                                const Tscaf__V1__DatasetRecord *x,
+                                const Tscaf__V1__AddSampleRequest *r,
+                                size_t len, struct ut_error *e)
 {
-    char path[PATH_MAX], last = '\n';
-    enum ut_err rc = UT_OK;
-    size_t len = strlen(line);
-    off_t end;
-    int fd;
+    enum ut_err rc = own(x, e);
 
-    snprintf(path, sizeof(path), "%.4000s/manifest.tsv", folder);
-    fd = open(path, O_RDWR | O_CLOEXEC);
-    if (fd < 0)
-        return srv_dataset_no_file(path, e);
-    end = lseek(fd, 0, SEEK_END);
-    /* A line that a crash cut short was never acknowledged. */
-    while (end > 0 && pread(fd, &last, 1, end - 1) == 1 && last != '\n')
-        end--;
-    errno = ENOSPC; /* of a write that is short */
-    if (ftruncate(fd, end) || pwrite(fd, line, len, end) != (ssize_t)len ||
-        fsync(fd)) {
-        rc = srv_dataset_no_file(path, e);
-        (void)!ftruncate(fd, end); /* no half of a line is taken for one */
-    }
-    close(fd);
+    if (!rc && *r->group && !srv_classes_name_ok(r->group))
+        rc = ut_fail(e, UT_EINVAL, "group: is not 1 to %d printable bytes",
+                     SRV_CLASS_MAX_NAME);
+    if (!rc && (int64_t)(x->bytes + len) > d->config->dataset_max_bytes)
+        rc = ut_fail(e, UT_EBUSY, "dataset %s: over %lld bytes, the limit",
+                     r->id, (long long)d->config->dataset_max_bytes);
     return rc;
+}
+
+/* The picture, then its class if that is new, then its line. */
+static enum ut_err write_sample(struct srv_datasets *d,
+                                const Tscaf__V1__AddSampleRequest *r,
+                                const uint8_t *png, size_t len, const char *id,
+                                struct srv_dataset_index *i, int *label,
+                                struct ut_error *e)
+{
+    char folder[PATH_MAX], name[80], line[320];
+    int classes = i->classes.n;
+    enum ut_err rc = srv_classes_label(&i->classes, r->label, label, e);
+
+    if (rc)
+        return rc;
+    snprintf(name, sizeof(name), "samples/%s.png", id);
+    snprintf(line, sizeof(line), "%s\t%d\t%s\n", name, *label, r->group);
+    srv_dataset_folder(d, r->id, folder);
+    if (i->size + (off_t)strlen(line) > SRV_MANIFEST_MAX_BYTES)
+        return ut_fail(e, UT_EBUSY,
+                       "dataset %s: its manifest is over %u bytes, the limit",
+                       r->id, SRV_MANIFEST_MAX_BYTES);
+    rc = srv_dataset_write(folder, name, png, len, e);
+    if (!rc)
+        rc = srv_classes_append(&i->classes, folder, classes, e);
+    if (!rc)
+        rc = srv_dataset_append(folder, "manifest.tsv", line, &i->size, e);
+    return rc ? rc : srv_dataset_index_add(i, *label, r->group, e);
 }
 
 enum ut_err srv_dataset_add_sample(struct srv_datasets *d, const char *actor,
@@ -274,46 +293,34 @@ enum ut_err srv_dataset_add_sample(struct srv_datasets *d, const char *actor,
                                    Tscaf__V1__DatasetRecord **out,
                                    struct ut_error *e)
 {
-    struct upload *u = calloc(1, sizeof(*u));
-    char name[80], line[320];
+    Tscaf__V1__DatasetRecord *x;
+    struct srv_dataset_index *i;
     int n = 0;
-    enum ut_err rc;
+    enum ut_err rc = srv_dataset_get_own(d, r->id, &x, e);
 
     *out = NULL;
-    if (!u)
-        return ut_fail(e, UT_ENOMEM, "no memory for a sample");
-    u->d = d;
-    rc = srv_dataset_get_own(d, r->id, &u->x, e);
+    if (rc)
+        return rc;
+    rc = check_sample(d, x, r, len, e);
     if (!rc)
-        rc = own(u->x, e);
-    srv_dataset_folder(d, r->id, u->folder);
-    if (!rc)
-        rc = srv_classes_read(&u->classes, u->folder, u->x->kind, e);
-    if (!rc)
-        rc = srv_classes_label(&u->classes, r->label, &n, e);
-    if (!rc && *r->group && !srv_classes_name_ok(r->group))
-        rc = ut_fail(e, UT_EINVAL, "group: is not 1 to %d printable bytes",
-                     SRV_CLASS_MAX_NAME);
-    if (!rc && (int64_t)(u->x->bytes + len) > d->config->dataset_max_bytes)
-        rc = ut_fail(e, UT_EBUSY, "dataset %s: over %lld bytes, the limit",
-                     r->id, (long long)d->config->dataset_max_bytes);
+        rc = srv_dataset_index(d, x, &i, e);
     if (!rc) {
         srv_store_new_id("sample_", id);
-        snprintf(name, sizeof(name), "samples/%s.png", id);
-        snprintf(line, sizeof(line), "%s\t%d\t%s\n", name, n, r->group);
-        rc = srv_dataset_write(u->folder, name, png, len, e);
+        rc = write_sample(d, r, png, len, id, i, &n, e);
     }
-    if (!rc)
-        rc = srv_classes_write(&u->classes, u->folder, e);
-    if (!rc)
-        rc = append(u->folder, line, e);
-    if (!rc)
-        rc = recount(u, e);
     if (!rc) {
         *label = (uint32_t)n;
-        u->x->bytes += len;
-        rc = srv_dataset_put(d, actor, "dataset.sample", u->x, e);
+        x->pictures = i->pictures;
+        x->classes = i->n_classes;
+        x->groups = i->n_groups;
+        x->bytes += len;
+        rc = srv_dataset_put(d, actor, "dataset.sample", x, e);
     }
-    finish(u, rc, out);
+    if (!rc) {
+        *out = x;
+        return UT_OK;
+    }
+    srv_dataset_index_drop(d, r->id); /* it may count what is not there */
+    tscaf__v1__dataset_record__free_unpacked(x, NULL);
     return rc;
 }

@@ -2,9 +2,11 @@
 #include "server/dataset_record.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/buf.h"
 #include "base/file.h"
@@ -33,6 +35,36 @@ enum ut_err srv_dataset_write(const char *folder, const char *name,
 
     snprintf(path, sizeof(path), "%.4000s/%s", folder, name);
     return ut_file_write(path, data, len, e);
+}
+
+enum ut_err srv_dataset_append(const char *folder, const char *name,
+                               const char *lines, off_t *size,
+                               struct ut_error *e)
+{
+    char path[PATH_MAX], last = '\n';
+    enum ut_err rc = UT_OK;
+    size_t len = strlen(lines);
+    off_t end;
+    int fd;
+
+    snprintf(path, sizeof(path), "%.4000s/%s", folder, name);
+    fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+    if (fd < 0)
+        return srv_dataset_no_file(path, e);
+    end = lseek(fd, 0, SEEK_END);
+    /* A line that a crash cut short was never acknowledged. */
+    while (end > 0 && pread(fd, &last, 1, end - 1) == 1 && last != '\n')
+        end--;
+    errno = ENOSPC; /* of a write that is short */
+    if (ftruncate(fd, end) || pwrite(fd, lines, len, end) != (ssize_t)len ||
+        fsync(fd)) {
+        rc = srv_dataset_no_file(path, e);
+        (void)!ftruncate(fd, end); /* no half of a line is taken for one */
+    }
+    close(fd);
+    if (size)
+        *size = end + (off_t)len;
+    return rc;
 }
 
 bool srv_dataset_decodes(const char *path, struct ut_error *e)

@@ -3,6 +3,7 @@
 
 #include <limits.h>
 #include <stdbool.h>
+#include <sys/types.h>
 
 #include "model/data/dataset.h"
 #include "server/archive.h"
@@ -11,6 +12,8 @@
 /* Private to the files of datasets: a dataset's folder and its record. Thread:
  * the datasets'. */
 
+#define SRV_MANIFEST_HEAD "file\tlabel\tgroup\n"
+
 /* DATA/datasets/ID. */
 void srv_dataset_folder(const struct srv_datasets *d, const char *id,
                         char out[PATH_MAX]);
@@ -18,6 +21,11 @@ void srv_dataset_folder(const struct srv_datasets *d, const char *id,
 UT_MUSTUSE enum ut_err srv_dataset_write(const char *folder, const char *name,
                                          const void *data, size_t len,
                                          struct ut_error *e);
+/* Adds whole lines to the end of folder/name, made if it is not there, after
+ * its last whole line; *size (may be NULL) is what it has then. Durable. */
+UT_MUSTUSE enum ut_err srv_dataset_append(const char *folder, const char *name,
+                                          const char *lines, off_t *size,
+                                          struct ut_error *e);
 /* UT_EIO with errno's text. */
 UT_MUSTUSE enum ut_err srv_dataset_no_file(const char *path,
                                            struct ut_error *e);

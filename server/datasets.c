@@ -12,11 +12,11 @@
 #include "base/buf.h"
 #include "base/file.h"
 #include "server/dataset_classes.h"
+#include "server/dataset_index.h"
 #include "server/dataset_record.h"
 #include "server/message.h"
 
 #define MAX_LOOKED_AT 2000 /* pictures of a registered folder */
-#define HEAD "file\tlabel\tgroup\n"
 
 /* ---- create ---- */
 
@@ -91,7 +91,8 @@ static enum ut_err make_folder(struct srv_datasets *d, const char *id,
         if (mkdir(path, 0700))
             return srv_dataset_no_file(path, e);
     }
-    return srv_dataset_write(folder, "manifest.tsv", HEAD, strlen(HEAD), e);
+    return srv_dataset_write(folder, "manifest.tsv", SRV_MANIFEST_HEAD,
+                             strlen(SRV_MANIFEST_HEAD), e);
 }
 
 enum ut_err srv_dataset_create(struct srv_datasets *d, const char *actor,
@@ -176,6 +177,7 @@ enum ut_err srv_dataset_delete(struct srv_datasets *d, const char *actor,
         rc = srv_store_put(d->store, actor, "dataset.delete", id, &gone, 1, e);
     if (rc)
         return rc;
+    srv_dataset_index_drop(d, id);
     srv_dataset_folder(d, id, folder);
     ut_remove_tree(folder);
     return UT_OK;

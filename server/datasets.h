@@ -12,11 +12,20 @@
  * its end, so that a crash leaves what was acknowledged. Blocks: on the
  * datasets' thread, which alone uses these. */
 
+#define SRV_DATASET_INDEXES 8 /* counts that are kept, for samples */
+
+struct srv_dataset_index;
+
 struct srv_datasets {
     const struct srv_config *config;
     const char *server;      /* this one's name */
     struct srv_store *store; /* a handle of this thread's own */
+    /* Owned; NULL where there is none, the last the latest: dataset_index.h. */
+    struct srv_dataset_index *indexes[SRV_DATASET_INDEXES];
 };
+
+/* Frees what is kept in memory; zeroed memory is fine. */
+void srv_datasets_fini(struct srv_datasets *d);
 
 /* Each gives the record as it is then, to be freed as a message. Where several
  * servers share the store, one whose pictures another has can only be read:

@@ -335,6 +335,7 @@ static void unmake(struct server *s)
     srv_jobs_free(app->jobs);
     mdl_detector_close(app->detector);
     mdl_backend_close(app->device);
+    srv_datasets_fini(&app->datasets);
     srv_store_close(app->datasets.store);
     pthread_mutex_destroy(&app->generations.lock);
     pthread_mutex_destroy(&app->generations.next_lock);
