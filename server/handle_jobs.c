@@ -10,6 +10,7 @@
 #include "server/generations.h"
 #include "server/handlers.h"
 #include "server/job_folder.h"
+#include "server/job_losses.h"
 #include "server/message.h"
 #include "server/store_call.h"
 
@@ -277,6 +278,49 @@ void srv_handle_watch_job(struct srv_call *c)
 
     if (!is_elsewhere(c))
         srv_jobs_watch(c->app->jobs, r->id, c);
+}
+
+/* ---- losses ---- */
+
+static void free_message(void *result)
+{
+    protobuf_c_message_free_unpacked(result, NULL);
+}
+
+/* A file, so not on the loop. */
+static enum ut_err read_losses(struct srv_store_call *w, struct ut_error *e)
+{
+    const Tscaf__V1__JobRef *r = (const void *)w->call->request;
+
+    (void)e;
+    w->result =
+        srv_job_read(w->call->app->config->data, r->id, SRV_JOB_LOSSES_FILE,
+                     &tscaf__v1__job_losses__descriptor);
+    w->result_free = free_message;
+    return UT_OK;
+}
+
+/* One that has not begun has none yet. */
+static void reply_losses(struct srv_store_call *w)
+{
+    Tscaf__V1__JobLosses none = TSCAF__V1__JOB_LOSSES__INIT;
+
+    w->call->reply(w->call, w->result ? w->result : &none.base);
+}
+
+void srv_handle_get_job_losses(struct srv_call *c)
+{
+    const Tscaf__V1__JobRef *r = (const void *)c->request;
+    struct ut_error e;
+
+    if (is_elsewhere(c))
+        return;
+    if (srv_jobs_find(c->app->jobs, r->id)) {
+        srv_store_call_start(c, read_losses, reply_losses);
+        return;
+    }
+    ut_fail(&e, UT_ENOTFOUND, "there is no job \"%.64s\"", r->id);
+    srv_answer_fail(c, &e);
 }
 
 /* ---- cancel, pause, resume, delete ---- */

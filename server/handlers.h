@@ -53,6 +53,7 @@ void srv_handle_cancel_job(struct srv_call *c);
 void srv_handle_pause_job(struct srv_call *c);
 void srv_handle_resume_job(struct srv_call *c);
 void srv_handle_delete_job(struct srv_call *c);
+void srv_handle_get_job_losses(struct srv_call *c);
 void srv_handle_watch_job(struct srv_call *c); /* streams */
 
 /* handle_inference.c: the Open Inference Protocol, of api/oip/inference.proto

@@ -22,6 +22,7 @@
 #include "server/engine.h"
 #include "server/gate.h"
 #include "server/job_figures.h"
+#include "server/job_losses.h"
 
 #define TELL_US 300000        /* between two writes of the progress */
 #define CRASH_SLACK (8 << 20) /* bytes */
@@ -35,6 +36,7 @@ struct child {
     double held_out;
     uint64_t seed;
     int64_t told_us;
+    struct srv_job_losses losses;
     struct srv_job_figures figures;
 };
 
@@ -79,21 +81,58 @@ static enum ut_err write_message(const struct child *c, const char *name,
     return rc;
 }
 
-static enum ut_err read_job(struct child *c, struct ut_error *e)
+static enum ut_err read_message(const struct child *c, const char *name,
+                                const ProtobufCMessageDescriptor *d,
+                                ProtobufCMessage **out, struct ut_error *e)
 {
     char path[PATH_MAX + 32];
     struct api_error err;
-    ProtobufCMessage *m;
     struct ut_buf b;
     enum ut_err rc;
 
-    snprintf(path, sizeof(path), "%s/job.json", c->dir);
+    *out = NULL;
+    snprintf(path, sizeof(path), "%s/%s", c->dir, name);
     ut_buf_init(&b, 1 << 20);
     rc = ut_buf_add_file(&b, path, e);
-    if (!rc && api_json_read(&tscaf__v1__job_record__descriptor, b.data, b.len,
-                             &m, &err))
-        rc = ut_fail(e, UT_EFORMAT, "job.json: %.200s", err.message);
+    if (!rc && api_json_read(d, b.data, b.len, out, &err))
+        rc = ut_fail(e, UT_EFORMAT, "%s: %.200s", name, err.message);
     ut_buf_fini(&b);
+    return rc;
+}
+
+/* Of what was trained before, if this goes on from a checkpoint. */
+static void read_losses(struct child *c)
+{
+    ProtobufCMessage *m;
+    struct ut_error e;
+
+    if (read_message(c, SRV_JOB_LOSSES_FILE, &tscaf__v1__job_losses__descriptor,
+                     &m, &e))
+        m = NULL;
+    srv_job_losses_init(&c->losses, (Tscaf__V1__JobLosses *)m);
+    if (m)
+        protobuf_c_message_free_unpacked(m, NULL);
+}
+
+static void tell_losses(struct child *c)
+{
+    static Tscaf__V1__JobLoss *list[SRV_JOB_LOSSES_MAX + 1];
+    Tscaf__V1__JobLosses m;
+    struct ut_error e;
+
+    if (!c->losses.changed)
+        return;
+    srv_job_losses_tell(&c->losses, list, &m);
+    if (write_message(c, SRV_JOB_LOSSES_FILE, &m.base, &e))
+        fprintf(stderr, "%s\n", e.msg);
+}
+
+static enum ut_err read_job(struct child *c, struct ut_error *e)
+{
+    ProtobufCMessage *m;
+    enum ut_err rc =
+        read_message(c, "job.json", &tscaf__v1__job_record__descriptor, &m, e);
+
     if (rc)
         return rc;
     c->job = (Tscaf__V1__JobRecord *)m;
@@ -159,6 +198,9 @@ static void on_progress(void *arg, const struct mdl_progress *p)
     int64_t now = ut_clock_us();
     struct ut_error e;
 
+    srv_job_losses_add(&c->losses, (uint32_t)p->step, (uint32_t)p->steps,
+                       (float)p->loss[MDL_FATIGUE],
+                       (float)p->loss[MDL_RECOGNITION]);
     if (now - c->told_us < TELL_US && p->step < p->steps)
         return;
     c->told_us = now;
@@ -177,6 +219,7 @@ static void on_progress(void *arg, const struct mdl_progress *p)
         warnings[i] = text[i];
     if (write_message(c, "progress.json", &m.base, &e))
         fprintf(stderr, "%s\n", e.msg);
+    tell_losses(c);
 }
 
 /* The network that the server makes without --model, as a file. */
@@ -396,6 +439,7 @@ static enum ut_err work(struct child *c, int threads, bool *done,
     *done = !access(c->model, F_OK); /* only the figures were missing */
     if (!*done)
         rc = mdl_session_run(&s, done, e);
+    tell_losses(c); /* of a job that is stopped, too */
     if (!rc && *done)
         rc = take_figures(c, threads, e);
     if (!rc && *done)
@@ -491,6 +535,7 @@ int srv_job_child(char **argv)
     if (!rc) {
         c.held_out = or_else((double)c.job->settings->held_out, 0.2);
         c.seed = c.job->settings->seed ? c.job->settings->seed : 1;
+        read_losses(&c);
         rc = work(&c, atoi(argv[6]), &done, &e);
     }
     if (rc) {

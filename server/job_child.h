@@ -10,6 +10,7 @@
  *   job.json         the record, from the server
  *   lock             write-locked (fcntl) as long as the process lives
  *   progress.json    JobProgress, replaced as it goes
+ *   losses.json      JobLosses, the same
  *   model.safetensors(.checkpoint)
  *   result.json      JobResult: it has ended well
  *   error            why it has not

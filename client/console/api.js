@@ -125,6 +125,7 @@ export const datasets = {
 export const jobs = {
   list: async () => (await read('GET', 'v1/jobs')).jobs,
   create: (fields) => read('POST', 'v1/jobs', { json: fields }),
+  losses: async (id) => (await read('GET', `v1/jobs/${id}/losses`)).losses,
   pause: (id) => send('POST', `v1/jobs/${id}/pause`),
   resume: (id) => send('POST', `v1/jobs/${id}/resume`),
   cancel: (id) => send('POST', `v1/jobs/${id}/cancel`),

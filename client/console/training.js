@@ -147,14 +147,12 @@ function watched(problem, changed) {
   const node = h('div', { class: 'stack' });
   let stop = null;
   let id = '';
+  let shown = null; // the job as it was told last
   const curves = { fatigue: [], recognition: [] };
+  const trained = (job) => Object.keys(curves).filter((task) => job[`${task}_dataset`]);
 
-  function show(job) {
+  function draw(job) {
     const p = job.progress ?? {};
-    if (p.step) {
-      for (const [task, loss] of [['fatigue', p.fatigue_loss], ['recognition', p.recognition_loss]])
-        if (job[`${task}_dataset`] && curves[task].at(-1)?.[0] !== p.step) curves[task].push([p.step, loss]);
-    }
     const bar = h('progress', { max: p.steps || 1, value: p.step || 0, 'aria-label': 'Updates done' });
     const act = (text, f) => small(text, `${text} ${job.name}`, trying(problem, async () => { await f(job.id); changed(); }));
     node.replaceChildren(
@@ -167,10 +165,27 @@ function watched(problem, changed) {
         ['learning rate', (p.rate ?? 0).toPrecision(3)], ['gradient', number(p.gradient_norm, 3)],
         ['time left', GOING.includes(job.state) ? duration(p.seconds_left) : '–'], ['broken pictures', number(p.broken)]].map(([k, v]) => h('div', null, h('dt', null, k), h('dd', null, v)))),
       job.figures.length > 0 && table(['Held out', 'Pictures', 'AUC', 'before', 'in use', 'Equal error rate', 'before', 'in use'], h('tbody', null, figureRows(job.figures))));
+  }
+
+  function show(job) {
+    const p = job.progress ?? {};
+    shown = job;
+    for (const task of p.step ? trained(job) : [])
+      if (curves[task].at(-1)?.[0] !== p.step) curves[task].push([p.step, p[`${task}_loss`]]);
+    draw(job);
     if (!GOING.includes(job.state)) {
       announce(`The job ${job.name} is ${job.state}`);
       changed();
     }
+  }
+
+  /** What the server kept of the losses goes before what this page has seen. */
+  async function recall(mine, of) {
+    const kept = await jobs.losses(of);
+    if (mine.signal.aborted || id !== of || !kept.length) return;
+    for (const task of trained(shown))
+      curves[task] = [...kept.map((p) => [p.step, p[`${task}_loss`]]), ...curves[task].filter(([step]) => step > kept.at(-1).step)];
+    draw(shown);
   }
 
   return {
@@ -179,10 +194,11 @@ function watched(problem, changed) {
       if (id === job.id && stop) return;
       stop?.abort();
       id = job.id;
-      curves.fatigue.length = curves.recognition.length = 0;
+      for (const task of Object.keys(curves)) curves[task] = [];
       stop = new AbortController();
       const mine = stop;
       show(job);
+      recall(mine, job.id).catch((e) => { if (!mine.signal.aborted) problem.textContent = e.message; });
       watch(job.id, (j) => { if (mine === stop) show(j); }, mine.signal).catch((e) => {
         if (!mine.signal.aborted) problem.textContent = e.message;
       }).finally(() => { if (mine === stop) stop = null; });

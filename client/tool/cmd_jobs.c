@@ -28,13 +28,14 @@ static const char jobs_help[] =
     "       tscaf jobs start [--fatigue DATASET] [--recognition DATASET]\n"
     "                        [--name NAME] [--base VERSION] [--set "
     "KEY=VALUE]...\n"
-    "       tscaf jobs show|watch|cancel|pause|resume|delete ID\n"
+    "       tscaf jobs show|watch|losses|cancel|pause|resume|delete ID\n"
     "\n"
     "KEY is one of the settings of POST /v1/jobs (steps, batch, rate, mode, "
     "held_out,\n"
     "frozen_root...). watch shows the progress to the job's end; it ends with "
     "1 if the\n"
-    "job made no model.\n";
+    "job made no model. losses prints how they went, a line an update, "
+    "thinned.\n";
 
 /* ---- printing ---- */
 
@@ -68,6 +69,17 @@ static void print_datasets(const ProtobufCMessage *m)
 
     for (size_t i = 0; i < r->n_datasets; i++)
         print_dataset(&r->datasets[i]->base);
+}
+
+static void print_losses(const ProtobufCMessage *m)
+{
+    const Tscaf__V1__JobLosses *x = (const Tscaf__V1__JobLosses *)m;
+
+    printf("step\tfatigue_loss\trecognition_loss\n");
+    for (size_t i = 0; i < x->n_losses; i++)
+        printf("%u\t%.4f\t%.4f\n", x->losses[i]->step,
+               (double)x->losses[i]->fatigue_loss,
+               (double)x->losses[i]->recognition_loss);
 }
 
 static void print_job(const ProtobufCMessage *m)
@@ -352,6 +364,9 @@ int cmd_jobs(int argc, char **argv)
     if (!strcmp(verb, "show"))
         return on_id(&c, "GET", "/v1/jobs", argv[optind + 1], "", record,
                      print_job);
+    if (!strcmp(verb, "losses"))
+        return on_id(&c, "GET", "/v1/jobs", argv[optind + 1], "/losses",
+                     &tscaf__v1__job_losses__descriptor, print_losses);
     if (!strcmp(verb, "delete"))
         return on_id(&c, "DELETE", "/v1/jobs", argv[optind + 1], "", NULL,
                      NULL);

@@ -104,6 +104,17 @@ test('training: a job of both queues watched to its end, its model compared, act
     await page.getByText(`${queue} loss`).waitFor();
     assert.match(await page.locator(`path.series-${i}`).getAttribute('d'), /^M.*L/);
   }
+  // A page that has seen none of it shows the same curves: all that the server kept, to the end.
+  const { jobs } = await api(s.server, 'GET', 'v1/jobs');
+  const { losses } = await api(s.server, 'GET', `v1/jobs/${jobs.find((j) => j.name === 'second').id}/losses`);
+  assert.deepEqual([losses[0].step, losses.at(-1).step, losses.length], [1, 40, 40]);
+  await page.reload();
+  await page.getByRole('button', { name: 'Watch second' }).click();
+  for (const i of [0, 1]) {
+    const curve = page.locator(`path.series-${i}`);
+    await curve.waitFor();
+    await page.waitForFunction((name) => (document.querySelector(name).getAttribute('d').match(/L/g) ?? []).length === 39, `path.series-${i}`);
+  }
   await page.getByRole('cell', { name: 'candidate' }).first().waitFor();
   // Side by side, with what the API says: the base has the figures on the pictures held out of the job.
   const { models } = await api(s.server, 'GET', 'v1/models');

@@ -386,6 +386,29 @@ static void compared_with_what_answers(struct test_server *s, const char *base,
     test_answer_fini(&a);
 }
 
+/* Losses of all its updates, both queues'; the answer's body, to be freed. */
+static char *losses_of(const struct test_server *s, const char *job, int steps)
+{
+    struct test_answer a = {0};
+    const char *at;
+    char path[128];
+    int n = 0;
+
+    snprintf(path, sizeof(path), "/v1/jobs/%s/losses", job);
+    assert_int_equal(test_get(s, path, &a), 200);
+    for (at = a.body; (at = strstr(at, "\"step\":")); at++, n++) {
+        if (atoi(at + 7) != n + 1)
+            fail_msg("update %d is not told in %s", n + 1, a.body);
+        if (!(number(at, "fatigue_loss") > 0) ||
+            (n && !(number(at, "recognition_loss") > 0)))
+            fail_msg("a loss of update %d is none: %.100s", n + 1, at);
+    }
+    assert_int_equal(n, steps);
+    at = strdup(a.body);
+    test_answer_fini(&a);
+    return (char *)(uintptr_t)at;
+}
+
 /* ---- tests ---- */
 
 static void job__two_datasets__a_better_model_in_use(void **state)
@@ -394,6 +417,7 @@ static void job__two_datasets__a_better_model_in_use(void **state)
     struct test_answer a = {0}, *events;
     char fatigue[64], recognition[64], job[64], base[64], made[64], path[128];
     char file[128], now[64], worse[64];
+    char *losses, *again;
     double auc;
     const char *of[2] = {(const char *)&s, path};
     pthread_t thread;
@@ -426,6 +450,7 @@ static void job__two_datasets__a_better_model_in_use(void **state)
     assert_non_null(strstr(events->body, "event: end"));
     test_answer_fini(events);
     free(events);
+    losses = losses_of(&s, job, 120);
 
     test_member(&a, "model_version", made, sizeof(made));
     {
@@ -459,6 +484,12 @@ static void job__two_datasets__a_better_model_in_use(void **state)
         if (!strcmp(now, made))
             test_model_rollback(&s);
     }
+
+    /* How it was trained is known to another server too. */
+    again = losses_of(&s, job, 120);
+    assert_string_equal(losses, again);
+    free(losses);
+    free(again);
 
     /* A candidate that nobody wants goes. */
     compared_with_what_answers(&s, base, made, auc, fatigue, recognition,
@@ -852,6 +883,7 @@ static void job__what_cannot_be__refused_by_name(void **state)
             fail_msg("%s: %ld %s", cases[i].body, a.status, a.body);
     }
     assert_int_equal(test_get(&s, "/v1/jobs/job_none/events", &a), 404);
+    assert_int_equal(test_get(&s, "/v1/jobs/job_none/losses", &a), 404);
     assert_int_equal(
         test_json(&s, "POST", "/v1/datasets",
                   "{\"name\":\"x\",\"kind\":\"fatigue\",\"path\":\"/etc\"}",
