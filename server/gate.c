@@ -96,7 +96,8 @@ enum ut_err srv_gate_admits(const Tscaf__V1__ModelInfo *m, const char *active,
     if (*m->compared_with && strcmp(m->compared_with, active))
         return ut_fail(e, UT_ESTATE,
                        "model %.16s was compared with %.16s, not with %.16s, "
-                       "which answers now; force=true uses it all the same",
+                       "which answers now: its job compares it again, or "
+                       "force=true uses it all the same",
                        version, m->compared_with, active);
     if (!m->passed)
         return ut_fail(e, UT_ESTATE,

@@ -323,7 +323,7 @@ void srv_handle_get_job_losses(struct srv_call *c)
     srv_answer_fail(c, &e);
 }
 
-/* ---- cancel, pause, resume, delete ---- */
+/* ---- cancel, pause, resume, compare, delete ---- */
 
 static enum ut_err put(struct srv_store_call *w, const char *action,
                        struct ut_error *e)
@@ -396,6 +396,16 @@ void srv_handle_pause_job(struct srv_call *c)
 void srv_handle_resume_job(struct srv_call *c)
 {
     change(c, srv_jobs_resume, put_resumed);
+}
+
+static enum ut_err put_compared(struct srv_store_call *w, struct ut_error *e)
+{
+    return put(w, "job.compare", e);
+}
+
+void srv_handle_compare_job(struct srv_call *c)
+{
+    change(c, srv_jobs_compare, put_compared);
 }
 
 /* The store's thread, so that it comes after what was stored before. */

@@ -52,6 +52,7 @@ void srv_handle_get_job(struct srv_call *c);
 void srv_handle_cancel_job(struct srv_call *c);
 void srv_handle_pause_job(struct srv_call *c);
 void srv_handle_resume_job(struct srv_call *c);
+void srv_handle_compare_job(struct srv_call *c);
 void srv_handle_delete_job(struct srv_call *c);
 void srv_handle_get_job_losses(struct srv_call *c);
 void srv_handle_watch_job(struct srv_call *c); /* streams */

@@ -12,6 +12,7 @@
 #include "api/json.h"
 #include "base/file.h"
 #include "server/datasets.h"
+#include "server/generations.h"
 
 #define MAX_FILE (1 << 20)
 
@@ -112,6 +113,28 @@ pid_t srv_job_holder(const char *data, const char *id)
         l.l_pid = 0;
     close(fd);
     return l.l_pid;
+}
+
+/* ---- a model to be compared ---- */
+
+/* By a link: it is the same, and no copy of it. */
+enum ut_err srv_job_take_model(const char *data, const char *id,
+                               const char *version, struct ut_error *e)
+{
+    char model[PATH_MAX], path[PATH_MAX];
+
+    srv_job_path(data, id, "result.json", path);
+    unlink(path);
+    srv_job_path(data, id, "model.safetensors", path);
+    srv_model_path(data, version, model);
+    if (unlink(path) && errno != ENOENT)
+        return ut_fail(e, UT_EIO, "%.150s: %s", path, strerror(errno));
+    if (!link(model, path))
+        return UT_OK;
+    return errno == ENOENT
+               ? ut_fail(e, UT_ESTATE, "model %.16s is not there any more",
+                         version)
+               : ut_fail(e, UT_EIO, "%.150s: %s", path, strerror(errno));
 }
 
 /* ---- removing ---- */

@@ -36,6 +36,13 @@ ProtobufCMessage *srv_job_read(const char *data, const char *id,
 /* The process that holds the job's lock; 0: none. */
 pid_t srv_job_holder(const char *data, const char *id);
 
+/* Gives the process of a job the model of that version, in place of what it
+ * trained, and no result. Errors: UT_ESTATE: it is not there any more; UT_EIO.
+ */
+UT_MUSTUSE enum ut_err srv_job_take_model(const char *data, const char *id,
+                                          const char *version,
+                                          struct ut_error *e);
+
 /* Removes the weights, done or half done. */
 void srv_job_drop_work(const char *data, const char *id);
 /* Removes all, and the manifests that were frozen for it. */

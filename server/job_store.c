@@ -58,6 +58,7 @@ struct storing {
     struct srv_app *app;
     Tscaf__V1__JobResult *result; /* owned */
     Tscaf__V1__JobRecord *record; /* owned; as it will be */
+    bool again;                   /* its model is there: it was compared anew */
     srv_job_stored_fn done;
     void *arg;
     struct ut_error e;
@@ -87,28 +88,73 @@ static void on_stored(struct srv_mail *m)
     free_storing(s);
 }
 
-/* The store's thread: the file into the repository, then the two records
- * together. Done again after a crash in between, it comes to the same. */
+static enum ut_err put(struct storing *s, const char *action,
+                       Tscaf__V1__ModelInfo *m)
+{
+    const char *version = s->record->model_version;
+    const struct srv_record list[] = {
+        {SRV_TABLE_MODEL, version, &m->base},
+        {SRV_TABLE_JOB, s->record->id, &s->record->base},
+    };
+
+    return srv_store_put(s->app->store, "job", action, version, list, 2, &s->e);
+}
+
+/* The file into the repository, then the two records together. Done again
+ * after a crash in between, it comes to the same. */
+static enum ut_err store_new(struct storing *s, const char *from)
+{
+    char to[PATH_MAX];
+
+    srv_model_path(s->app->config->data, s->record->model_version, to);
+    if (rename(from, to) && access(to, F_OK))
+        return ut_fail(&s->e, UT_EIO, "%.150s: %s", to, strerror(errno));
+    return put(s, "model.create", s->result->model);
+}
+
+static void swap(char **a, char **b)
+{
+    char *was = *a;
+
+    *a = *b;
+    *b = was;
+}
+
+/* Of a model that is compared anew only the verdict changes: it may be in use
+ * by now. */
+static enum ut_err store_verdict(struct storing *s, const char *from)
+{
+    Tscaf__V1__ModelInfo *news = s->result->model, *m;
+    ProtobufCMessage *stored;
+    enum ut_err rc =
+        srv_store_get(s->app->store, SRV_TABLE_MODEL, s->record->model_version,
+                      &tscaf__v1__model_info__descriptor, &stored, &s->e);
+
+    if (rc)
+        return rc;
+    m = (Tscaf__V1__ModelInfo *)stored;
+    m->passed = news->passed;
+    swap(&m->reason, &news->reason);
+    swap(&m->compared_with, &news->compared_with);
+    swap(&m->card, &news->card);
+    rc = put(s, "model.compare", m);
+    tscaf__v1__model_info__free_unpacked(m, NULL);
+    if (!rc)
+        unlink(from); /* the link that its process had */
+    return rc;
+}
+
+/* The store's thread. */
 static void store_run(void *arg, int worker)
 {
     struct storing *s = arg;
-    const char *data = s->app->config->data;
     struct srv_mailbox *mailbox = s->app->mailbox;
-    const char *version = s->record->model_version;
-    const struct srv_record put[] = {
-        {SRV_TABLE_MODEL, version, &s->result->model->base},
-        {SRV_TABLE_JOB, s->record->id, &s->record->base},
-    };
-    char from[PATH_MAX], to[PATH_MAX];
+    char from[PATH_MAX];
 
     (void)worker;
-    srv_job_path(data, s->record->id, "model.safetensors", from);
-    srv_model_path(data, version, to);
-    if (rename(from, to) && access(to, F_OK))
-        ut_fail(&s->e, UT_EIO, "%.150s: %s", to, strerror(errno));
-    else
-        s->e.code = srv_store_put(s->app->store, "job", "model.create", version,
-                                  put, 2, &s->e);
+    srv_job_path(s->app->config->data, s->record->id, "model.safetensors",
+                 from);
+    s->e.code = (s->again ? store_verdict : store_new)(s, from);
     srv_mailbox_post(mailbox, &s->mail);
 }
 
@@ -124,7 +170,11 @@ static bool fill(struct storing *s, const Tscaf__V1__JobRecord *x)
     m = s->result ? s->result->model : NULL;
     if (!s->record || !m || !m->model)
         return false;
+    s->again = *x->model_version;
     s->record->state = TSCAF__V1__JOB_STATE__JOB_STATE_SUCCEEDED;
+    for (size_t i = 0; i < s->record->n_figures; i++)
+        tscaf__v1__job_figures__free_unpacked(s->record->figures[i], NULL);
+    free(s->record->figures);
     s->record->n_figures = s->result->n_figures;
     s->record->figures = s->result->figures;
     s->result->n_figures = 0;

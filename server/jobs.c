@@ -86,6 +86,21 @@ static void change(struct job *x, Tscaf__V1__JobState state, const char *reason)
     srv_job_save(x->jobs->app, x->record);
 }
 
+/* One that made its model before has it still: only its comparison with another
+ * failed. */
+static void fail(struct job *x, const char *why)
+{
+    char text[400];
+
+    if (!*x->record->model_version) {
+        change(x, STATE(FAILED), why);
+        return;
+    }
+    srv_job_drop_work(data_of(x), x->record->id);
+    snprintf(text, sizeof(text), "the comparison failed: %s", why);
+    change(x, STATE(SUCCEEDED), text);
+}
+
 static void look_at_progress(struct job *x)
 {
     char path[PATH_MAX];
@@ -129,7 +144,7 @@ static void on_stored(void *arg, Tscaf__V1__JobRecord *record,
                      record->id, record->model_version);
         tell(x);
     } else if (!j->stopped) {
-        change(x, STATE(FAILED), e->msg);
+        fail(x, e->msg);
     }
     if (!j->stopped)
         pump(j);
@@ -142,7 +157,7 @@ static void finish(struct job *x)
     x->finishing =
         !srv_job_store_result(x->jobs->app, x->record, on_stored, x, &e);
     if (!x->finishing)
-        change(x, STATE(FAILED), e.msg);
+        fail(x, e.msg);
 }
 
 /* Why a process ended without a result, as it says itself or as it shows. */
@@ -197,7 +212,8 @@ static void ended(struct job *x, int status, int signum)
     char why[300];
 
     look_at_progress(x);
-    if (x->record->state == STATE(CANCELLED)) {
+    if (x->record->state == STATE(CANCELLED) ||
+        x->record->state == STATE(SUCCEEDED)) {
         srv_job_drop_work(data_of(x), id);
     } else if (result && !is_stale(x)) {
         finish(x);
@@ -211,7 +227,7 @@ static void ended(struct job *x, int status, int signum)
         change(x, STATE(QUEUED), "its process was stopped from outside");
     } else {
         why_it_ended(x, signum, why, sizeof(why));
-        change(x, STATE(FAILED), why);
+        fail(x, why);
     }
 }
 
@@ -271,7 +287,7 @@ static void pump(struct srv_jobs *j)
                                    active, on_process_end, x, &x->process, &e);
         srv_generation_drop(active);
         if (rc) {
-            change(x, STATE(FAILED), e.msg);
+            fail(x, e.msg);
             continue;
         }
         if (!*x->record->started_at)
@@ -313,7 +329,10 @@ enum ut_err srv_jobs_cancel(struct srv_jobs *j, const char *id,
         srv_job_process_stop(x->process);
     else
         srv_job_drop_work(data_of(x), id);
-    become(x, STATE(CANCELLED), "on request");
+    if (*x->record->model_version) /* that stays */
+        become(x, STATE(SUCCEEDED), "the comparison was cancelled on request");
+    else
+        become(x, STATE(CANCELLED), "on request");
     pump(j);
     return UT_OK;
 }
@@ -347,6 +366,44 @@ enum ut_err srv_jobs_resume(struct srv_jobs *j, const char *id,
         return refuse(x, "resumed", e);
     srv_message_set(&x->record->ended_at, "");
     become(x, STATE(QUEUED), "");
+    pump(j);
+    return UT_OK;
+}
+
+/* The version that answers now, into [17]. */
+static void answering(const struct srv_jobs *j, char version[17])
+{
+    struct srv_generation *g = srv_generation_take(j->app);
+
+    snprintf(version, 17, "%s", srv_generation_version(g));
+    srv_generation_drop(g);
+}
+
+enum ut_err srv_jobs_compare(struct srv_jobs *j, const char *id,
+                             struct ut_error *e)
+{
+    struct job *x = find(j, id, e);
+    char active[17], text[80];
+    enum ut_err rc;
+
+    if (!x)
+        return e->code;
+    if (x->record->state != STATE(SUCCEEDED))
+        return refuse(x, "compared", e);
+    if (x->process || x->finishing)
+        return ut_fail(e, UT_ESTATE, "%s: its process has not ended yet", id);
+    answering(j, active);
+    if (!strcmp(active, x->record->model_version))
+        return ut_fail(e, UT_ESTATE,
+                       "model %s answers now: there is nothing to "
+                       "compare it with",
+                       active);
+    rc = srv_job_take_model(data_of(x), id, x->record->model_version, e);
+    if (rc)
+        return rc;
+    snprintf(text, sizeof(text), "to be compared with model %s", active);
+    srv_message_set(&x->record->ended_at, "");
+    become(x, STATE(QUEUED), text);
     pump(j);
     return UT_OK;
 }

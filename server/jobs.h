@@ -49,6 +49,11 @@ UT_MUSTUSE enum ut_err srv_jobs_pause(struct srv_jobs *j, const char *id,
 /* Also of one that failed: it goes on from its checkpoint. */
 UT_MUSTUSE enum ut_err srv_jobs_resume(struct srv_jobs *j, const char *id,
                                        struct ut_error *e);
+/* Has the model that one made compared with the one that answers now: it runs
+ * again, without training, and has succeeded again when that is done, or, with
+ * the reason told, when it cannot be done or was cancelled. */
+UT_MUSTUSE enum ut_err srv_jobs_compare(struct srv_jobs *j, const char *id,
+                                        struct ut_error *e);
 /* Forgets one that has ended; the caller deletes record and folder. */
 UT_MUSTUSE enum ut_err srv_jobs_remove(struct srv_jobs *j, const char *id,
                                        struct ut_error *e);

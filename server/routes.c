@@ -114,6 +114,7 @@ const struct srv_route srv_routes[] = {
     CALL("POST", JOBS "/{id}/cancel", ADMIN, job_ref, cancel_job, 200, Jobs, CancelJob),
     CALL("POST", JOBS "/{id}/pause", ADMIN, job_ref, pause_job, 200, Jobs, PauseJob),
     CALL("POST", JOBS "/{id}/resume", ADMIN, job_ref, resume_job, 200, Jobs, ResumeJob),
+    CALL("POST", JOBS "/{id}/compare", ADMIN, job_ref, compare_job, 202, Jobs, CompareJob),
     CALL("GET", JOBS "/{id}/losses", ADMIN, job_ref, get_job_losses, 200, Jobs, GetJobLosses),
     STREAM("GET", JOBS "/{id}/events", ADMIN, job_ref, watch_job, 200, Jobs, WatchJob),
 

@@ -128,6 +128,7 @@ export const jobs = {
   losses: async (id) => (await read('GET', `v1/jobs/${id}/losses`)).losses,
   pause: (id) => send('POST', `v1/jobs/${id}/pause`),
   resume: (id) => send('POST', `v1/jobs/${id}/resume`),
+  compare: (id) => read('POST', `v1/jobs/${id}/compare`),
   cancel: (id) => send('POST', `v1/jobs/${id}/cancel`),
   remove: (id) => send('DELETE', `v1/jobs/${id}`),
 };

@@ -234,14 +234,14 @@ function jobsCard(changed) {
 
 // ---- Versions ----
 
-function versionsCard(server, changed) {
+function versionsCard(server, changed, comparing) {
   const body = h('tbody');
   const problem = h('p', { class: 'problem', role: 'alert' });
   const compare = comparison();
   let timer = 0;
   let gone = false;
 
-  function row(m) {
+  function row(m, active) {
     const { version, name } = m.model;
     const act = (f) => trying(problem, async () => { await f(); await refresh(); });
     return h('tr', { class: m.state }, cell(name), cell(h('code', null, version.slice(0, 8))), cell(h('span', { class: `badge ${m.state}` }, m.state)),
@@ -249,7 +249,8 @@ function versionsCard(server, changed) {
         m.state === 'candidate' && small('Activate', `Activate ${name} ${version}`, act(async () => {
           if (!m.passed && !await confirm({ title: `Activate ${name} all the same?`, text: m.reason || 'Its held-out figures did not pass.', action: 'Activate', danger: true })) return;
           await versions.activate(version, !m.passed);
-        })), m.state === 'previous' && small('Roll back to it', `Roll back to ${name} ${version}`, act(versions.rollback)), ' ',
+        })), m.state === 'candidate' && m.job_id && m.compared_with !== active && small('Compare', `Compare ${name} ${version} with the one in use`,
+          trying(problem, async () => comparing(await jobs.compare(m.job_id)))), m.state === 'previous' && small('Roll back to it', `Roll back to ${name} ${version}`, act(versions.rollback)), ' ',
         m.state === 'candidate' && small('Delete', `Delete ${name} ${version}`, act(() => versions.remove(version)))));
   }
 
@@ -258,7 +259,7 @@ function versionsCard(server, changed) {
     const list = await versions.list();
     if (gone) return;
     const active = list.find((m) => m.state === 'active')?.model.version;
-    body.replaceChildren(...list.map(row));
+    body.replaceChildren(...list.map((m) => row(m, active)));
     compare.models(list);
     changed(list);
     if (active && active !== server.model?.model.version) server.dispatchEvent(new Event('refresh'));
@@ -275,7 +276,10 @@ export function open(root, server) {
     list.refresh();
     list.view.open(job);
   });
-  const models = versionsCard(server, form.models);
+  const models = versionsCard(server, form.models, (job) => {
+    list.refresh();
+    list.view.open(job);
+  });
   const data = datasetCard(server, (all) => {
     form.datasets(all);
     models.datasets(all);

@@ -28,13 +28,16 @@ static const char jobs_help[] =
     "       tscaf jobs start [--fatigue DATASET] [--recognition DATASET]\n"
     "                        [--name NAME] [--base VERSION] [--set "
     "KEY=VALUE]...\n"
-    "       tscaf jobs show|watch|losses|cancel|pause|resume|delete ID\n"
+    "       tscaf jobs show|watch|losses|cancel|pause|resume|"
+    "compare|delete ID\n"
     "\n"
     "KEY is one of the settings of POST /v1/jobs (steps, batch, rate, mode, "
     "held_out,\n"
     "frozen_root...). watch shows the progress to the job's end; it ends with "
     "1 if the\n"
-    "job made no model. losses prints how they went, a line an update, "
+    "job made no model. compare: the model that it made, with the one that "
+    "answers\n"
+    "now. losses prints how they went, a line an update, "
     "thinned.\n";
 
 /* ---- printing ---- */
@@ -371,7 +374,7 @@ int cmd_jobs(int argc, char **argv)
         return on_id(&c, "DELETE", "/v1/jobs", argv[optind + 1], "", NULL,
                      NULL);
     if (strcmp(verb, "cancel") && strcmp(verb, "pause") &&
-        strcmp(verb, "resume"))
+        strcmp(verb, "resume") && strcmp(verb, "compare"))
         return cmd_usage(&c, "\"%s\" is nothing to do so; see the usage", verb);
     snprintf(tail, sizeof(tail), "/%s", verb);
     return on_id(&c, "POST", "/v1/jobs", argv[optind + 1], tail, record,

@@ -149,6 +149,21 @@ test('training: a job of both queues watched to its end, its model compared, act
   await page.getByRole('button', { name: /^Roll back/ }).click();
   await page.locator('tr.previous').filter({ hasText: 'second' }).waitFor();
   await page.locator('.status').getByText('untrained').waitFor();
+
+  // A verdict beside a model that answers no more is taken anew.
+  const job = async () => (await api(s.server, 'GET', 'v1/jobs')).jobs.find((j) => j.name === 'second');
+  const before = await job();
+  await page.route('**/v1/models', async (route) => {
+    const all = (await (await route.fetch()).json()).models;
+    await route.fulfill({ json: { models: all.map((m) => m.model.name === 'second' ? { ...m, state: 'candidate', compared_with: 'f'.repeat(16) } : m) } });
+  });
+  await page.reload();
+  await page.getByRole('button', { name: /^Compare second .* with the one in use/ }).click();
+  await page.locator('#job-state').getByText('succeeded').waitFor();
+  const again = await job();
+  assert.ok(again.ended_at > before.ended_at);
+  assert.deepEqual(again.figures, before.figures);
+  await page.unroute('**/v1/models');
   await leave(page);
 });
 

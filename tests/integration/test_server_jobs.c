@@ -386,6 +386,78 @@ static void compared_with_what_answers(struct test_server *s, const char *base,
     test_answer_fini(&a);
 }
 
+static void force(const struct test_server *s, const char *version)
+{
+    post(s, "models", version, "activate", 202);
+    test_model_wait(s, version);
+}
+
+/* Whether /v1/models/VERSION says so. */
+static bool model_says(const struct test_server *s, const char *version,
+                       const char *what)
+{
+    struct test_answer a = {0};
+    char path[64];
+    bool says;
+
+    snprintf(path, sizeof(path), "/v1/models/%s", version);
+    assert_int_equal(test_get(s, path, &a), 200);
+    says = strstr(a.body, what);
+    test_answer_fini(&a);
+    return says;
+}
+
+/* A good model was compared with the base; now a worse one answers. Compared
+ * with that, it needs no force. */
+static void compared_anew(struct test_server *s, const char *base,
+                          const char *made, const char *worse, const char *job)
+{
+    struct test_answer a = {0};
+    char path[80], text[64], created[64];
+
+    post(s, "jobs", job, "compare", 400); /* with itself */
+    force(s, base);
+    force(s, worse);
+    snprintf(path, sizeof(path), "/v1/models/%s", made);
+    assert_int_equal(test_get(s, path, &a), 200);
+    test_member(&a, "created_at", created, sizeof(created));
+    snprintf(path, sizeof(path), "/v1/models/%s/activate", made);
+    assert_int_equal(test_json(s, "POST", path, "{}", &a), 400);
+    assert_non_null(strstr(a.body, "was compared with"));
+    post(s, "jobs", job, "compare", 202);
+    wait_state(s, job, "succeeded", &a);
+    assert_true(number(a.body, "auc") > number(a.body, "active_auc"));
+    snprintf(text, sizeof(text), "\"compared_with\":\"%s\"", worse);
+    assert_true(model_says(s, made, text));
+    assert_true(model_says(s, made, "\"passed\":true"));
+    assert_true(model_says(s, made, "\"state\":\"candidate\""));
+    assert_true(model_says(s, made, created));
+    assert_int_equal(test_json(s, "POST", path, "{}", &a), 202);
+    test_model_wait(s, made);
+    force(s, base); /* neither answers, nor is the last */
+    test_answer_fini(&a);
+}
+
+/* What it held out is gone: it says so, and has made its model all the same. */
+static void not_compared_anew(struct test_server *s, const char *job,
+                              const char *dataset)
+{
+    const char *const words[] = {"the comparison failed: ", NULL};
+    struct test_answer a = {0};
+    char path[128];
+
+    snprintf(path, sizeof(path), "/v1/datasets/%s", dataset);
+    assert_int_equal(test_json(s, "DELETE", path, NULL, &a), 204);
+    post(s, "jobs", job, "compare", 202);
+    snprintf(path, sizeof(path), "/v1/jobs/%s", job);
+    until(s, path, words, &a);
+    assert_non_null(strstr(a.body, "\"state\":\"succeeded\""));
+    snprintf(path, sizeof(path), "%s/data/jobs/%s/model.safetensors", s->dir,
+             job);
+    assert_int_not_equal(access(path, F_OK), 0);
+    test_answer_fini(&a);
+}
+
 /* Losses of all its updates, both queues'; the answer's body, to be freed. */
 static char *losses_of(const struct test_server *s, const char *job, int steps)
 {
@@ -494,9 +566,11 @@ static void job__two_datasets__a_better_model_in_use(void **state)
     /* A candidate that nobody wants goes. */
     compared_with_what_answers(&s, base, made, auc, fatigue, recognition,
                                worse);
+    compared_anew(&s, base, made, worse, job);
     snprintf(path, sizeof(path), "/v1/models/%s", worse);
     assert_int_equal(test_json(&s, "DELETE", path, NULL, &a), 204);
     assert_int_equal(test_get(&s, path, &a), 404);
+    not_compared_anew(&s, job, fatigue);
     assert_int_equal(test_server_stop(&s), 0);
     test_answer_fini(&a);
 }
@@ -592,6 +666,7 @@ server_killed__while_a_job_runs__found_again_and_cancelled(void **state)
     /* A dataset that it was started with stays. */
     snprintf(path, sizeof(path), "/v1/datasets/%s", fatigue);
     assert_int_equal(test_json(&s, "DELETE", path, NULL, &a), 400);
+    post(&s, "jobs", job, "compare", 400);
     post(&s, "jobs", job, "pause", 200);
     post(&s, "jobs", job, "pause", 400);
     post(&s, "jobs", job, "resume", 200);
