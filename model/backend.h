@@ -41,6 +41,9 @@ struct mdl_io {
 struct mdl_device_stats {
     uint64_t batches;       /* run without an error             */
     uint64_t run_us;        /* their times, copies included     */
+    uint64_t kernel_us;     /* their times without copies; what
+                               another lane computed meanwhile
+                               is in them too                   */
     uint64_t busy_us;       /* with at least one on its way     */
     uint64_t memory_used;   /* bytes, by anyone                 */
     uint64_t memory_total;  /* bytes                            */

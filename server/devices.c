@@ -3,14 +3,17 @@
 
 #include <inttypes.h>
 
-#define N_SERIES 6
+#define N_SERIES 7
 
 static const char *const series[N_SERIES][3] = {
     {"batches_total", "counter", "Batches that a device ran."},
     {"run_seconds_total", "counter",
      "Times of a device's batches, copies included."},
+    {"kernel_seconds_total", "counter",
+     "Times of a device's batches without copies."},
     {"busy_seconds_total", "counter",
-     "Time with a batch on a device: its rate is the utilisation."},
+     "Time with a batch or a search on a device: its rate is the "
+     "utilisation."},
     {"memory_used_bytes", "gauge", "A device's memory in use, by anyone."},
     {"memory_bytes", "gauge", "A device's memory."},
     {"contexts_lost_total", "counter",
@@ -21,10 +24,11 @@ static void values(const struct mdl_device_stats *s, double v[N_SERIES])
 {
     v[0] = (double)s->batches;
     v[1] = (double)s->run_us / 1e6;
-    v[2] = (double)s->busy_us / 1e6;
-    v[3] = (double)s->memory_used;
-    v[4] = (double)s->memory_total;
-    v[5] = (double)s->contexts_lost;
+    v[2] = (double)s->kernel_us / 1e6;
+    v[3] = (double)s->busy_us / 1e6;
+    v[4] = (double)s->memory_used;
+    v[5] = (double)s->memory_total;
+    v[6] = (double)s->contexts_lost;
 }
 
 /* Of how many devices; 0 where the model runs on the processor. */

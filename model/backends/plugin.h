@@ -15,7 +15,9 @@
         ((sizeof(struct mdl_graph) * 31 + sizeof(struct mdl_node)) * 31 +      \
          sizeof(struct mdl_value)) *                                           \
             31 +                                                               \
-        sizeof(struct mdl_backend_ops) * 31 + sizeof(struct mdl_index_ops))
+        (sizeof(struct mdl_backend_ops) * 31 + sizeof(struct mdl_index_ops)) * \
+            31 +                                                               \
+        sizeof(struct mdl_device_stats))
 
 struct mdl_plugin {
     uint32_t abi, layout; /* of the sources it was built from */

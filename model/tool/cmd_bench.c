@@ -33,7 +33,8 @@ static const char help[] =
     "without\n"
     "memory, measured in turn; Winograd, counted as direct convolution, can "
     "pass\n"
-    "it; on cuda there is none. --train times training steps (forward, "
+    "it; on cuda there is none, but the kernels' time without copies. "
+    "--train times training steps (forward, "
     "ArcFace, backward, AdamW) of "
     "one\n"
     "batch (64) on N threads; --gallery the search in a gallery of N faces\n"
@@ -63,6 +64,7 @@ struct config {
     enum mdl_precision precision;
     int batch;           /* 0: the cores' peak instead of the network */
     double ms[MAX_REPS]; /* of all lanes together */
+    struct mdl_device_stats spent; /* on it, by a device: all reps */
 };
 
 struct bench {
@@ -153,6 +155,18 @@ static double peak_of(const struct bench *b, enum mdl_precision precision,
     return 0;
 }
 
+/* The device's time for a face without copies, ms, or the word for none. */
+static void kernel_text(const struct bench *b, const struct config *c,
+                        char text[16])
+{
+    if (c->spent.batches)
+        snprintf(text, 16, b->json ? "%.5f" : "%.4f",
+                 (double)c->spent.kernel_us / 1e3 /
+                     ((double)c->spent.batches * c->batch));
+    else
+        snprintf(text, 16, "%s", b->json ? "null" : "-");
+}
+
 static void report(struct bench *b)
 {
     double ms[MAX_CONFIGS];
@@ -160,14 +174,14 @@ static void report(struct bench *b)
     for (int i = 0; i < b->n_configs; i++)
         ms[i] = bench_median(b->configs[i].ms, b->reps);
     if (!b->json)
-        printf("%-10s %6s %12s %12s %12s %6s\n", "precision", "batch",
-               "ms/face", "faces/s", "GFLOP/s", "peak");
+        printf("%-10s %6s %12s %12s %12s %6s %10s\n", "precision", "batch",
+               "ms/face", "faces/s", "GFLOP/s", "peak", "kernel ms");
     for (int i = 0; i < b->n_configs; i++) {
         const struct config *c = &b->configs[i];
         double face = ms[i] / (c->batch * b->n_threads);
         double rate = gflops(b, c, ms[i]);
         double peak = peak_of(b, c->precision, ms);
-        char share[16] = "-";
+        char share[16] = "-", kernel[16];
 
         if (!c->batch)
             continue;
@@ -176,15 +190,29 @@ static void report(struct bench *b)
                      rate / peak);
         else if (b->json)
             snprintf(share, sizeof(share), "null");
+        kernel_text(b, c, kernel);
         printf(b->json ? "{\"precision\":\"%s\",\"batch\":%d,"
                          "\"ms_per_face\":%.4f,\"faces_per_second\":%.2f,"
-                         "\"gflops\":%.2f,\"peak_share\":%s}\n"
-                       : "%-10s %6d %12.3f %12.1f %12.1f %6s\n",
+                         "\"gflops\":%.2f,\"peak_share\":%s,"
+                         "\"kernel_ms_per_face\":%s}\n"
+                       : "%-10s %6d %12.3f %12.1f %12.1f %6s %10s\n",
                mdl_precision_name(c->precision), c->batch, face, 1000 / face,
-               rate, share);
+               rate, share, kernel);
         if (b->profile)
             mdl_plan_profile(b->workers[0].plans[i], profile_line, NULL);
     }
+}
+
+/* Adds what the device did since `before`. */
+static void spend(struct bench *b, struct config *c,
+                  const struct mdl_device_stats *before)
+{
+    struct mdl_device_stats now;
+
+    if (!mdl_backend_stats(b->device, &now))
+        return;
+    c->spent.batches += now.batches - before->batches;
+    c->spent.kernel_us += now.kernel_us - before->kernel_us;
 }
 
 /* From the first lane's start to the last one's end. The main thread has no
@@ -216,11 +244,16 @@ static enum ut_err run_all(struct bench *b, struct ut_error *e)
     }
     for (int r = -1; r < b->reps; r++) /* the first round only warms up */
         for (int i = 0; i < b->n_configs; i++) {
+            struct mdl_device_stats before = {0};
+
+            mdl_backend_stats(b->device, &before);
             b->now = i;
             pthread_barrier_wait(&b->start);
             pthread_barrier_wait(&b->end);
-            if (r >= 0)
-                b->configs[i].ms[r] = round_ms(b);
+            if (r < 0)
+                continue;
+            b->configs[i].ms[r] = round_ms(b);
+            spend(b, &b->configs[i], &before);
         }
     b->now = -1;
     pthread_barrier_wait(&b->start);

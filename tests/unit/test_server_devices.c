@@ -165,6 +165,9 @@ static void device__error_that_stays__one_batch_fails(void **state)
                            "1\n"));
     assert_non_null(
         strstr(text.data, "\ntscaf_device_memory_bytes{device=\"0\"} "));
+    assert_non_null(strstr(text.data,
+                           "\ntscaf_device_kernel_seconds_total{device=\"0\"} "
+                           "0.002\n")); /* two batches, a look at its clock */
     assert_non_null(strstr(text.data, ",\"devices\":[{\"device\":0,"));
     assert_non_null(strstr(text.data, "\"contexts_lost\":1}]"));
     ut_buf_fini(&text);

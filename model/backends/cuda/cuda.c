@@ -117,6 +117,28 @@ static int devices(void)
     return gpu_count();
 }
 
+static void close_parts(struct lane *l, bool lost)
+{
+    cuda_handles_close(l->handles, lost);
+    gpu_mark_free(l->from, lost);
+    gpu_mark_free(l->to, lost);
+    l->from = l->to = NULL;
+}
+
+/* What a lane has on its stream. */
+static enum ut_err open_parts(struct lane *l, struct ut_error *e)
+{
+    enum ut_err rc = cuda_handles_open(l->stream, l->handles, e);
+
+    if (!rc)
+        rc = gpu_mark_new(l->stream, &l->from, e);
+    if (!rc)
+        rc = gpu_mark_new(l->stream, &l->to, e);
+    if (rc)
+        close_parts(l, false);
+    return rc;
+}
+
 enum ut_err cuda_lane_open(struct ctx *c, struct lane *l, struct ut_error *e)
 {
     enum ut_err rc = gpu_stream_new(c->device, &l->stream, e);
@@ -124,7 +146,7 @@ enum ut_err cuda_lane_open(struct ctx *c, struct lane *l, struct ut_error *e)
     if (rc)
         return rc;
     l->epoch = process.epoch[c->device];
-    rc = cuda_handles_open(l->stream, l->handles, e);
+    rc = open_parts(l, e);
     if (rc)
         gpu_stream_free(l->stream);
     return rc;
@@ -152,7 +174,7 @@ void cuda_lane_close(struct ctx *c, struct lane *l)
     struct ut_error ignored;
     bool lost = is_lost(c, l->epoch) || gpu_enter(l->stream, &ignored);
 
-    cuda_handles_close(l->handles, lost);
+    close_parts(l, lost);
     if (lost) {
         gpu_stream_abandon(l->stream);
     } else {
@@ -309,10 +331,10 @@ enum ut_err cuda_renew(struct ctx *c, struct lane *l, struct ut_error *e)
     l->work = l->host = NULL;
     l->work_size = l->host_size = 0;
     l->generation++;
-    cuda_handles_close(l->handles, true);
+    close_parts(l, true);
     rc = gpu_stream_renew(l->stream, e);
     if (!rc)
-        rc = cuda_handles_open(l->stream, l->handles, e);
+        rc = open_parts(l, e);
     if (!rc)
         l->epoch = epoch;
     return rc;
@@ -455,24 +477,6 @@ static enum ut_err run_ready(struct plan *p, const struct mdl_io *io,
     return rc;
 }
 
-/* A batch begins (+1) or ends (-1). */
-static void count(struct ctx *c, int change, int64_t took_us, enum ut_err rc)
-{
-    int64_t now = gpu_clock_us();
-
-    pthread_mutex_lock(&c->busy);
-    if (change > 0 && !c->running)
-        c->since_us = now;
-    c->running += change;
-    if (!c->running)
-        c->busy_us += (uint64_t)(now - c->since_us);
-    if (change < 0 && !rc) {
-        c->batches++;
-        c->run_us += (uint64_t)took_us;
-    }
-    pthread_mutex_unlock(&c->busy);
-}
-
 static enum ut_err run(void *ctx, void *plan, const struct mdl_io *io,
                        struct ut_error *e)
 {
@@ -481,12 +485,15 @@ static enum ut_err run(void *ctx, void *plan, const struct mdl_io *io,
     unsigned epoch;
     enum ut_err rc;
 
-    count(ctx, 1, 0, UT_OK);
+    cuda_busy(ctx, 1);
     pthread_rwlock_rdlock(&process.lock);
     epoch = process.epoch[p->ctx->device];
     rc = run_ready(p, io, e);
+    if (!rc)
+        cuda_ran(ctx, gpu_clock_us() - began,
+                 gpu_between(p->lane->from, p->lane->to));
     pthread_rwlock_unlock(&process.lock);
-    count(ctx, -1, gpu_clock_us() - began, rc);
+    cuda_busy(ctx, -1);
     cuda_mend(ctx, epoch, rc);
     return rc;
 }
@@ -502,12 +509,7 @@ static void stats(void *ctx, struct mdl_device_stats *out)
 {
     struct ctx *c = ctx;
 
-    pthread_mutex_lock(&c->busy);
-    *out = (struct mdl_device_stats){
-        .batches = c->batches, .run_us = c->run_us, .busy_us = c->busy_us};
-    if (c->running)
-        out->busy_us += (uint64_t)(gpu_clock_us() - c->since_us);
-    pthread_mutex_unlock(&c->busy);
+    cuda_read(c, out);
     pthread_rwlock_rdlock(&process.lock);
     out->contexts_lost = process.epoch[c->device];
     gpu_memory(c->device, &out->memory_used, &out->memory_total);

@@ -229,6 +229,63 @@ enum ut_err gpu_wait(struct gpu_stream *s, struct ut_error *e)
     return check(cudaStreamSynchronize(s->stream), "a batch", e);
 }
 
+struct gpu_mark {
+    cudaEvent_t event;
+};
+
+enum ut_err gpu_mark_new(struct gpu_stream *s, struct gpu_mark **out,
+                         struct ut_error *e)
+{
+    struct gpu_mark *m = calloc(1, sizeof(*m));
+    enum ut_err rc;
+
+    if (!m)
+        return ut_fail(e, UT_ENOMEM, "no memory for a mark");
+    rc = gpu_enter(s, e);
+    if (!rc)
+        rc = check(cudaEventCreate(&m->event), "an event", e);
+    if (rc)
+        free(m);
+    else
+        *out = m;
+    return rc;
+}
+
+void gpu_mark_free(struct gpu_mark *m, bool lost)
+{
+    if (m && !lost)
+        cudaEventDestroy(m->event);
+    free(m);
+}
+
+/* In a recording, a plain record would only order what follows. */
+enum ut_err gpu_mark(struct gpu_stream *s, struct gpu_mark *m,
+                     struct ut_error *e)
+{
+    enum cudaStreamCaptureStatus now = cudaStreamCaptureStatusNone;
+    enum ut_err rc =
+        check(cudaStreamIsCapturing(s->stream, &now), "recording", e);
+
+    return rc ? rc
+              : check(cudaEventRecordWithFlags(
+                          m->event, s->stream,
+                          now == cudaStreamCaptureStatusActive
+                              ? cudaEventRecordExternal
+                              : cudaEventRecordDefault),
+                      "an event", e);
+}
+
+int64_t gpu_between(const struct gpu_mark *from, const struct gpu_mark *to)
+{
+    float ms = 0;
+
+    if (cudaEventElapsedTime(&ms, from->event, to->event) != cudaSuccess) {
+        cudaGetLastError();
+        return 0;
+    }
+    return (int64_t)(ms * 1000 + 0.5f);
+}
+
 int64_t gpu_clock_us(void)
 {
     return ut_clock_us();

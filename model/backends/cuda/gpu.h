@@ -92,6 +92,17 @@ enum ut_err gpu_download(void *to, const void *from, size_t len,
                          struct ut_error *e);
 /* Until all that was queued is done; says the first error of it. */
 enum ut_err gpu_wait(struct gpu_stream *s, struct ut_error *e);
+/* A mark passes when all that was queued before it is done; recorded, it
+ * passes at each replay. */
+struct gpu_mark;
+enum ut_err gpu_mark_new(struct gpu_stream *s, struct gpu_mark **out,
+                         struct ut_error *e);
+void gpu_mark_free(struct gpu_mark *m, bool lost); /* accepts NULL */
+enum ut_err gpu_mark(struct gpu_stream *s, struct gpu_mark *m,
+                     struct ut_error *e);
+/* Microseconds from one to the other, both passed; 0 where that is not known.
+ */
+int64_t gpu_between(const struct gpu_mark *from, const struct gpu_mark *to);
 /* Microseconds, for timing engines. */
 int64_t gpu_clock_us(void);
 /* A failed launch since the last call. */

@@ -32,12 +32,13 @@ struct weights {
 
 struct ctx {
     int device;
-    bool bfloat16;        /* and TF32: from compute capability 8.0 on */
-    unsigned epoch;       /* of the device, when the ctx was made or renewed */
-    pthread_mutex_t busy; /* guards the five below */
-    int running;          /* plans */
-    int64_t since_us;     /* when the first of them began */
-    uint64_t batches, run_us, busy_us;
+    bool bfloat16;  /* and TF32: from compute capability 8.0 on */
+    unsigned epoch; /* of the device, when the ctx was made or renewed */
+    /* meter.c's; busy guards them */
+    pthread_mutex_t busy;
+    int running;      /* plans and searches */
+    int64_t since_us; /* when the first of them began */
+    uint64_t batches, run_us, kernel_us, busy_us;
     pthread_mutex_t lock; /* guards weights */
     struct weights *weights;
     unsigned rounds; /* refreshes so far; under lock */
@@ -56,9 +57,10 @@ struct ctx {
 /* One stream, and memory that the lane's plans share: it grows with them. */
 struct lane {
     struct gpu_stream *stream;
-    void *handles[2]; /* owned; of the vendors */
-    char *work;       /* owned; on the device */
-    char *host;       /* owned; pinned: the input, then the outputs */
+    void *handles[2];           /* owned; of the vendors */
+    char *work;                 /* owned; on the device */
+    char *host;                 /* owned; pinned: the input, then the outputs */
+    struct gpu_mark *from, *to; /* owned; around a batch's kernels */
     size_t work_size, host_size;
     unsigned generation;     /* counts the growths */
     unsigned epoch;          /* as the ctx's */
@@ -121,6 +123,11 @@ enum ut_err cuda_ready(struct plan *p, struct ut_error *e);
 /* An error of that epoch: if it would stay, the device gets a new context. Not
  * entered. */
 void cuda_mend(const struct ctx *c, unsigned epoch, enum ut_err rc);
+
+/* meter.c. Something begins (+1) or ends (-1) on the device; a batch ended. */
+void cuda_busy(struct ctx *c, int change);
+void cuda_ran(struct ctx *c, int64_t run_us, int64_t kernel_us);
+void cuda_read(struct ctx *c, struct mdl_device_stats *out);
 
 /* build.c. The steps of p->g; UT_EINVAL names an operation of training. */
 enum ut_err cuda_build(struct plan *p, struct ut_error *e);

@@ -129,6 +129,8 @@ enum ut_err cuda_queue(struct plan *p, uint64_t wanted, struct ut_error *e)
         l->stream, l->work + p->offset[g->input], l->host,
         (size_t)p->batch * mdl_shape_count(&g->values[g->input].shape), e);
 
+    if (!rc)
+        rc = gpu_mark(l->stream, l->from, e);
     for (int i = 0; i < p->n_steps && !rc; i++)
         if (p->steps[i].needs & wanted)
             rc = cuda_queue_step(p, &p->steps[i], e);
@@ -139,9 +141,13 @@ enum ut_err cuda_queue(struct plan *p, uint64_t wanted, struct ut_error *e)
             gpu_k_output(stream, &p->maps[g->outputs[i]],
                          (float *)(void *)rows);
             rc = gpu_launched("an output", e);
-            if (!rc)
-                rc = gpu_copy_out(l->stream, l->host + p->host_out[i], rows,
-                                  out_len(p, i), e);
         }
+    if (!rc)
+        rc = gpu_mark(l->stream, l->to, e);
+    for (int i = 0; i < g->n_outputs && !rc; i++)
+        if (wanted >> i & 1)
+            rc = gpu_copy_out(l->stream, l->host + p->host_out[i],
+                              l->work + p->offset[g->n_values + i],
+                              out_len(p, i), e);
     return rc;
 }

@@ -402,11 +402,14 @@ static enum ut_err seek(void *seeker, size_t rows, const uint16_t *queries,
 {
     struct seeker *s = seeker;
     unsigned epoch = cuda_enter(s->x->c);
-    enum ut_err rc = begin(s, rows, queries, n, epoch, e);
+    enum ut_err rc;
 
+    cuda_busy(s->x->c, 1);
+    rc = begin(s, rows, queries, n, epoch, e);
     if (!rc)
         rc = tell(s, n, near, e);
     cuda_leave();
+    cuda_busy(s->x->c, -1);
     cuda_mend(s->x->c, epoch, rc);
     return rc;
 }

@@ -83,6 +83,39 @@ int64_t gpu_clock_us(void)
     return __atomic_add_fetch(&host_clock_us, 1000, __ATOMIC_RELAXED);
 }
 
+/* By the same clock. */
+struct gpu_mark {
+    int64_t us;
+};
+
+enum ut_err gpu_mark_new(struct gpu_stream *s, struct gpu_mark **out,
+                         struct ut_error *e)
+{
+    (void)s;
+    *out = calloc(1, sizeof(struct gpu_mark));
+    return *out ? UT_OK : ut_fail(e, UT_ENOMEM, "no memory for a mark");
+}
+
+void gpu_mark_free(struct gpu_mark *m, bool lost)
+{
+    (void)lost;
+    free(m);
+}
+
+enum ut_err gpu_mark(struct gpu_stream *s, struct gpu_mark *m,
+                     struct ut_error *e)
+{
+    (void)s;
+    (void)e;
+    m->us = gpu_clock_us();
+    return UT_OK;
+}
+
+int64_t gpu_between(const struct gpu_mark *from, const struct gpu_mark *to)
+{
+    return to->us - from->us;
+}
+
 /* $TSCAF_HOST_DEVICES: how many GPUs the processor stands for. */
 int gpu_count(void)
 {

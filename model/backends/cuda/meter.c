@@ -1,0 +1,36 @@
+/* What a device did, for /metrics. */
+#include "model/backends/cuda/plan.h"
+
+void cuda_busy(struct ctx *c, int change)
+{
+    int64_t now = gpu_clock_us();
+
+    pthread_mutex_lock(&c->busy);
+    if (change > 0 && !c->running)
+        c->since_us = now;
+    c->running += change;
+    if (!c->running)
+        c->busy_us += (uint64_t)(now - c->since_us);
+    pthread_mutex_unlock(&c->busy);
+}
+
+void cuda_ran(struct ctx *c, int64_t run_us, int64_t kernel_us)
+{
+    pthread_mutex_lock(&c->busy);
+    c->batches++;
+    c->run_us += (uint64_t)run_us;
+    c->kernel_us += (uint64_t)kernel_us;
+    pthread_mutex_unlock(&c->busy);
+}
+
+void cuda_read(struct ctx *c, struct mdl_device_stats *out)
+{
+    pthread_mutex_lock(&c->busy);
+    *out = (struct mdl_device_stats){.batches = c->batches,
+                                     .run_us = c->run_us,
+                                     .kernel_us = c->kernel_us,
+                                     .busy_us = c->busy_us};
+    if (c->running)
+        out->busy_us += (uint64_t)(gpu_clock_us() - c->since_us);
+    pthread_mutex_unlock(&c->busy);
+}
