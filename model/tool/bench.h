@@ -14,6 +14,11 @@
 void bench_peak(enum mdl_precision precision);
 double bench_peak_macs(enum mdl_precision precision);
 
+/* Bytes that a batch moves through memory at least: every map written once and
+ * read by every node that wants it, every weight read once. */
+double bench_bytes(const struct mdl_graph *g, enum mdl_precision precision,
+                   int batch);
+
 /* The middle of n values, which are sorted. */
 double bench_median(double *values, int n);
 

@@ -34,7 +34,9 @@ static const char help[] =
     "memory, measured in turn; Winograd, counted as direct convolution, can "
     "pass\n"
     "it; on cuda there is none, but the kernels' time without copies. "
-    "--train times training steps (forward, "
+    "GB/s is what\n"
+    "a batch has to move through memory. --train times training steps "
+    "(forward, "
     "ArcFace, backward, AdamW) of "
     "one\n"
     "batch (64) on N threads; --gallery the search in a gallery of N faces\n"
@@ -174,12 +176,14 @@ static void report(struct bench *b)
     for (int i = 0; i < b->n_configs; i++)
         ms[i] = bench_median(b->configs[i].ms, b->reps);
     if (!b->json)
-        printf("%-10s %6s %12s %12s %12s %6s %10s\n", "precision", "batch",
-               "ms/face", "faces/s", "GFLOP/s", "peak", "kernel ms");
+        printf("%-10s %6s %12s %12s %12s %6s %10s %8s\n", "precision", "batch",
+               "ms/face", "faces/s", "GFLOP/s", "peak", "kernel ms", "GB/s");
     for (int i = 0; i < b->n_configs; i++) {
         const struct config *c = &b->configs[i];
         double face = ms[i] / (c->batch * b->n_threads);
         double rate = gflops(b, c, ms[i]);
+        double moved =
+            c->batch ? bench_bytes(&b->graph, c->precision, c->batch) : 0;
         double peak = peak_of(b, c->precision, ms);
         char share[16] = "-", kernel[16];
 
@@ -194,10 +198,11 @@ static void report(struct bench *b)
         printf(b->json ? "{\"precision\":\"%s\",\"batch\":%d,"
                          "\"ms_per_face\":%.4f,\"faces_per_second\":%.2f,"
                          "\"gflops\":%.2f,\"peak_share\":%s,"
-                         "\"kernel_ms_per_face\":%s}\n"
-                       : "%-10s %6d %12.3f %12.1f %12.1f %6s %10s\n",
+                         "\"kernel_ms_per_face\":%s,"
+                         "\"gb_per_second\":%.1f}\n"
+                       : "%-10s %6d %12.3f %12.1f %12.1f %6s %10s %8.1f\n",
                mdl_precision_name(c->precision), c->batch, face, 1000 / face,
-               rate, share, kernel);
+               rate, share, kernel, moved * b->n_threads / ms[i] / 1e6);
         if (b->profile)
             mdl_plan_profile(b->workers[0].plans[i], profile_line, NULL);
     }

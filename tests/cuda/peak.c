@@ -3,7 +3,8 @@
  * its memory. scripts/gpu-check gives the network's rates as shares of these.
  *
  *   make build/release/tests/cuda/peak && build/release/tests/cuda/peak
- *   {"float32":TFLOP/s,"float16":...,"bfloat16":...,"gigabytes_per_second":...}
+ *   {"float32":TFLOP/s,"float16":...,"bfloat16":...,"tf32":...,
+ *    "gigabytes_per_second":...}
  */
 #include <cublasLt.h>
 #include <cuda_runtime_api.h>
@@ -70,9 +71,10 @@ static void multiply(void *arg)
          "a product");
 }
 
-/* TFLOP/s, summed in float32, without TF32. Not of zeros: power, and so the
+/* TFLOP/s, summed in float32. Not of zeros: power, and so the
  * clock, depends on the numbers. */
-static double matrix_rate(cudaDataType_t type, size_t size)
+static double matrix_rate(cudaDataType_t type, size_t size,
+                          cublasComputeType_t how)
 {
     struct product p = {0};
     cublasLtMatmulPreference_t wish;
@@ -88,8 +90,7 @@ static double matrix_rate(cudaDataType_t type, size_t size)
     must(cudaMalloc(&p.room, room), "memory");
     must(cudaMemset(p.a, 0x35, SIDE * size * SIDE), "memory");
     must(cudaMemset(p.b, 0x2b, SIDE * size * SIDE), "memory");
-    must(cublasLtMatmulDescCreate(&p.desc, CUBLAS_COMPUTE_32F, CUDA_R_32F),
-         "a product");
+    must(cublasLtMatmulDescCreate(&p.desc, how, CUDA_R_32F), "a product");
     must(cublasLtMatmulDescSetAttribute(p.desc, CUBLASLT_MATMUL_DESC_TRANSA,
                                         &turned, sizeof(turned)),
          "a product");
@@ -127,17 +128,18 @@ static void copy(void *arg)
 
 int main(void)
 {
-    double rates[3], seconds;
+    double rates[4], seconds;
     void *memory;
 
     must(cudaStreamCreate(&stream), "no GPU");
-    rates[0] = matrix_rate(CUDA_R_32F, 4);
-    rates[1] = matrix_rate(CUDA_R_16F, 2);
-    rates[2] = matrix_rate(CUDA_R_16BF, 2);
+    rates[0] = matrix_rate(CUDA_R_32F, 4, CUBLAS_COMPUTE_32F);
+    rates[1] = matrix_rate(CUDA_R_16F, 2, CUBLAS_COMPUTE_32F);
+    rates[2] = matrix_rate(CUDA_R_16BF, 2, CUBLAS_COMPUTE_32F);
+    rates[3] = matrix_rate(CUDA_R_32F, 4, CUBLAS_COMPUTE_32F_FAST_TF32);
     must(cudaMalloc(&memory, 2 * COPY), "memory");
     seconds = timed(copy, memory);
     printf("{\"float32\":%.2f,\"float16\":%.2f,\"bfloat16\":%.2f,"
-           "\"gigabytes_per_second\":%.0f}\n",
-           rates[0], rates[1], rates[2], 2.0 * COPY / seconds / 1e9);
+           "\"tf32\":%.2f,\"gigabytes_per_second\":%.0f}\n",
+           rates[0], rates[1], rates[2], rates[3], 2.0 * COPY / seconds / 1e9);
     return 0;
 }
