@@ -114,7 +114,7 @@ static void ask(void *cudnn, struct gpu_product p, const char *key,
 }
 
 static void ask_all(void *cudnn, const struct mdl_graph *g, enum gpu_type type,
-                    struct tally *t)
+                    bool tf32, struct tally *t)
 {
     static const float there = 0;
 
@@ -128,6 +128,7 @@ static void ask_all(void *cudnn, const struct mdl_graph *g, enum gpu_type type,
             continue;
 #define HAS(role) (n->n_in > (role) && n->in[role] >= 0 ? &there : NULL)
         p = (struct gpu_product){
+            .tf32 = tf32,
             .window = {n->kernel, n->stride, n->pad, n->groups},
             .x = map_of(g, n->in[MDL_IN_X], type),
             .y = map_of(g, n->out, type),
@@ -143,14 +144,15 @@ static void ask_all(void *cudnn, const struct mdl_graph *g, enum gpu_type type,
         if (old || t->n == 127)
             continue;
         ask(cudnn, p, t->seen[t->n++], t);
-        ask_gradients(cudnn, p, t);
+        if (!tf32) /* nothing trains in it */
+            ask_gradients(cudnn, p, t);
     }
 }
 
 int main(void)
 {
     static const char *const names[] = {"iresnet50", "mobilenetv2"};
-    static struct tally t;
+    static struct tally t[2]; /* float16, TF32 */
     struct ut_error e = {0};
     struct mdl_spec *spec = malloc(sizeof(*spec));
     void *cudnn;
@@ -170,17 +172,19 @@ int main(void)
             printf("graphs: %s: %s\n", names[i], e.msg);
             return 1;
         }
-        ask_all(cudnn, &g, GPU_F16, &t);
+        ask_all(cudnn, &g, GPU_F16, false, &t[0]);
+        ask_all(cudnn, &g, GPU_F32, true, &t[1]);
         mdl_graph_fini(&g);
         mdl_model_close(&m);
     }
-    printf("graphs: %d convolutions: %d have bare engines; all graphs but %d "
-           "are right, %d have fused engines%s\n",
-           t.n, t.bare, t.bad, t.whole,
-           t.whole ? "" : " (cuDNN offers those only where libcuda is)");
+    for (int i = 0; i < 2; i++)
+        printf("graphs: %d convolutions in %s: %d have bare engines; all "
+               "graphs but %d are right, %d have fused engines%s\n",
+               t[i].n, i ? "TF32" : "float16", t[i].bare, t[i].bad, t[i].whole,
+               t[i].whole ? "" : " (cuDNN offers those only where libcuda is)");
     printf("graphs: %d gradients in float32 and bfloat16: %d have engines\n",
-           t.gradients, t.made);
+           t[0].gradients, t[0].made);
     gpu_cudnn.close(cudnn, false);
     free(spec);
-    return t.bad || !t.n;
+    return t[0].bad || t[1].bad || !t[0].n;
 }
