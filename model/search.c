@@ -124,10 +124,19 @@ size_t mdl_search_rows(const struct mdl_search *s)
     return s->rows.n;
 }
 
-void mdl_search_settle(struct mdl_search *s)
+bool mdl_search_settle(struct mdl_search *s, bool again)
+{
+    bool all = true;
+
+    for (int i = 0; i < s->n_devices; i++)
+        all &= search_device_settle(s->devices[i], &s->rows, again);
+    return all;
+}
+
+void mdl_search_park(struct mdl_search *s)
 {
     for (int i = 0; i < s->n_devices; i++)
-        search_device_settle(s->devices[i], &s->rows);
+        search_device_park(s->devices[i]);
 }
 
 /* ---- searching ---- */

@@ -40,8 +40,12 @@ void mdl_search_remove(struct mdl_search *s, size_t row);
 size_t mdl_search_rows(const struct mdl_search *s);
 /* Brings the devices' copies up to date, which the next search would do:
  * after many additions, so that nobody waits; after a removal, so that nothing
- * of it is left. Thread: as a search. */
-void mdl_search_settle(struct mdl_search *s);
+ * of it is left. again: also those of devices that had no room, failed, or were
+ * parked. false: not all devices have all rows. Thread: as a search. */
+bool mdl_search_settle(struct mdl_search *s, bool again);
+/* Gives the devices' memory back: the processor searches, until they are
+ * settled again. Thread: as a search. */
+void mdl_search_park(struct mdl_search *s);
 
 /* The product of a row and q, as a search tells it. */
 float mdl_search_score(const struct mdl_search *s, size_t row, const float *q);

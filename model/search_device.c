@@ -146,19 +146,21 @@ static enum ut_err seeker_new(struct search_device *d, struct seeker **out,
     return rc;
 }
 
-/* Nobody seeks. */
+/* Gives the device's memory back; nobody seeks. */
 static void forget(struct search_device *d)
 {
+    while (d->n_idle)
+        seeker_free(d, d->idle[--d->n_idle]);
     d->index.ops->clear(d->index.ctx);
     d->panels = 0;
+    d->lost = true;
 }
 
 void search_device_free(struct search_device *d)
 {
     if (!d)
         return;
-    while (d->n_idle)
-        seeker_free(d, d->idle[--d->n_idle]);
+    forget(d);
     d->index.ops->close(d->index.ctx);
     pthread_mutex_destroy(&d->lock);
     free(d->touched);
@@ -179,14 +181,12 @@ static void failed(struct search_device *d, size_t rows, enum ut_err rc,
     if (rc == UT_ENOMEM)
         snprintf(line, sizeof(line),
                  "device %d has no room to search %zu faces (%zu MiB in half "
-                 "precision): %.200s; the processor searches, until the next "
-                 "start",
+                 "precision): %.200s; the processor searches",
                  d->number, rows, (rows * (size_t)d->dim * 2) >> 20, why->msg);
     else
         snprintf(line, sizeof(line),
                  "device %d failed to search: %.200s; the processor searches%s",
-                 d->number, why->msg,
-                 d->off ? ", until the next start" : " meanwhile");
+                 d->number, why->msg, d->off ? " from here" : " meanwhile");
     d->remark(d->arg, line);
 }
 
@@ -327,15 +327,45 @@ static bool bring(struct search_device *d, const struct search_rows *rows)
     return false;
 }
 
+/* Under the lock: so that the next search need not make one. */
+static bool have_seeker(struct search_device *d, const struct search_rows *rows)
+{
+    struct ut_error e;
+    enum ut_err rc;
+
+    if (d->n_idle || d->load)
+        return true;
+    rc = seeker_new(d, &d->idle[0], &e);
+    d->n_idle = !rc;
+    if (rc)
+        failed(d, rows->n, rc, &e);
+    if (d->off)
+        forget(d);
+    return !rc;
+}
+
 bool search_device_settle(struct search_device *d,
-                          const struct search_rows *rows)
+                          const struct search_rows *rows, bool again)
 {
     bool ok;
 
     pthread_mutex_lock(&d->lock);
-    ok = bring(d, rows);
+    if (again) {
+        d->off = false;
+        d->failures = 0;
+    }
+    ok = bring(d, rows) && have_seeker(d, rows);
     pthread_mutex_unlock(&d->lock);
     return ok;
+}
+
+void search_device_park(struct search_device *d)
+{
+    pthread_mutex_lock(&d->lock);
+    d->off = true;
+    if (!d->load)
+        forget(d);
+    pthread_mutex_unlock(&d->lock);
 }
 
 size_t search_device_bytes(struct search_device *d)

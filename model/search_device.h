@@ -51,10 +51,12 @@ void search_device_free(struct search_device *d); /* accepts NULL */
 /* A row has changed; nobody searches. */
 void search_device_touch(struct search_device *d, size_t row);
 
-/* Of what touched, all that the device has not. false: it cannot be used.
- * Searches may run, nobody changes rows. */
+/* Copies what was touched. again: also if it was parked or given up. false: it
+ * cannot be used. Searches may run, nobody changes rows. */
 bool search_device_settle(struct search_device *d,
-                          const struct search_rows *rows);
+                          const struct search_rows *rows, bool again);
+/* Gives its memory back, after the searches under way. */
+void search_device_park(struct search_device *d);
 /* Searches under way; a device that was given up has INT_MAX. */
 int search_device_load(struct search_device *d);
 /* Settles those queries that it can; false: an error. */

@@ -307,6 +307,11 @@ static void exchange(struct change *c, struct srv_generation *old)
     struct srv_generations *all = &c->app->generations;
     struct srv_generation *gone[2] = {NULL, NULL};
 
+    /* Where a device has no room for both galleries, the old one goes first. */
+    if (!srv_gallery_settle(c->next->gallery)) {
+        srv_gallery_park(old->gallery);
+        srv_gallery_settle(c->next->gallery);
+    }
     announce(all, NULL);
     pthread_mutex_lock(&all->lock);
     if (all->previous != c->next)

@@ -81,3 +81,24 @@ enum ut_err srv_devices_json(const struct srv_engine *en, struct ut_buf *out,
                          stats[i].contexts_lost);
     return rc || !n ? rc : ut_buf_addf(out, e, "]");
 }
+
+enum ut_err srv_devices_gallery(struct srv_gallery *g, struct ut_buf *out,
+                                struct ut_error *e)
+{
+    struct mdl_search_stats s;
+
+    srv_gallery_stats(g, &s);
+    return ut_buf_addf(
+        out, e,
+        "# HELP tscaf_gallery_queries_total Faces sought in the gallery; "
+        "again: by the processor, after a device had not proved its answer.\n"
+        "# TYPE tscaf_gallery_queries_total counter\n"
+        "tscaf_gallery_queries_total{by=\"device\"} %" PRIu64 "\n"
+        "tscaf_gallery_queries_total{by=\"processor\"} %" PRIu64 "\n"
+        "tscaf_gallery_queries_total{by=\"again\"} %" PRIu64 "\n"
+        "# HELP tscaf_gallery_device_bytes Memory of devices that the gallery "
+        "has.\n"
+        "# TYPE tscaf_gallery_device_bytes gauge\n"
+        "tscaf_gallery_device_bytes %" PRIu64 "\n",
+        s.by_device, s.by_processor, s.again, s.device_bytes);
+}

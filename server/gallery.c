@@ -122,11 +122,24 @@ enum ut_err srv_gallery_place(struct srv_gallery *g,
     return mdl_search_place(g->search, devices, n, on_remark, g, e);
 }
 
-void srv_gallery_settle(struct srv_gallery *g)
+static bool settle(struct srv_gallery *g, bool again)
 {
+    bool all;
+
     pthread_rwlock_rdlock(&g->lock);
-    mdl_search_settle(g->search);
+    all = mdl_search_settle(g->search, again);
     pthread_rwlock_unlock(&g->lock);
+    return all;
+}
+
+bool srv_gallery_settle(struct srv_gallery *g)
+{
+    return settle(g, true);
+}
+
+void srv_gallery_park(struct srv_gallery *g)
+{
+    mdl_search_park(g->search);
 }
 
 /* ---- rows ---- */
@@ -295,7 +308,7 @@ void srv_gallery_remove_face(struct srv_gallery *g, const char *face_id)
     }
     pthread_rwlock_unlock(&g->lock);
     if (f)
-        srv_gallery_settle(g); /* nothing of it stays on a device */
+        settle(g, false); /* nothing of it stays on a device */
 }
 
 void srv_gallery_remove_identity(struct srv_gallery *g, const char *identity_id)
@@ -310,7 +323,7 @@ void srv_gallery_remove_identity(struct srv_gallery *g, const char *identity_id)
         drop_if_empty(g, i);
     pthread_rwlock_unlock(&g->lock);
     if (i)
-        srv_gallery_settle(g);
+        settle(g, false);
 }
 
 /* ---- readers ---- */

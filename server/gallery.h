@@ -36,8 +36,12 @@ UT_MUSTUSE enum ut_err srv_gallery_place(struct srv_gallery *g,
                                          int n, struct srv_log *log,
                                          struct ut_error *e);
 /* After many additions: brings the devices up to date, so that the next search
- * need not. Thread: any. */
-void srv_gallery_settle(struct srv_gallery *g);
+ * need not, those too that had no room or were parked. false: some device has
+ * not all faces. Thread: any. */
+bool srv_gallery_settle(struct srv_gallery *g);
+/* Gives the devices' memory back; the processor searches until the gallery is
+ * settled again. Thread: any. */
+void srv_gallery_park(struct srv_gallery *g);
 /* How searches were answered. Thread: any. */
 void srv_gallery_stats(struct srv_gallery *g, struct mdl_search_stats *out);
 

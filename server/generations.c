@@ -166,11 +166,9 @@ static enum ut_err add_face(void *arg, const struct srv_face *f,
 enum ut_err srv_generation_fill(struct srv_generation *g, struct ut_error *e)
 {
     struct filling w = {.g = g};
-    enum ut_err rc = srv_store_faces_each(
-        g->app->store, srv_generation_version(g), add_face, &w, e);
 
-    srv_gallery_settle(g->gallery);
-    return rc;
+    return srv_store_faces_each(g->app->store, srv_generation_version(g),
+                                add_face, &w, e);
 }
 
 /* ---- the repository ---- */
@@ -269,6 +267,8 @@ enum ut_err srv_generations_open(struct srv_app *app, size_t *unusable,
                    : ut_fail(e, UT_EFORMAT, "%.150s: is model %s, not %s", path,
                              is, version);
     rc = srv_generation_fill(g, e);
+    if (!rc)
+        srv_gallery_settle(g->gallery);
     if (!rc)
         rc = srv_store_crops_count(app->store, is, &n, e);
     *unusable = (size_t)n;

@@ -103,6 +103,8 @@ void srv_ops_metrics(struct srv_app *app, struct srv_http_exchange *x)
         rc = srv_jobs_metrics(app->jobs, &b, &e);
     if (!rc && g)
         rc = srv_devices_metrics(g->engine, &b, &e);
+    if (!rc && g)
+        rc = srv_devices_gallery(g->gallery, &b, &e);
     if (g)
         srv_generation_drop(g);
     if (rc) {

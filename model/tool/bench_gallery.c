@@ -238,7 +238,7 @@ static int measure(const struct rig *r)
     double gbps;
 
     if (r->backend) {
-        mdl_search_settle(r->search);
+        mdl_search_settle(r->search, true);
         mdl_search_stats(r->search, &stats);
         n_kinds = stats.device_bytes ? N_KINDS : n_kinds;
     }

@@ -19,7 +19,8 @@ static const char help[] =
     "network (FILE.onnx).\n"
     "\n"
     "  --backend NAME   auto, cpu, ref or cuda (auto)\n"
-    "  --precision P    float32 or bfloat16 (float32)\n"
+    "  --precision P    float32 or bfloat16; on cuda also float16, tf32\n"
+    "                   (float32)\n"
     "  --batch N        images at a time (all)\n"
     "  --input KIND     what an ONNX network's input is: imagenet, insightface "
     "or\n"
@@ -173,7 +174,7 @@ static int parse(int argc, char **argv, struct job *j)
             if (precision < 0) {
                 fprintf(stderr,
                         "tscaf-model: --precision %s is neither "
-                        "float32 nor bfloat16\n",
+                        "float32, bfloat16, float16 nor tf32\n",
                         optarg);
                 return 2;
             }

@@ -8,7 +8,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "server/gallery.h"
+#include "server/devices.h"
 #include "tests/support/unit.h"
 
 #define DIM 24
@@ -379,12 +379,14 @@ static void search__context_lost__answers_and_comes_back(void **state)
         lose_context();
         assert_int_equal(compare(&r, queries, 5, 3), 0);
     }
-    assert_int_equal(logged(&r, "until the next start"), 1);
+    assert_int_equal(logged(&r, "the processor searches from here"), 1);
     assert_int_equal(compare(&r, queries, 5, 3), 0);
     fill(&r, 900);
     remove_face(&r, 100);
     assert_int_equal(compare(&r, queries, 5, 3), 0);
-    assert_int_equal(logged(&r, "until the next start"), 1);
+    assert_int_equal(logged(&r, "the processor searches from here"), 1);
+    assert_true(srv_gallery_settle(r.device)); /* it is tried again */
+    assert_int_equal(compare(&r, queries, 5, 3), 5);
     rig_close(&r);
 }
 
@@ -411,8 +413,51 @@ static void search__no_room__said_once_processor_searches(void **state)
         assert_int_equal(logged(&r, "has no room to search"), 1);
         srv_gallery_stats(r.device, &stats);
         assert_int_equal(stats.device_bytes, 0);
+        setenv("TSCAF_HOST_DEVICE_MIB", "0", 1);
+        assert_false(srv_gallery_settle(r.device));
+        assert_int_equal(logged(&r, "has no room to search"), 2);
+        unsetenv("TSCAF_HOST_DEVICE_MIB");
+        assert_true(srv_gallery_settle(r.device)); /* now there is some */
+        assert_int_equal(compare(&r, queries, 5, 3), 5);
         rig_close(&r);
     }
+}
+
+/* What a gallery that rests holds of a device goes, and comes back. */
+static void park__memory_goes__processor_answers(void **state)
+{
+    float queries[QUERIES][DIM];
+    struct mdl_search_stats stats;
+    struct ut_buf text;
+    struct ut_error e;
+    struct rig r;
+
+    (void)state;
+    rig_open(&r, 2, MAX);
+    fill(&r, 600);
+    random_queries(70000, queries);
+    assert_true(srv_gallery_settle(r.device));
+    srv_gallery_stats(r.device, &stats);
+    assert_int_equal(stats.device_bytes, 2 * 608 * DIM * 2);
+    assert_int_equal(compare(&r, queries, 5, 3), 5);
+    srv_gallery_park(r.device);
+    srv_gallery_stats(r.device, &stats);
+    assert_int_equal(stats.device_bytes, 0);
+    remove_face(&r, 7);
+    fill(&r, 700);
+    assert_int_equal(compare(&r, queries, 5, 3), 0);
+    assert_true(srv_gallery_settle(r.device));
+    assert_int_equal(compare(&r, queries, 33, 3), 33);
+    ut_buf_init(&text, 4096);
+    assert_int_equal(srv_devices_gallery(r.device, &text, &e), UT_OK);
+    assert_non_null(strstr(text.data, "\ntscaf_gallery_queries_total"
+                                      "{by=\"device\"} 38\n"));
+    assert_non_null(strstr(text.data, "\ntscaf_gallery_queries_total"
+                                      "{by=\"processor\"} 5\n"));
+    assert_non_null(strstr(text.data, "\ntscaf_gallery_device_bytes 67584\n"));
+    ut_buf_fini(&text);
+    assert_int_equal(logged(&r, "gallery"), 0);
+    rig_close(&r);
 }
 
 /* A limit that the device could never hold is said at once. */
@@ -547,6 +592,7 @@ int main(void)
         cmocka_unit_test(search__many_behind_a_few__device_answers),
         cmocka_unit_test(search__context_lost__answers_and_comes_back),
         cmocka_unit_test(search__no_room__said_once_processor_searches),
+        cmocka_unit_test(park__memory_goes__processor_answers),
         cmocka_unit_test(place__more_than_the_device_holds__said),
         cmocka_unit_test(place__processor__never_asked),
         cmocka_unit_test(search__while_others_write_and_a_context_goes__right),
