@@ -73,7 +73,7 @@ $(foreach f,$(FOLDERS),$(eval $(call FOLDER,$f)))
 $(call obj,$(call src,model)): CFLAGS += -fopenmp
 $(call obj,model/shipped.c): CPPFLAGS += -DMDL_WEIGHTS_DIR='"$(CURDIR)/model/weights"'
 # Tests that open the CUDA plug-in, or the processor in its place.
-CUDA_TESTS := $(addprefix tests/,unit/test_model_plugin unit/test_server_devices unit/test_server_gallery_device \
+CUDA_TESTS := $(addprefix tests/,unit/test_model_plugin unit/test_server_devices unit/test_server_gallery_device unit/test_server_gallery_errors \
     unit/test_server_detect golden/test_model_cuda golden/test_model_cuda_train golden/test_model_gradient \
     golden/test_model_search integration/test_model_train_tool)
 $(CUDA_TESTS:%=$B/%.o): CPPFLAGS += -DPLUGINS='"$B/tests/plugins/"' -DCUDA_PLUGIN='"build/release/libtscaf-cuda.so"'
@@ -208,7 +208,7 @@ test: all $(TESTS) ## every test, what was answered against openapi.yaml, RPC by
 	@tests/rpc/run $(VARIANT)
 	@tests/onnx/run $(VARIANT)
 # What more than one thread touches: TSan's share of the tests.
-THREADED := $(filter %/test_server_batcher %/test_server_devices %/test_server_pool %/test_server_gallery %/test_server_gallery_device %/test_server_detect \
+THREADED := $(filter %/test_server_batcher %/test_server_devices %/test_server_pool %/test_server_gallery %/test_server_gallery_device %/test_server_gallery_errors %/test_server_detect \
               %/test_server_http %/test_server_h2 %/test_server_h2_tls %/test_server_h2_duplex %/test_server_metrics %/test_server_rest %/test_server_rpc %/test_model_lanes \
               %/test_model_data_queue %/test_model_eval_evaluator \
               %/test_server_store_postgres,$(TESTS))
