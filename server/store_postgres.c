@@ -71,6 +71,7 @@ struct db {
     char *url; /* owned; holds a password perhaps */
     PGconn *conn;
     PGresult *row;       /* the one at hand */
+    bool broken;         /* though libpq's status may not say so yet */
     bool within;         /* a transaction */
     bool listens;        /* to what others change */
     char xid[24];        /* the transaction's number */
@@ -86,16 +87,18 @@ static void one_line(const char *text, char *out, size_t size)
     size_t n = 0;
 
     for (; *text && n < size - 1; text++)
-        if (*text != '\n')
+        if (*text != '\n' && *text != '\t')
             out[n++] = *text;
-        else if (text[1])
+        else if (n && out[n - 1] != ' ')
             out[n++] = ' ';
+    while (n && out[n - 1] == ' ')
+        n--;
     out[n] = '\0';
 }
 
 static bool lost(const struct db *d)
 {
-    return PQstatus(d->conn) != CONNECTION_OK;
+    return d->broken || PQstatus(d->conn) != CONNECTION_OK;
 }
 
 /* Of a result; NULL: of the connection. */
@@ -105,9 +108,15 @@ static enum ut_err fail(struct srv_store *s, const PGresult *r,
     struct db *d = s->db;
     const char *state = r ? PQresultErrorField(r, PG_DIAG_SQLSTATE) : NULL;
     const char *why = r ? PQresultErrorField(r, PG_DIAG_MESSAGE_PRIMARY) : NULL;
+    const char *severity =
+        r ? PQresultErrorField(r, PG_DIAG_SEVERITY_NONLOCALIZED) : NULL;
     enum ut_err rc = UT_EIO;
     char line[160];
 
+    /* libpq's own errors have no state: it could not write, or read. The
+     * server's FATAL is its last word. */
+    if (!state || (severity && !strcmp(severity, "FATAL")))
+        d->broken = true;
     if (state && !strcmp(state, "23505"))
         return ut_fail(e, UT_EEXISTS, "it exists already");
     one_line(why ? why : PQerrorMessage(d->conn), line, sizeof(line));
@@ -168,7 +177,7 @@ static enum ut_err connect_now(struct srv_store *s, struct ut_error *e)
     char line[160];
 
     PQfinish(d->conn);
-    d->listens = false;
+    d->listens = d->broken = false;
     d->conn = PQconnectdbParams(keys, values, 1);
     if (!d->conn)
         return ut_fail(e, UT_ENOMEM, "no memory for a connection");

@@ -53,6 +53,7 @@ static void open__refused__named_without_the_password(void **state)
     assert_int_equal(srv_store_open(test_dir(), url, &s, &e), UT_EBUSY);
     assert_null(s);
     assert_non_null(strstr(e.msg, "PostgreSQL at 127.0.0.1:1/gone"));
+    assert_null(strpbrk(e.msg, "\n\t"));
     assert_null(strstr(e.msg, secret));
     snprintf(url, sizeof(url), "postgres://tscaf:wrong%s@127.0.0.1:%d/postgres",
              secret, server.port);
@@ -197,8 +198,9 @@ static void server__restarted_between_calls__nobody_notices(void **state)
 /* A way to the server that is cut when the client says a word. */
 struct way {
     int listener, port;
-    const char *word; /* NULL: never */
-    bool pass;        /* the word itself still arrives */
+    const char *word;  /* NULL: never */
+    bool pass;         /* the word itself still arrives */
+    atomic_bool reset; /* cut it now, so that writing already fails */
     atomic_int cuts;
 };
 
@@ -213,6 +215,9 @@ static bool says(const char *bytes, size_t n, const char *word)
 
 static void carry(struct way *w, int client)
 {
+    /* What a server says that is shut down at once. */
+    static const char notice[] =
+        "N\0\0\0\44SWARNING\0VWARNING\0C57P02\0Mgone\0";
     struct sockaddr_in to = {.sin_family = AF_INET,
                              .sin_addr.s_addr = htonl(INADDR_LOOPBACK),
                              .sin_port = htons((uint16_t)server.port)};
@@ -227,7 +232,16 @@ static void carry(struct way *w, int client)
         int from;
         ssize_t n;
 
-        poll(p, 2, -1);
+        if (!poll(p, 2, 10) && atomic_exchange(&w->reset, false)) {
+            const struct linger none = {.l_onoff = 1};
+
+            (void)!write(client, notice, sizeof(notice));
+            setsockopt(client, SOL_SOCKET, SO_LINGER, &none, sizeof(none));
+            w->cuts++;
+            break;
+        }
+        if (!p[0].revents && !p[1].revents)
+            continue;
         from = !p[0].revents;
         n = read(ends[from], bytes, sizeof(bytes));
         if (n <= 0)
@@ -315,6 +329,39 @@ static void write__cut_before_it_began__made_once(void **state)
     cut_at("cut_begun", "BEGIN", true, UT_OK, "1|1");
 }
 
+static void
+write_and_read__connection_reset_before__nobody_notices(void **state)
+{
+    struct way w = {.pass = false};
+    struct srv_identity *list;
+    struct srv_store *s;
+    struct ut_error e;
+    char direct[160], url[200];
+    pthread_t thread;
+    size_t n;
+
+    (void)state;
+    test_postgres_database(&server, "reset", direct);
+    thread = open_way(&w, "reset", url);
+    s = open_store(url);
+    for (int i = 0; i < 2; i++) {
+        w.reset = true;
+        while (w.cuts <= i)
+            usleep(1000);
+        usleep(20000); /* it arrives before the call */
+        if (i ? srv_store_identity_list(s, "", "", 10, &list, &n, &e)
+              : create(s, "Reset", &e))
+            fail_msg("%s", e.msg);
+    }
+    assert_int_equal(n, 1);
+    srv_identity_fini(list);
+    free(list);
+    srv_store_close(s);
+    shutdown(w.listener, SHUT_RDWR);
+    close(w.listener);
+    pthread_join(thread, NULL);
+}
+
 static void write__cut_in_the_middle__not_made(void **state)
 {
     (void)state;
@@ -338,6 +385,8 @@ int main(void)
         cmocka_unit_test(write__several_at_once__all_there_in_turn),
         cmocka_unit_test(server__restarted_between_calls__nobody_notices),
         cmocka_unit_test(write__cut_before_it_began__made_once),
+        cmocka_unit_test(
+            write_and_read__connection_reset_before__nobody_notices),
         cmocka_unit_test(write__cut_in_the_middle__not_made),
         cmocka_unit_test(write__cut_at_its_commit__known_whether_it_was_made),
     };
