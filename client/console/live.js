@@ -413,7 +413,7 @@ export function open(root, server) {
       button.setAttribute('aria-current', 'true');
     };
     const button = h('button', { type: 'button', onclick: show },
-      thumbnail(shot.image), h('span', null, f.name),
+      thumbnail(shot.image), h('span', { title: f.name }, f.name),
       h('small', null, summary(faces)));
     if (faces.some((f) => f.fatigue?.drowsy)) button.classList.add('drowsy');
     item.replaceChildren(button);

@@ -96,7 +96,8 @@ function figures() {
 
 function modelCard() {
   const body = h('div');
-  models().then((list) => body.replaceChildren(...list.map((m) => h('dl', { class: 'facts' }, [
+  // Only the one that answers: the others are on the Training page.
+  models().then((list) => body.replaceChildren(...list.filter((m) => m.state === 'active').map((m) => h('dl', { class: 'facts' }, [
     ['name', m.model.name], ['version', h('code', null, m.model.version)],
     ['trained', m.model.trained ? 'yes' : 'no: its numbers mean nothing'],
     ['backend', `${m.backend}, ${m.precision}`],
@@ -130,6 +131,7 @@ function keyCard() {
           }
           refresh();
         } }, 'Revoke')))));
+      if (!list.length) role.value = 'admin'; // another first key would shut its maker out
       if (!list.length) body.append(h('tr', null, h('td', { colspan: 4, class: 'muted' }, 'No key yet: on this machine the server is open. With the first key it is closed; make that an admin.')));
       problem.textContent = '';
     } catch (e) {

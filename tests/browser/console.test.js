@@ -35,6 +35,20 @@ test('system: figures of what was done', async () => {
   await leave(page);
 });
 
+test('system: the model that answers, not those that could; the first key is to be an admin\'s', async () => {
+  const { models } = await api(s.server, 'GET', 'v1/models');
+  const page = await s.page();
+  await page.route('**/v1/models', (route) => route.fulfill({ json: { models:
+    [...models, { ...models[0], state: 'candidate', model: { ...models[0].model, name: 'candidate' } }] } }));
+  await page.getByRole('link', { name: 'System', exact: true }).click();
+  const card = page.locator('.card').filter({ has: page.getByRole('heading', { name: 'Model', exact: true }) });
+  await card.getByText(models[0].model.name, { exact: true }).waitFor();
+  assert.equal(await card.locator('dl').count(), 1);
+  await page.getByText('No key yet').waitFor();
+  assert.equal(await page.getByLabel('Role').inputValue(), 'admin');
+  await leave(page);
+});
+
 test('narrow screen: every page fits, and can be used', async () => {
   await enrolled(s.server, 'Sample Driver', 'fleet-7', [drawn('e1.png', { identity: 7 })]);
   const page = await s.page({ viewport: { width: 390, height: 844 } });
