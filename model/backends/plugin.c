@@ -67,10 +67,15 @@ enum ut_err mdl_plugin_open(void **handle, const struct mdl_backend_ops **ops,
     *handle = NULL;
     if (!plugin)
         return ut_fail(e, UT_EDEVICE, "%.180s is no plug-in of tscaf", path);
+    if (plugin->abi != MDL_PLUGIN_ABI)
+        return ut_fail(e, UT_EDEVICE,
+                       "%.140s was built for another version of tscaf "
+                       "(interface %u, this is %u)",
+                       path, plugin->abi, MDL_PLUGIN_ABI);
     return ut_fail(e, UT_EDEVICE,
-                   "%.140s was built for another version of tscaf (interface "
-                   "%u, this is %u)",
-                   path, plugin->abi, MDL_PLUGIN_ABI);
+                   "%.140s was built for another version of tscaf (layout %u, "
+                   "this is %u)",
+                   path, plugin->layout, MDL_PLUGIN_LAYOUT);
 }
 
 void mdl_plugin_close(void *handle)

@@ -16,7 +16,7 @@ static const struct {
     {"Makefile", "does not load"},
     {PLUGINS "stranger.so", "is no plug-in of tscaf"},
     {PLUGINS "other_version.so", "another version of tscaf (interface 2"},
-    {PLUGINS "other_layout.so", "another version of tscaf"},
+    {PLUGINS "other_layout.so", "another version of tscaf (layout "},
     {PLUGINS "declines.so", "device 0 is not there"},
 };
 
