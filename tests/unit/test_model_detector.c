@@ -1,5 +1,5 @@
-/* What trains the face detector: lists, views, anchors, the loss on both
- * backends, a training that is resumed, figures. */
+/* What trains the face detector: lists, views, anchors, the loss on each
+ * backend, a training that is resumed, figures. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -476,23 +476,22 @@ static void loss__whole_detector__by_differences(void **state)
 
 /* float32 on both, 30 layers with BatchNorm over few places: gradients agree
  * to a thousandth of their norm. */
-static void loss__ref_and_cpu__same_gradients(void **state)
+static void same_gradients(const char *backend)
 {
-    static struct machine ref, cpu;
+    static struct machine ref, other;
     struct mdl_detection_parts parts;
     double a, b;
 
-    (void)state;
     open_machine(&ref, "ref");
-    open_machine(&cpu, "cpu");
+    open_machine(&other, backend);
     a = loss_of(&ref, &parts);
-    b = loss_of(&cpu, &parts);
+    b = loss_of(&other, &parts);
     assert_true(fabs(a - b) < 1e-4 * a);
     back(&ref);
-    back(&cpu);
+    back(&other);
     for (int v = 0; v < ref.graph.n_values; v++) {
         const struct mdl_weight *x = &ref.weights.list[v];
-        const struct mdl_weight *y = &cpu.weights.list[v];
+        const struct mdl_weight *y = &other.weights.list[v];
         double norm = 0, off = 0;
 
         for (size_t i = 0; x->gradient && i < x->n; i++) {
@@ -502,10 +501,28 @@ static void loss__ref_and_cpu__same_gradients(void **state)
             off += d * d;
         }
         if (sqrt(off) > 1e-3 * sqrt(norm) + 1e-4)
-            fail_msg("%s: off by %g of %g", x->name, sqrt(off), sqrt(norm));
+            fail_msg("%s on %s: off by %g of %g", x->name, backend, sqrt(off),
+                     sqrt(norm));
     }
     close_machine(&ref);
-    close_machine(&cpu);
+    close_machine(&other);
+}
+
+static void loss__ref_and_cpu__same_gradients(void **state)
+{
+    (void)state;
+    same_gradients("cpu");
+}
+
+/* With the processor in the GPU's place. */
+static void loss__ref_and_cuda__same_gradients(void **state)
+{
+    (void)state;
+    setenv("TSCAF_CUDA_PLUGIN", PLUGINS "host.so", 1);
+    setenv("TSCAF_CUDA_CACHE", "/dev/null", 1);
+    same_gradients("cuda");
+    unsetenv("TSCAF_CUDA_PLUGIN");
+    unsetenv("TSCAF_CUDA_CACHE");
 }
 
 static void loss__negatives__the_worst_of_the_batch(void **state)
@@ -729,6 +746,7 @@ int main(void)
         cmocka_unit_test(match__faces__each_has_its_best_anchor),
         cmocka_unit_test(loss__whole_detector__by_differences),
         cmocka_unit_test(loss__ref_and_cpu__same_gradients),
+        cmocka_unit_test(loss__ref_and_cuda__same_gradients),
         cmocka_unit_test(loss__negatives__the_worst_of_the_batch),
         cmocka_unit_test(train__stopped_and_resumed__same_weights),
         cmocka_unit_test(train__not_finite__step_named),
