@@ -85,6 +85,7 @@ struct step {
 struct recording {
     uint64_t wanted; /* a set of outputs; of a plan that trains: its nodes */
     struct gpu_graph *graph; /* owned; NULL: not yet, or it cannot be */
+    bool tried;
 };
 
 struct plan {

@@ -59,12 +59,15 @@ static struct gpu_graph *recorded(struct plan *p, const struct part *a)
         i++;
     if (i == p->n_recorded) { /* the first: every kernel is loaded by it */
         if (i < n)
-            p->recorded[p->n_recorded++] = (struct recording){key, NULL};
+            p->recorded[p->n_recorded++] = (struct recording){.wanted = key};
         return NULL;
     }
     r = &p->recorded[i];
-    if (r->graph || gpu_record(p->lane->stream, &ignored))
+    if (r->tried)
         return r->graph;
+    r->tried = true;
+    if (gpu_record(p->lane->stream, &ignored))
+        return NULL;
     rc = queue_nodes(p, a, &ignored);
     if (gpu_recorded(p->lane->stream, &r->graph, &ignored))
         r->graph = NULL;
