@@ -1,10 +1,13 @@
 /* Files that are there whole or not at all, and folders that go whole. */
 #include "base/file.h"
 
+#include <errno.h>
 #include <fcntl.h>
 #include <ftw.h>
 #include <limits.h>
 #include <stdio.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 enum ut_err ut_file_write(const char *path, const void *data, size_t len,
@@ -32,6 +35,42 @@ enum ut_err ut_file_write(const char *path, const void *data, size_t len,
     }
     close(fd);
     return UT_OK;
+}
+
+static enum ut_err copy(const char *from, const char *to, struct ut_error *e)
+{
+    int fd = open(from, O_RDONLY | O_CLOEXEC);
+    void *data = NULL;
+    struct stat st;
+    enum ut_err rc;
+
+    if (fd < 0)
+        return ut_fail(e, UT_EIO, "%.150s: %m", from);
+    if (fstat(fd, &st) ||
+        (st.st_size && (data = mmap(NULL, (size_t)st.st_size, PROT_READ,
+                                    MAP_PRIVATE, fd, 0)) == MAP_FAILED)) {
+        rc = ut_fail(e, UT_EIO, "%.150s: %m", from);
+    } else {
+        rc = ut_file_write(to, data, (size_t)st.st_size, e);
+        if (st.st_size)
+            munmap(data, (size_t)st.st_size);
+    }
+    close(fd);
+    return rc;
+}
+
+enum ut_err ut_file_move(const char *from, const char *to, struct ut_error *e)
+{
+    enum ut_err rc;
+
+    if (!rename(from, to))
+        return UT_OK;
+    if (errno != EXDEV)
+        return ut_fail(e, UT_EIO, "%.100s to %.100s: %m", from, to);
+    rc = copy(from, to, e);
+    if (!rc)
+        unlink(from);
+    return rc;
 }
 
 static int remove_one(const char *path, const struct stat *st, int type,

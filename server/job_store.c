@@ -1,12 +1,12 @@
 /* Records and results of jobs, on their way into the store. */
 #include "server/job_store.h"
 
-#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
+#include "base/file.h"
 #include "server/generations.h"
 #include "server/job_folder.h"
 #include "server/log.h"
@@ -107,8 +107,9 @@ static enum ut_err store_new(struct storing *s, const char *from)
     char to[PATH_MAX];
 
     srv_model_path(s->app->config->data, s->record->model_version, to);
-    if (rename(from, to) && access(to, F_OK))
-        return ut_fail(&s->e, UT_EIO, "%.150s: %s", to, strerror(errno));
+    /* DATA/models may be a volume that several servers share. */
+    if (ut_file_move(from, to, &s->e) && access(to, F_OK))
+        return s->e.code;
     return put(s, "model.create", s->result->model);
 }
 

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "tests/support/unit.h"
@@ -47,6 +48,38 @@ static void write__no_folder__named(void **state)
     assert_non_null(strstr(e.msg, "/nowhere/x"));
 }
 
+static void move__to_another_volume__there_whole_and_gone_here(void **state)
+{
+    char from[64], to[64] = "/dev/shm/tscaf-move-XXXXXX", none[64];
+    struct stat here, there;
+    struct ut_error e;
+
+    (void)state;
+    assert_non_null(mkdtemp(to));
+    assert_int_equal(stat(test_dir(), &here), 0);
+    assert_int_equal(stat(to, &there), 0);
+    assert_true(here.st_dev != there.st_dev);
+    strcat(to, "/b");
+    snprintf(from, sizeof(from), "%s/m", test_dir());
+    for (int i = 0; i < 2; i++) { /* the second is empty */
+        assert_int_equal(ut_file_write(from, "moved", i ? 0 : 5, &e), UT_OK);
+        assert_int_equal(ut_file_move(from, to, &e), UT_OK);
+        check(to, i ? "" : "moved");
+        assert_int_not_equal(access(from, F_OK), 0);
+    }
+    /* Within one, by its name alone; what is not there stays so. */
+    snprintf(none, sizeof(none), "%s/none", test_dir());
+    assert_int_equal(ut_file_write(from, "a", 1, &e), UT_OK);
+    assert_int_equal(ut_file_move(from, none, &e), UT_OK);
+    check(none, "a");
+    assert_int_equal(ut_file_move(from, none, &e), UT_EIO);
+    assert_non_null(strstr(e.msg, from));
+    assert_int_equal(ut_file_move(from, to, &e), UT_EIO);
+    check(to, "");
+    *strrchr(to, '/') = '\0';
+    ut_remove_tree(to);
+}
+
 /* A limit on a file's size stands for a full disk. */
 static void write__disk_full__what_was_there_stays(void **state)
 {
@@ -78,6 +111,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(write__new_and_again__replaced_whole),
         cmocka_unit_test(write__no_folder__named),
+        cmocka_unit_test(move__to_another_volume__there_whole_and_gone_here),
         cmocka_unit_test(write__disk_full__what_was_there_stays),
     };
 
