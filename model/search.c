@@ -253,7 +253,9 @@ static void run(struct mdl_search *s, struct mdl_search_scratch *x,
 
     for (int q = 0; q < c->n; q++)
         c->least[q] = -INFINITY;
-    if (idlest && s->rows.n)
+    if (!s->rows.n) /* nothing to ask a device for */
+        idlest = NULL;
+    if (idlest)
         search_device_run(idlest, c);
     for (int q = 0; q < c->n; q++)
         settled += c->settled[q];

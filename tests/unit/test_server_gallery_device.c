@@ -11,6 +11,7 @@ static void search__growing_at_edges__as_without_a_device(void **state)
         1024, 1025,     4 * TILE + 1, MAX};
     static const int sizes[] = {1, 2, 8, 9, 32, 33, QUERIES};
     float queries[QUERIES][DIM], v[DIM];
+    struct mdl_search_stats stats;
     struct rig r;
 
     (void)state;
@@ -27,6 +28,11 @@ static void search__growing_at_edges__as_without_a_device(void **state)
         assert_int_equal(compare(&r, queries, n, 1), r.n ? n : 0);
         compare(&r, queries, n, 5);
         compare(&r, queries, n, SRV_TOP_K_MAX); /* k > n, at first */
+        srv_gallery_stats(r.device, &stats);
+        if (!r.n) /* nothing was there to prove */
+            assert_int_equal(stats.by_processor, 3 * n);
+        if (!r.n)
+            assert_int_equal(stats.again, 0);
     }
     assert_int_equal(logged(&r, "gallery"), 0);
     rig_close(&r);
