@@ -16,6 +16,17 @@ double mdl_rate_at(double peak, long step, long steps, long warm_up)
             cos(3.14159265358979 * (double)(step - warm_up) / (double)rest));
 }
 
+double mdl_stable_rate_at(double peak, long step, long steps, long warm_up,
+                          long decay_steps)
+{
+    long left = steps - step;
+
+    if (step < warm_up)
+        return mdl_rate_at(peak, step, steps, warm_up);
+    return left > decay_steps ? peak
+                              : peak * (double)left / (double)(decay_steps + 1);
+}
+
 enum ut_err mdl_settings_agree(const char *path, const char *were,
                                const char *are, struct ut_error *e)
 {

@@ -10,11 +10,9 @@
 
 #include "base/buf.h"
 #include "base/clock.h"
-#include "model/eval/evaluate.h"
+#include "model/train/held_out.h"
 #include "model/train/lineage.h"
 #include "model/train/schedule.h"
-
-#define CALIBRATION_RATE 1e-3 /* false matches */
 
 const char *const mdl_task_names[MDL_TASKS] = {"fatigue", "recognition"};
 
@@ -383,18 +381,6 @@ static enum ut_err one_batch(struct session *s, int which, float weight,
     return rc;
 }
 
-/* The usual one, or the peak until a straight line to 0 at the end. */
-static double rate_at(const struct mdl_session_config *c, long step)
-{
-    long left = c->steps - step;
-
-    if (c->schedule == MDL_STABLE && step >= c->warm_up)
-        return left > c->decay_steps
-                   ? c->rate
-                   : c->rate * (double)left / (double)(c->decay_steps + 1);
-    return mdl_rate_at(c->rate, step, c->steps, c->warm_up);
-}
-
 /* One update: a turn of one queue, or both queues together. */
 static enum ut_err one_step(struct session *s, struct ut_error *e)
 {
@@ -404,7 +390,11 @@ static enum ut_err one_step(struct session *s, struct ut_error *e)
                      : (c->data[MDL_FATIGUE] ? MDL_FATIGUE : MDL_RECOGNITION);
     enum ut_err rc;
 
-    s->progress.rate = rate_at(c, s->step);
+    s->progress.rate =
+        c->schedule == MDL_STABLE
+            ? mdl_stable_rate_at(c->rate, s->step, c->steps, c->warm_up,
+                                 c->decay_steps)
+            : mdl_rate_at(c->rate, s->step, c->steps, c->warm_up);
     if (c->accumulate) {
         rc = one_batch(s, MDL_FATIGUE, c->weight, e);
         if (!rc)
@@ -465,97 +455,10 @@ static enum ut_err train(struct session *s, bool *done, struct ut_error *e)
 
 /* ---- the end ---- */
 
-/* Figures over what was held out, as metadata; thresholds with them. */
-struct figures {
-    char text[MDL_TASKS][400], threshold[MDL_TASKS][32];
-    struct mdl_st_pair pairs[2 * MDL_TASKS];
-    size_t n;
-};
-
-static enum ut_err measure_binary(struct mdl_evaluator *v,
-                                  const struct mdl_dataset *d, char *text,
-                                  size_t size, char threshold[32],
-                                  struct ut_error *e)
-{
-    struct mdl_binary_figures f;
-    float *p;
-    int n;
-    enum ut_err rc = mdl_evaluate(v, d, "fatigue.probability", &p, &n, e);
-
-    if (rc)
-        return rc;
-    rc = mdl_binary_figures_of(d, p, 0.5, &f, e);
-    free(p);
-    if (rc)
-        return rc;
-    snprintf(threshold, 32, "0.5");
-    snprintf(text, size,
-             "{\"pictures\":%d,\"accuracy\":%.4f,\"precision\":%.4f,"
-             "\"recall\":%.4f,\"auc\":%.4f,\"equal_error_rate\":%.4f}",
-             f.pictures, f.accuracy, f.precision, f.recall, f.auc, f.eer);
-    return UT_OK;
-}
-
-static enum ut_err measure_identities(struct mdl_evaluator *v,
-                                      const struct mdl_dataset *d, char *text,
-                                      size_t size, char threshold[32],
-                                      struct ut_error *e)
-{
-    struct mdl_identity_figures f;
-    enum ut_err rc = mdl_evaluate_identities(
-        v, d, mdl_task_names[MDL_RECOGNITION], CALIBRATION_RATE, &f, e);
-
-    if (rc)
-        return rc;
-    snprintf(threshold, 32, "%.4f", f.threshold);
-    snprintf(text, size,
-             "{\"pictures\":%d,\"identities\":%d,\"auc\":%.4f,"
-             "\"equal_error_rate\":%.4f,\"tar_at_far_1e-3\":%.4f,"
-             "\"rank1\":%.4f,\"false_match_rate\":%g}",
-             f.pictures, f.identities, f.auc, f.eer, f.tar[1], f.rank1,
-             CALIBRATION_RATE);
-    return UT_OK;
-}
-
-static enum ut_err measure(struct session *s, struct figures *f,
-                           struct ut_error *e)
-{
-    static const char *const keys[MDL_TASKS][2] = {
-        {"held_out.fatigue", "threshold.fatigue"},
-        {"held_out.recognition", "threshold.recognition"},
-    };
-    struct mdl_evaluator *v;
-    struct mdl_model m;
-    enum ut_err rc = mdl_model_open(s->checkpoint, &m, e);
-
-    if (rc)
-        return rc;
-    rc = mdl_evaluator_new(&m, s->c->trainer.backend, MDL_PREC_F32,
-                           s->c->trainer.threads, &v, e);
-    for (int i = 0; i < MDL_TASKS && !rc; i++) {
-        if (!s->held[i].n)
-            continue;
-        f->pairs[f->n++] = (struct mdl_st_pair){keys[i][0], f->text[i]};
-        rc = (i == MDL_FATIGUE ? measure_binary : measure_identities)(
-            v, &s->held[i], f->text[i], sizeof(f->text[i]), f->threshold[i], e);
-        if (!rc)
-            f->pairs[f->n++] =
-                (struct mdl_st_pair){keys[i][1], f->threshold[i]};
-        if (rc != UT_EINVAL)
-            continue;
-        /* Too few pictures to say anything: no reason to lose the weights. */
-        snprintf(f->text[i], sizeof(f->text[i]), "%.300s", e->msg);
-        rc = UT_OK;
-    }
-    mdl_evaluator_free(v);
-    mdl_model_close(&m);
-    return rc;
-}
-
 /* The model that was asked for; then the checkpoint goes. */
 static enum ut_err finish(struct session *s, struct ut_error *e)
 {
-    struct figures f = {.n = 0};
+    struct mdl_held_out f = {.n = 0};
     struct mdl_st_pair meta[3 + 2 * MDL_TASKS] = {
         {"name", s->c->name},
         {"trained", "true"},
@@ -564,10 +467,12 @@ static enum ut_err finish(struct session *s, struct ut_error *e)
     enum ut_err rc = save(s, e);
 
     if (!rc)
-        rc = measure(s, &f, e);
-    memcpy(meta + 3, f.pairs, sizeof(f.pairs));
-    if (!rc)
+        rc = mdl_held_out_measure(s->checkpoint, s->c->trainer.backend,
+                                  s->c->trainer.threads, s->held, &f, e);
+    if (!rc) {
+        memcpy(meta + 3, f.pairs, sizeof(f.pairs));
         rc = write_trained(s, s->c->out, meta, 3 + f.n, false, e);
+    }
     if (!rc)
         unlink(s->checkpoint);
     return rc;

@@ -50,6 +50,35 @@ static void rate__steps__as_by_hand(void **state)
     }
 }
 
+static void stable__steps__as_by_hand(void **state)
+{
+    /* 10 of warm-up, 4 of decay, 30 in all. */
+    static const struct row rows[] = {
+        {"start of the warm-up", 0, 30, 10, 0.1},
+        {"last of the warm-up", 9, 30, 10, 1},
+        {"one past the warm-up", 10, 30, 10, 1},
+        {"middle", 20, 30, 10, 1},
+        {"last before the decay", 25, 30, 10, 1},
+        {"first of the decay", 26, 30, 10, 0.8},
+        {"last step", 29, 30, 10, 0.2},
+        {"one past the last", 30, 30, 10, 0},
+        {"no warm-up", 0, 30, 0, 1},
+        /* A warm-up that ends within the decay comes first. */
+        {"last of a long warm-up", 27, 30, 28, 1},
+        {"then the decay", 28, 30, 28, 0.4},
+    };
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
+        const struct row *r = &rows[i];
+        double got = mdl_stable_rate_at(0.02, r->step, r->steps, r->warm_up, 4);
+
+        if (!(fabs(got - 0.02 * r->rate) < 1e-12))
+            fail_msg("%s: %.15g, not %.15g", r->what, got, 0.02 * r->rate);
+    }
+    assert_true(mdl_stable_rate_at(0.02, 29, 30, 10, 0) == 0.02);
+}
+
 static void rate__all_steps__up_then_down_and_never_below_zero(void **state)
 {
     double last = 0;
@@ -84,6 +113,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(rate__steps__as_by_hand),
+        cmocka_unit_test(stable__steps__as_by_hand),
         cmocka_unit_test(rate__all_steps__up_then_down_and_never_below_zero),
         cmocka_unit_test(settings__differ__named_with_the_file),
     };
