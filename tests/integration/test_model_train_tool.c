@@ -164,7 +164,8 @@ static void train__told_to_stop__checkpoint(void **state)
     (void)state;
     shell_says(
         0,
-        "rm -f s s.*; T='tscaf-model train --model base.safetensors --out s "
+        "rm -f s s.* err; T='tscaf-model train --model base.safetensors --out "
+        "s "
         "--fatigue fatigue --batch 4 --threads 1 --steps 100000'; $T 2>err & "
         "p=$!; until [ -s err ]; do sleep 0.05; done; kill -TERM $p; wait $p; "
         "echo \"exit $?\"; cat err; ls "
