@@ -4,13 +4,10 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
-#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
-#include <sys/resource.h>
 #include <unistd.h>
 
 #include "api/json.h"
@@ -22,11 +19,10 @@
 #include "server/engine.h"
 #include "server/gate.h"
 #include "server/job_figures.h"
+#include "server/job_limits.h"
 #include "server/job_losses.h"
 
-#define TELL_US 300000        /* between two writes of the progress */
-#define CRASH_SLACK (8 << 20) /* bytes */
-#define MEMORY_LIMIT "a job's data is limited to %lld bytes (--job-memory)"
+#define TELL_US 300000 /* between two writes of the progress */
 
 struct child {
     char dir[PATH_MAX], model[PATH_MAX], base[PATH_MAX];
@@ -141,7 +137,7 @@ static enum ut_err read_job(struct child *c, struct ut_error *e)
                : ut_fail(e, UT_EFORMAT, "job.json: has no settings");
 }
 
-/* ---- limits ---- */
+/* ---- the lock ---- */
 
 /* Held to the end of the process; the descriptor is meant to stay open.
  * UT_EBUSY: another process has it. */
@@ -158,34 +154,6 @@ static enum ut_err lock(const struct child *c, struct ut_error *e)
     return ut_fail(
         e, fd >= 0 && (errno == EAGAIN || errno == EACCES) ? UT_EBUSY : UT_EIO,
         "%.150s: %s", path, strerror(errno));
-}
-
-static void set_own(const char *path, int value)
-{
-    int fd = open(path, O_WRONLY | O_CLOEXEC);
-
-    if (fd < 0)
-        return;
-    dprintf(fd, "%d", value);
-    close(fd);
-}
-
-/* Serving goes first: less weight of processor time, first to go when memory
- * is short. What is not allowed here is left as it is. A session of its own is
- * its own scheduling group where the kernel makes such, and then only the
- * group's niceness counts against the server's (sched(7), autogroup). */
-static void limit(int niceness, long long memory)
-{
-    const struct sched_param none = {0};
-    struct rlimit data = {(rlim_t)memory, (rlim_t)memory};
-
-    set_own("/proc/self/oom_score_adj", 1000);
-    if (getsid(0) == getpid())
-        set_own("/proc/self/autogroup", niceness);
-    setpriority(PRIO_PROCESS, 0, niceness);
-    sched_setscheduler(0, niceness >= 19 ? SCHED_IDLE : SCHED_BATCH, &none);
-    if (memory > 0)
-        setrlimit(RLIMIT_DATA, &data);
 }
 
 /* ---- training ---- */
@@ -458,44 +426,10 @@ static void tell_failure(const struct child *c, const struct ut_error *e,
 
     snprintf(why, sizeof(why), "%s", e->msg);
     if (e->code == UT_ENOMEM && memory > 0)
-        snprintf(why, sizeof(why), "%s: " MEMORY_LIMIT, e->msg, memory);
+        snprintf(why, sizeof(why), "%s: " SRV_JOB_MEMORY_LIMIT, e->msg, memory);
     fprintf(stderr, "%s\n", why);
     if (write_file(c, "error", why, strlen(why), &ignored))
         fprintf(stderr, "%s\n", ignored.msg);
-}
-
-static struct {
-    char path[PATH_MAX + 32], text[160];
-} crash; /* what a handler needs, made before */
-
-/* oneDNN 2 does not check all of its allocations. A crash where little more
- * can be had is told as the lack of memory that it most likely is; the signal
- * then ends the process. Only what is safe in a handler. */
-static void on_crash(int number)
-{
-    void *more = mmap(NULL, CRASH_SLACK, PROT_READ | PROT_WRITE,
-                      MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    int fd;
-
-    if (more == MAP_FAILED) {
-        fd = open(crash.path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
-        (void)!write(fd, crash.text, strlen(crash.text));
-        close(fd);
-    }
-    raise(number); /* by its default: SA_RESETHAND */
-}
-
-static void watch_for_crash(const struct child *c, long long memory)
-{
-    static const int signals[] = {SIGSEGV, SIGBUS, SIGABRT};
-    struct sigaction action = {.sa_handler = on_crash,
-                               .sa_flags = SA_RESETHAND};
-
-    snprintf(crash.path, sizeof(crash.path), "%s/error", c->dir);
-    snprintf(crash.text, sizeof(crash.text),
-             "crashed where memory ran out: " MEMORY_LIMIT, memory);
-    for (size_t i = 0; i < sizeof(signals) / sizeof(signals[0]); i++)
-        sigaction(signals[i], &action, NULL);
 }
 
 int srv_job_child(char **argv)
@@ -528,9 +462,9 @@ int srv_job_child(char **argv)
     }
     drop(&c, "error");
     drop(&c, "result.json"); /* of a comparison with another model */
-    limit(atoi(argv[7]), memory);
+    srv_job_limit(atoi(argv[7]), memory);
     if (memory > 0)
-        watch_for_crash(&c, memory);
+        srv_job_watch_for_crash(c.dir, memory);
     rc = read_job(&c, &e);
     if (!rc) {
         c.held_out = or_else((double)c.job->settings->held_out, 0.2);
