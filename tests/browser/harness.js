@@ -140,7 +140,11 @@ export function scene() {
 export const behaved = (s) => test('nothing was asked of others, the policy refused nothing', () =>
   assert.deepEqual(s.browser.faults, []));
 
-export const leave = (page) => page.context().close();
+/** Not while a route's answer is on its way: it would find no page. */
+export async function leave(page) {
+  await page.unrouteAll({ behavior: 'wait' });
+  await page.context().close();
+}
 
 /** Drops a picture there, as somebody does by the mouse. */
 export async function drop(page, selector, path) {

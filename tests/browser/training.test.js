@@ -143,7 +143,7 @@ test('training: a job of both queues watched to its end, its model compared, act
     reason = next;
     await changing.getByText(next).waitFor();
   }
-  await page.unroute('**/v1/models');
+  await page.unrouteAll({ behavior: 'wait' });
   await page.locator('tr.active').filter({ hasText: 'second' }).waitFor();
   await page.locator('.status').getByText('second').waitFor();
   await page.getByRole('button', { name: /^Roll back/ }).click();
@@ -163,7 +163,7 @@ test('training: a job of both queues watched to its end, its model compared, act
   const again = await job();
   assert.ok(again.ended_at > before.ended_at);
   assert.deepEqual(again.figures, before.figures);
-  await page.unroute('**/v1/models');
+  await page.unrouteAll({ behavior: 'wait' });
   await leave(page);
 });
 
