@@ -493,7 +493,7 @@ static enum ut_err seek(struct search_device *d, struct seeker *s,
 bool search_device_run(struct search_device *d, struct search_call *c)
 {
     double apart[MDL_INDEX_QUERIES];
-    struct norms norms;
+    struct norms norms = {0};
     struct seeker *s = enter(d, c->rows, &norms);
     struct ut_error e;
     enum ut_err rc;
