@@ -10,6 +10,7 @@
 #include "api/tscaf.pb-c.h"
 #include "model/model.h"
 #include "server/store.h"
+#include "tests/support/drivers.h"
 #include "tests/support/models.h"
 #include "tests/support/unit.h"
 
@@ -64,41 +65,6 @@ static long activate(const struct test_server *s, const char *version,
 
     snprintf(path, sizeof(path), "/v1/models/%s/activate", version);
     return test_json(s, "POST", path, body, a);
-}
-
-/* An identity with one face; its id. */
-static void enroll(const struct test_server *s, int who, char id[64])
-{
-    struct test_answer a = {0};
-    char path[160];
-    size_t len;
-    char *png = test_face(who, 0, &len);
-
-    assert_int_equal(
-        test_json(s, "POST", "/v1/identities", "{\"name\":\"X\"}", &a), 201);
-    test_member(&a, "id", id, 64);
-    snprintf(path, sizeof(path),
-             "/v1/identities/%s/faces?input=crop&force=true", id);
-    if (test_png(s, path, png, len, &a) != 201)
-        fail_msg("%s", a.body);
-    free(png);
-    test_answer_fini(&a);
-}
-
-/* Whether a search for somebody's picture names an identity at all. */
-static bool matchable(const struct test_server *s, int who, const char *id)
-{
-    struct test_answer a = {0};
-    size_t len;
-    char *png = test_face(who, 0, &len);
-    bool is;
-
-    assert_int_equal(
-        test_png(s, "/v1/search?input=crop&top_k=10", png, len, &a), 200);
-    is = strstr(a.body, id) != NULL;
-    free(png);
-    test_answer_fini(&a);
-    return is;
 }
 
 static void activate__did_not_pass__refused_without_force(void **state)
@@ -198,11 +164,11 @@ activate__face_without_a_crop__listed_unmatched_and_back(void **state)
 
     (void)state;
     test_server_start(&s, no_crops);
-    enroll(&s, 1, without);
+    test_enroll(&s, "X", 1, without);
     test_server_signal(&s, SIGTERM);
     assert_int_equal(test_server_wait(&s), 0);
     test_server_restart(&s, NULL);
-    enroll(&s, 2, with);
+    test_enroll(&s, "X", 2, with);
     add_candidate(&s, "next", true, true, made);
 
     /* Told before it is activated, too. */
@@ -210,19 +176,19 @@ activate__face_without_a_crop__listed_unmatched_and_back(void **state)
     assert_int_equal(test_get(&s, path, &a), 200);
     assert_non_null(strstr(a.body, without));
     assert_null(strstr(a.body, with));
-    assert_true(matchable(&s, 1, without));
+    assert_true(test_finds(&s, 1, without));
 
     assert_int_equal(activate(&s, made, "{}", &a), 202);
     test_model_wait(&s, made);
-    assert_true(matchable(&s, 2, with));
-    assert_false(matchable(&s, 1, without));
+    assert_true(test_finds(&s, 2, with));
+    assert_false(test_finds(&s, 1, without));
     assert_int_equal(test_get(&s, path, &a), 200);
     assert_non_null(strstr(a.body, without));
 
     /* Its embedding by the former model is kept for rollback. */
     test_model_rollback(&s);
-    assert_true(matchable(&s, 1, without));
-    assert_true(matchable(&s, 2, with));
+    assert_true(test_finds(&s, 1, without));
+    assert_true(test_finds(&s, 2, with));
     assert_int_equal(test_server_stop(&s), 0);
     test_answer_fini(&a);
 }

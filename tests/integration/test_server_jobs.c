@@ -15,6 +15,7 @@
 #include "model/vision/face.h"
 #include "model/vision/image.h"
 #include "server/job_folder.h"
+#include "tests/support/drivers.h"
 #include "tests/support/models.h"
 #include "tests/support/server.h"
 #include "tests/support/unit.h"
@@ -270,23 +271,10 @@ static void *put_load(void *arg)
 
 static void enroll(const struct test_server *s)
 {
-    struct test_answer a = {0};
+    char id[64];
 
-    for (int i = 0; i < N_ENROLLED; i++) {
-        char id[64], path[160];
-        size_t len;
-        char *png = test_face(1 + i, 0, &len);
-
-        assert_int_equal(
-            test_json(s, "POST", "/v1/identities", "{\"name\":\"X\"}", &a),
-            201);
-        test_member(&a, "id", id, sizeof(id));
-        snprintf(path, sizeof(path),
-                 "/v1/identities/%s/faces?input=crop&force=true", id);
-        assert_int_equal(test_png(s, path, png, len, &a), 201);
-        free(png);
-    }
-    test_answer_fini(&a);
+    for (int i = 0; i < N_ENROLLED; i++)
+        test_enroll(s, "X", 1 + i, id);
 }
 
 /* An enrolled face is found at similarity 1 by whatever answers: its stored

@@ -9,6 +9,7 @@
 #include "api/tscaf.pb-c.h"
 #include "model/model.h"
 #include "server/store.h"
+#include "tests/support/drivers.h"
 #include "tests/support/models.h"
 #include "tests/support/postgres.h"
 #include "tests/support/unit.h"
@@ -37,63 +38,10 @@ static int start_both(void **state)
 
 /* ---- what they are told and asked ---- */
 
-static void create(const struct test_server *s, const char *name, char id[64])
-{
-    struct test_answer r = {0};
-    char json[80];
-
-    snprintf(json, sizeof(json), "{\"name\":\"%s\"}", name);
-    if (test_json(s, "POST", "/v1/identities", json, &r) != 201)
-        fail_msg("%s", r.body);
-    test_member(&r, "id", id, 64);
-    test_answer_fini(&r);
-}
-
-static long add_face(const struct test_server *s, const char *id, int who,
-                     bool force, struct test_answer *r)
-{
-    char path[160];
-    size_t len;
-    char *png = test_face(who, 0, &len);
-
-    snprintf(path, sizeof(path), "/v1/identities/%s/faces?input=crop%s", id,
-             force ? "&force=true" : "");
-    test_png(s, path, png, len, r);
-    free(png);
-    return r->status;
-}
-
-static void enroll(const struct test_server *s, const char *name, int who,
-                   char id[64])
-{
-    struct test_answer r = {0};
-
-    create(s, name, id);
-    if (add_face(s, id, who, true, &r) != 201)
-        fail_msg("%s", r.body);
-    test_answer_fini(&r);
-}
-
-/* Whether a search for somebody's picture answers with a text. */
-static bool finds(const struct test_server *s, int who, const char *text)
-{
-    struct test_answer r = {0};
-    size_t len;
-    char *png = test_face(who, 0, &len);
-    bool is;
-
-    if (test_png(s, "/v1/search?input=crop&top_k=100", png, len, &r) != 200)
-        fail_msg("%s", r.body);
-    is = strstr(r.body, text) != NULL;
-    free(png);
-    test_answer_fini(&r);
-    return is;
-}
-
 static void wait_found(const struct test_server *s, int who, const char *text,
                        bool wanted)
 {
-    for (int i = 0; finds(s, who, text) != wanted; i++) {
+    for (int i = 0; test_finds(s, who, text) != wanted; i++) {
         if (i == PATIENCE)
             fail_msg("\"%s\" is %sfound", text, wanted ? "not " : "");
         usleep(20000);
@@ -131,10 +79,10 @@ static void face__enrolled_on_one__known_to_the_other(void **state)
     struct test_answer r = {0};
 
     (void)state;
-    enroll(&a, "Ada", 1, id);
+    test_enroll(&a, "Ada", 1, id);
     /* At once, however late the news: it waits for what was written. */
-    create(&b, "Somebody else", other);
-    assert_int_equal(add_face(&b, other, 1, false, &r), 409);
+    test_identity(&b, "Somebody else", other);
+    assert_int_equal(test_add_face(&b, other, 1, false, &r), 409);
     assert_non_null(strstr(r.body, id));
     wait_found(&b, 1, id, true);
     snprintf(path, sizeof(path), "/v1/identities/%s", id);
@@ -142,7 +90,7 @@ static void face__enrolled_on_one__known_to_the_other(void **state)
                      200);
     wait_found(&a, 1, "Grace", true);
     /* The only face of one, then an identity with its face. */
-    assert_int_equal(add_face(&b, other, 2, true, &r), 201);
+    assert_int_equal(test_add_face(&b, other, 2, true, &r), 201);
     test_member(&r, "id", face, sizeof(face));
     wait_found(&a, 2, other, true);
     snprintf(path, sizeof(path), "/v1/identities/%s/faces/%s", other, face);
@@ -163,7 +111,7 @@ static void database__stopped_and_started__told_and_made_up_for(void **state)
     struct test_answer r = {0};
 
     (void)state;
-    enroll(&a, "Before", 3, id);
+    test_enroll(&a, "Before", 3, id);
     wait_found(&b, 3, id, true);
     test_postgres_stop(&postgres);
     wait_ready(&a, "PostgreSQL at 127.0.0.1:");
@@ -172,17 +120,17 @@ static void database__stopped_and_started__told_and_made_up_for(void **state)
         test_json(&a, "POST", "/v1/identities", "{\"name\":\"X\"}", &r), 503);
     assert_non_null(strstr(r.body, "PostgreSQL at 127.0.0.1:"));
     assert_null(strstr(r.body, TEST_POSTGRES_PASSWORD));
-    assert_true(finds(&b, 3, id)); /* what is known is still answered */
+    assert_true(test_finds(&b, 3, id)); /* what is known is still answered */
     test_postgres_start(&postgres);
     wait_ready(&a, NULL);
     wait_ready(&b, NULL);
-    enroll(&b, "After", 4, later);
+    test_enroll(&b, "After", 4, later);
     wait_found(&a, 4, later, true);
     /* Connections that are cut one by one miss nothing either. */
     for (int i = 0; i < 3; i++) {
         sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE"
             " application_name = 'tscafd'");
-        enroll(i % 2 ? &a : &b, "Cut", 5 + i, later);
+        test_enroll(i % 2 ? &a : &b, "Cut", 5 + i, later);
         wait_found(i % 2 ? &b : &a, 5 + i, later, true);
     }
     test_answer_fini(&r);
@@ -195,8 +143,8 @@ static void database__lost_what_was_written__everything_read_anew(void **state)
     char *log;
 
     (void)state;
-    enroll(&a, "Kept", 10, kept);
-    enroll(&a, "Lost", 11, lost);
+    test_enroll(&a, "Kept", 10, kept);
+    test_enroll(&a, "Lost", 11, lost);
     wait_found(&b, 11, lost, true);
     /* As a standby that had not got the last of it: and others came after. */
     snprintf(line, sizeof(line),
@@ -208,16 +156,16 @@ static void database__lost_what_was_written__everything_read_anew(void **state)
              " max(seq)) FROM audit; COMMIT",
              lost);
     sql(line);
-    create(&a, "Another", lost);
+    test_identity(&a, "Another", lost);
     wait_found(&a, 11, "Lost", false);
     wait_found(&b, 11, "Lost", false);
-    assert_true(finds(&a, 10, kept));
-    assert_true(finds(&b, 10, kept));
+    assert_true(test_finds(&a, 10, kept));
+    assert_true(test_finds(&b, 10, kept));
     log = test_server_log(&b);
     assert_non_null(strstr(log, "everything is read anew"));
     free(log);
     wait_ready(&a, NULL);
-    enroll(&a, "Again", 12, lost);
+    test_enroll(&a, "Again", 12, lost);
     wait_found(&b, 12, lost, true);
     test_answer_fini(&r);
 }
@@ -280,12 +228,12 @@ static void model__activated_on_one__answers_on_the_other(void **state)
 
     (void)state;
     test_model_active(&a, first);
-    enroll(&a, "Model", 20, id);
+    test_enroll(&a, "Model", 20, id);
     add_candidate("second", true, true, second);
     activate(&a, second);
     test_model_wait(&b, second);
     wait_found(&b, 20, id, true);
-    enroll(&b, "New", 21, id);
+    test_enroll(&b, "New", 21, id);
     wait_found(&a, 21, id, true);
     /* Back by the one that did not begin it. */
     test_model_rollback(&b);
@@ -295,8 +243,8 @@ static void model__activated_on_one__answers_on_the_other(void **state)
     add_candidate("third", true, false, third);
     activate(&a, third);
     wait_ready(&b, third);
-    create(&b, "Refused", id);
-    assert_int_equal(add_face(&b, id, 22, true, &r), 503);
+    test_identity(&b, "Refused", id);
+    assert_int_equal(test_add_face(&b, id, 22, true, &r), 503);
     assert_non_null(strstr(r.body, third));
     wait_ready(&a, NULL);
     snprintf(line, sizeof(line),
@@ -305,7 +253,7 @@ static void model__activated_on_one__answers_on_the_other(void **state)
     assert_int_equal(system(line), 0);
     wait_ready(&b, NULL);
     test_model_wait(&b, third);
-    assert_int_equal(add_face(&b, id, 22, true, &r), 201);
+    assert_int_equal(test_add_face(&b, id, 22, true, &r), 201);
     /* And one that starts now answers with it too. */
     assert_int_equal((test_server_signal(&b, SIGTERM), test_server_wait(&b)),
                      0);
