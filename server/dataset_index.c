@@ -128,14 +128,17 @@ static void keep(struct srv_datasets *d, struct srv_dataset_index *x)
     d->indexes[SRV_DATASET_INDEXES - 1] = x;
 }
 
-/* Takes it out of where it is kept; NULL: it is not. */
+/* Takes it out of where it is kept; NULL: it is not. The gap goes to where the
+ * oldest is, so that keep() forgets no other for it. */
 static struct srv_dataset_index *take(struct srv_datasets *d, const char *id)
 {
     for (int i = 0; i < SRV_DATASET_INDEXES; i++)
         if (d->indexes[i] && !strcmp(d->indexes[i]->id, id)) {
             struct srv_dataset_index *x = d->indexes[i];
 
-            d->indexes[i] = NULL;
+            memmove(&d->indexes[1], &d->indexes[0],
+                    (size_t)i * sizeof(d->indexes[0]));
+            d->indexes[0] = NULL;
             return x;
         }
     return NULL;

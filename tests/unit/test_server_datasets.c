@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "model/data/dataset.h"
+#include "server/dataset_index.h"
 #include "tests/support/unit.h"
 
 #define RECOGNITION TSCAF__V1__DATASET_KIND__DATASET_KIND_RECOGNITION
@@ -137,6 +138,26 @@ static void samples__many_datasets__each_its_own(void **state)
         }
 }
 
+/* Samples of one, however many, push no other out of mind. */
+static void samples__many_of_one__another_stays_in_mind(void **state)
+{
+    char id[2][SRV_ID_LEN];
+    struct srv_dataset_index *kept;
+
+    (void)state;
+    srv_datasets_fini(&d);
+    make(FATIGUE, id[0]);
+    make(FATIGUE, id[1]);
+    add(id[0], "alert", "");
+    kept = d.indexes[SRV_DATASET_INDEXES - 1];
+    for (int i = 0; i <= SRV_DATASET_INDEXES; i++)
+        add(id[1], "alert", "");
+    assert_ptr_equal(d.indexes[SRV_DATASET_INDEXES - 2], kept);
+    assert_string_equal(kept->id, id[0]);
+    srv_dataset_index_drop(&d, id[1]);
+    assert_ptr_equal(d.indexes[SRV_DATASET_INDEXES - 1], kept);
+}
+
 /* What a crash leaves: half a line, half a class, a record that is behind. */
 static void samples__after_a_crash__whole_lines_count(void **state)
 {
@@ -242,6 +263,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(samples__classes_and_groups__as_reading_all_would),
         cmocka_unit_test(samples__many_datasets__each_its_own),
+        cmocka_unit_test(samples__many_of_one__another_stays_in_mind),
         cmocka_unit_test(samples__after_a_crash__whole_lines_count),
         cmocka_unit_test(samples__one_more__does_not_read_all_before_it),
         cmocka_unit_test(
