@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "api/json.h"
@@ -397,6 +398,7 @@ static enum ut_err work(struct child *c, int threads, bool *done,
                         struct ut_error *e)
 {
     struct mdl_session_config s;
+    struct stat st;
     enum ut_err rc = UT_OK;
 
     if (!strcmp(c->base, "-"))
@@ -404,7 +406,9 @@ static enum ut_err work(struct child *c, int threads, bool *done,
     if (rc)
         return rc;
     configure(c, threads, &s);
-    *done = !access(c->model, F_OK); /* only the figures were missing */
+    /* Only the figures were missing. A link whose model was deleted since is no
+     * reason to train another. */
+    *done = !lstat(c->model, &st);
     if (!*done)
         rc = mdl_session_run(&s, done, e);
     tell_losses(c); /* of a job that is stopped, too */

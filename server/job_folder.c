@@ -117,7 +117,20 @@ pid_t srv_job_holder(const char *data, const char *id)
 
 /* ---- a model to be compared ---- */
 
-/* By a link: it is the same, and no copy of it. */
+/* By a link: it is the same, and no copy of it. DATA/models may be a volume of
+ * its own, which only a link by name reaches. */
+static int link_model(const char *model, const char *path)
+{
+    char *target;
+    int bad = link(model, path);
+
+    if (!bad || errno != EXDEV || !(target = realpath(model, NULL)))
+        return bad;
+    bad = symlink(target, path);
+    free(target);
+    return bad;
+}
+
 enum ut_err srv_job_take_model(const char *data, const char *id,
                                const char *version, struct ut_error *e)
 {
@@ -129,7 +142,7 @@ enum ut_err srv_job_take_model(const char *data, const char *id,
     srv_model_path(data, version, model);
     if (unlink(path) && errno != ENOENT)
         return ut_fail(e, UT_EIO, "%.150s: %s", path, strerror(errno));
-    if (!link(model, path))
+    if (!link_model(model, path))
         return UT_OK;
     return errno == ENOENT
                ? ut_fail(e, UT_ESTATE, "model %.16s is not there any more",
