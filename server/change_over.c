@@ -247,7 +247,7 @@ static enum ut_err store_change(struct change *c, struct srv_generation *old,
     ProtobufCMessage **list;
     struct srv_record *put;
     char created[SRV_LOG_TIME_LEN];
-    bool known = false;
+    bool known = false, there = false;
     size_t n;
     enum ut_err rc =
         srv_store_list(c->app->store, SRV_TABLE_MODEL,
@@ -261,10 +261,14 @@ static enum ut_err store_change(struct change *c, struct srv_generation *old,
         return ut_fail(e, UT_ENOMEM, "no memory for models");
     }
     set_states(c, current, list, n, put);
-    for (size_t i = 0; i < n; i++)
+    for (size_t i = 0; i < n; i++) {
         known = known || !strcmp(put[i].id, current);
+        there = there || !strcmp(put[i].id, c->version);
+    }
     info.spec = NULL;
-    if (!known) {
+    if (!there) { /* by another server */
+        rc = ut_fail(e, UT_ENOTFOUND, "model %s was deleted", c->version);
+    } else if (!known) {
         rc = keep_current(c, old, &info, &ref, e);
         srv_log_time(ut_clock_unix_ms(), created);
         info.created_at = created;

@@ -351,12 +351,18 @@ void srv_handle_list_reenrolment(struct srv_call *c)
     srv_store_call_start(c, list_unmatchable, reply_unmatchable);
 }
 
-static enum ut_err delete_model(struct srv_store_call *w, struct ut_error *e)
+/* On another server it may be active though it does not answer here. */
+static bool in_use(const Tscaf__V1__ModelInfo *x)
+{
+    return x->state == STATE(ACTIVE) || x->state == STATE(PREVIOUS);
+}
+
+static enum ut_err delete_record(struct srv_store_call *w, struct ut_error *e)
 {
     const Tscaf__V1__ModelVersionRef *r = (const void *)w->call->request;
     const struct srv_record gone = {SRV_TABLE_MODEL, r->version, NULL};
     struct srv_app *app = w->call->app;
-    char path[PATH_MAX], text[80];
+    char text[80];
     struct models *m;
     enum ut_err rc = list(w, e);
 
@@ -365,13 +371,27 @@ static enum ut_err delete_model(struct srv_store_call *w, struct ut_error *e)
     m = w->result;
     for (size_t i = 0; i < m->n; i++)
         if (!strcmp(m->list[i]->model->version, r->version) &&
-            (!i || m->list[i]->state == STATE(PREVIOUS) ||
+            (!i || in_use(m->list[i]) ||
              srv_change_over_state(app, r->version, text, sizeof(text))))
             return ut_fail(e, UT_ESTATE,
                            "model %s is in use, or is what rollback returns to",
                            r->version);
-    rc = srv_store_put(app->store, w->call->actor, "model.delete", r->version,
-                       &gone, 1, e);
+    return srv_store_put(app->store, w->call->actor, "model.delete", r->version,
+                         &gone, 1, e);
+}
+
+/* Looked at and deleted as one change: no other server takes it into use in
+ * between. */
+static enum ut_err delete_model(struct srv_store_call *w, struct ut_error *e)
+{
+    const Tscaf__V1__ModelVersionRef *r = (const void *)w->call->request;
+    struct srv_app *app = w->call->app;
+    char path[PATH_MAX];
+    enum ut_err rc = srv_store_begin(app->store, e);
+
+    if (rc)
+        return rc;
+    rc = srv_store_end(app->store, delete_record(w, e), e);
     if (rc)
         return rc;
     srv_model_path(app->config->data, r->version, path);

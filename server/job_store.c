@@ -121,9 +121,7 @@ static void swap(char **a, char **b)
     *b = was;
 }
 
-/* Of a model that is compared anew only the verdict changes: it may be in use
- * by now. */
-static enum ut_err store_verdict(struct storing *s, const char *from)
+static enum ut_err change_verdict(struct storing *s)
 {
     Tscaf__V1__ModelInfo *news = s->result->model, *m;
     ProtobufCMessage *stored;
@@ -140,6 +138,18 @@ static enum ut_err store_verdict(struct storing *s, const char *from)
     swap(&m->card, &news->card);
     rc = put(s, "model.compare", m);
     tscaf__v1__model_info__free_unpacked(m, NULL);
+    return rc;
+}
+
+/* Of a model that is compared anew only the verdict changes: it may be in use
+ * by now, or come into use meanwhile, by another server too. */
+static enum ut_err store_verdict(struct storing *s, const char *from)
+{
+    struct srv_store *store = s->app->store;
+    enum ut_err rc = srv_store_begin(store, &s->e);
+
+    if (!rc)
+        rc = srv_store_end(store, change_verdict(s), &s->e);
     if (!rc)
         unlink(from); /* the link that its process had */
     return rc;

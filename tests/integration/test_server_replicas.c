@@ -246,6 +246,9 @@ static void model__activated_on_one__answers_on_the_other(void **state)
     test_identity(&b, "Refused", id);
     assert_int_equal(test_add_face(&b, id, 22, true, &r), 503);
     assert_non_null(strstr(r.body, third));
+    snprintf(line, sizeof(line), "/v1/models/%s", third);
+    assert_int_equal(test_json(&b, "DELETE", line, NULL, &r), 400);
+    assert_non_null(strstr(r.body, "is in use"));
     wait_ready(&a, NULL);
     snprintf(line, sizeof(line),
              "cp %s/data/models/%s.safetensors %s/data/models", a.dir, third,
