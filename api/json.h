@@ -50,8 +50,8 @@ UT_MUSTUSE enum ut_err api_json_add(const ProtobufCMessage *msg, int flags,
 
 /* Sets one field of msg from text, as in a query or path ("top_k=3",
  * "tasks=fatigue,recognition": lists are split at commas).
- * A list given twice is an error. Booleans: true, false, 1, 0. Message and
- * bytes fields cannot be set so. */
+ * A list given twice and text that is not UTF-8 are errors. Booleans: true,
+ * false, 1, 0. Message and bytes fields cannot be set so. */
 UT_MUSTUSE enum ut_err api_json_set(ProtobufCMessage *msg, const char *name,
                                     const char *text, struct api_error *err);
 

@@ -149,6 +149,29 @@ static void set__query_texts__as_typed(void **state)
     protobuf_c_message_free_unpacked(&r->base, NULL);
 }
 
+static void set__text_not_utf8__refused(void **state)
+{
+    static const char *const bad[] = {"\xff", "a\xc3", "a\xc3(",
+                                      "\xed\xa0\x80"};
+    Tscaf__V1__JobRef r = TSCAF__V1__JOB_REF__INIT;
+    Tscaf__V1__AnalyzeRequest a = TSCAF__V1__ANALYZE_REQUEST__INIT;
+    struct api_error err;
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
+        assert_int_equal(api_json_set(&r.base, "id", bad[i], &err), UT_EINVAL);
+        assert_int_equal(err.code, API_INVALID_ARGUMENT);
+        assert_string_equal(err.field, "id");
+        assert_string_equal(r.id, "");
+        assert_int_equal(api_json_set(&a.base, "tasks", bad[i], &err),
+                         UT_EINVAL);
+        assert_int_equal(a.n_tasks, 0);
+    }
+    assert_int_equal(api_json_set(&r.base, "id", "Zo\xc3\xab", &err), UT_OK);
+    assert_string_equal(r.id, "Zo\xc3\xab");
+    free(r.id);
+}
+
 static void read__depth_limit__refused(void **state)
 {
     char json[4096] = "";
@@ -266,6 +289,7 @@ int main(void)
         cmocka_unit_test(round_trip__maps_oneofs_unicode__same_text),
         cmocka_unit_test(write__enums_and_wide_numbers__two_styles),
         cmocka_unit_test(set__query_texts__as_typed),
+        cmocka_unit_test(set__text_not_utf8__refused),
         cmocka_unit_test(read__depth_limit__refused),
         cmocka_unit_test(read_answer__newer_server__skips_what_is_new),
         cmocka_unit_test(error__written_and_read__the_same),
