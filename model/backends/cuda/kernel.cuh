@@ -42,7 +42,8 @@ static inline unsigned blocks_of(long long threads)
     return n < 1 ? 1 : n > 1 << 20 ? 1 << 20 : (unsigned)n;
 }
 
-INLINE float warp_sum(float x)
+/* float or double */
+template <typename F> INLINE F warp_sum(F x)
 {
     for (int k = 16; k; k /= 2)
         x += __shfl_xor_sync(0xffffffffu, x, k);
@@ -72,7 +73,7 @@ INLINE void raise_to(float *to, float x)
 #define LAUNCH(kernel, stream, threads, ...)                                   \
     ((void)(stream), (void)(threads), kernel(__VA_ARGS__))
 
-INLINE float warp_sum(float x) { return x; }
+template <typename F> INLINE F warp_sum(F x) { return x; }
 
 INLINE void raise_to(float *to, float x) { *to = x > *to ? x : *to; }
 
@@ -102,20 +103,34 @@ INLINE void put(half_t *to, float x) { mdl_f32_to_f16(&x, &to->bits, 1); }
 INLINE void put(bf16_t *to, float x) { mdl_f32_to_bf16(&x, &to->bits, 1); }
 #endif
 
-/* The statement with T as the type. */
-#define TYPED(type, statement)                                                 \
+/* The statement with T as the type of maps that training knows: no float16.
+ * Variadic, since a launch has commas that no parentheses hold. */
+#define MAPS(type, ...)                                                        \
+    do {                                                                       \
+        if ((type) == GPU_BF16) {                                              \
+            typedef bf16_t T;                                                  \
+            __VA_ARGS__;                                                       \
+        } else {                                                               \
+            typedef float T;                                                   \
+            __VA_ARGS__;                                                       \
+        }                                                                      \
+    } while (0)
+
+/* The statement with T as the type of any map. */
+#define TYPED(type, ...)                                                       \
     do {                                                                       \
         if ((type) == GPU_F16) {                                               \
             typedef half_t T;                                                  \
-            statement;                                                         \
-        } else if ((type) == GPU_BF16) {                                       \
-            typedef bf16_t T;                                                  \
-            statement;                                                         \
+            __VA_ARGS__;                                                       \
         } else {                                                               \
-            typedef float T;                                                   \
-            statement;                                                         \
+            MAPS(type, __VA_ARGS__);                                           \
         }                                                                      \
     } while (0)
+
+INLINE bool is_depthwise(const struct gpu_window &k, int ins, int outs)
+{
+    return k.groups == ins && outs == ins && k.groups > 1;
+}
 
 static inline long long items(const struct gpu_map *m)
 {

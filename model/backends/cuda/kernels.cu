@@ -56,7 +56,7 @@ KERNEL conv(struct gpu_window k, struct gpu_map xm, const T *w,
             struct gpu_epilogue ep, struct gpu_map ym, long long n)
 {
     const T *x = (const T *)xm.data;
-    bool depthwise = k.groups == xm.c && ym.c == xm.c && k.groups > 1;
+    bool depthwise = is_depthwise(k, xm.c, ym.c);
     int ins = xm.c / k.groups, outs = ym.c / k.groups;
 
     EACH(i, n)

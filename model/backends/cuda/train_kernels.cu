@@ -3,29 +3,6 @@
 
 #include "model/backends/cuda/kernel.cuh"
 
-#ifdef __CUDACC__
-INLINE double warp_sum(double x)
-{
-    for (int k = 16; k; k /= 2)
-        x += __shfl_xor_sync(0xffffffffu, x, k);
-    return x;
-}
-#else
-INLINE double warp_sum(double x) { return x; }
-#endif
-
-/* The statement with T as the type of maps: training knows no float16. */
-#define MAPS(type, statement)                                                  \
-    do {                                                                       \
-        if ((type) == GPU_BF16) {                                              \
-            typedef bf16_t T;                                                  \
-            statement;                                                         \
-        } else {                                                               \
-            typedef float T;                                                   \
-            statement;                                                         \
-        }                                                                      \
-    } while (0)
-
 /* ---- sums over the places of a batch, for each channel ----
  *
  * A term adds what one element means to up to two sums of its channel. */
@@ -376,11 +353,6 @@ template <typename T> KERNEL input(const float *x, struct gpu_map m, long long n
 }
 
 /* ---- products ---- */
-
-INLINE bool is_depthwise(const struct gpu_window &k, int ins, int outs)
-{
-    return k.groups == ins && outs == ins && k.groups > 1;
-}
 
 /* One element of dx each. */
 template <typename T>
