@@ -69,10 +69,6 @@ void mdl_search_run(struct mdl_search *s, struct mdl_search_scratch *x,
 void mdl_search_run_here(struct mdl_search *s, struct mdl_search_scratch *x,
                          const float *const *queries, int n,
                          mdl_search_take_fn take, void *arg);
-/* Likewise, by the processor alone. */
-void mdl_search_run_here(struct mdl_search *s, struct mdl_search_scratch *x,
-                         const float *const *queries, int n,
-                         mdl_search_take_fn take, void *arg);
 
 /* How the queries so far were answered. */
 struct mdl_search_stats {
