@@ -168,7 +168,8 @@ void search_device_free(struct search_device *d)
     free(d);
 }
 
-/* An error of the device, under the lock. */
+/* An error of the device, under the lock; one that is given up keeps none of
+ * its memory. */
 static void failed(struct search_device *d, size_t rows, enum ut_err rc,
                    const struct ut_error *why)
 {
@@ -188,6 +189,8 @@ static void failed(struct search_device *d, size_t rows, enum ut_err rc,
                  "device %d failed to search: %.200s; the processor searches%s",
                  d->number, why->msg, d->off ? " from here" : " meanwhile");
     d->remark(d->arg, line);
+    if (d->off && !d->load)
+        forget(d);
 }
 
 /* ---- the copy ---- */
@@ -323,8 +326,6 @@ static bool bring(struct search_device *d, const struct search_rows *rows)
         return true;
     }
     failed(d, rows->n, rc, &e);
-    if (d->off)
-        forget(d);
     return false;
 }
 
@@ -340,8 +341,6 @@ static bool have_seeker(struct search_device *d, const struct search_rows *rows)
     d->n_idle = !rc;
     if (rc)
         failed(d, rows->n, rc, &e);
-    if (d->off)
-        forget(d);
     return !rc;
 }
 

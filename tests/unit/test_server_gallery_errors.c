@@ -172,10 +172,12 @@ static void place__each_allocation_fails__clean_error(void **state)
     rig_close(&r);
 }
 
-/* Without memory to ask the device the answer is the processor's, and right. */
+/* Without memory to ask the device the answer is the processor's, and right,
+ * and the device, which is given up, keeps no faces. */
 static void search__each_allocation_fails__processor_answers(void **state)
 {
     struct srv_match got, *matches = &got;
+    struct mdl_search_stats stats;
     struct srv_gallery_scratch *s;
     int one = 1, n, failed = 0;
     struct ut_error e;
@@ -196,6 +198,8 @@ static void search__each_allocation_fails__processor_answers(void **state)
         assert_int_equal(n, 1);
         assert_string_equal(got.identity_id, "id_42");
         assert_int_equal(logged(&r, "the processor searches"), hit);
+        srv_gallery_stats(r.device, &stats);
+        assert_int_equal(stats.device_bytes, hit ? 0 : 320 * DIM * 2);
         srv_gallery_scratch_free(s);
         rig_close(&r);
     }
