@@ -42,6 +42,27 @@ static void search__context_lost__answers_and_comes_back(void **state)
     rig_close(&r);
 }
 
+/* A context that goes while the gallery grows is no want of room. */
+static void search__context_lost_while_growing__comes_back(void **state)
+{
+    float queries[QUERIES][DIM];
+    struct rig r;
+
+    (void)state;
+    random_queries(70000, queries);
+    for (unsigned before = 0; before <= TILE; before += TILE) {
+        rig_open(&r, 1, MAX);
+        fill(&r, before);
+        assert_int_equal(compare(&r, queries, 5, 3), before ? 5 : 0);
+        fill(&r, before + 1);
+        lose_context();
+        assert_int_equal(compare(&r, queries, 5, 3), 0);
+        assert_int_equal(logged(&r, "processor searches meanwhile"), 1);
+        assert_int_equal(compare(&r, queries, 5, 3), 5);
+        rig_close(&r);
+    }
+}
+
 /* No room from the start, and none to grow. */
 static void search__no_room__said_once_processor_searches(void **state)
 {
@@ -298,6 +319,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(search__context_lost__answers_and_comes_back),
+        cmocka_unit_test(search__context_lost_while_growing__comes_back),
         cmocka_unit_test(search__no_room__said_once_processor_searches),
         cmocka_unit_test(park__memory_goes__processor_answers),
         cmocka_unit_test(place__more_than_the_device_holds__said),

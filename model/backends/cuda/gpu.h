@@ -56,7 +56,8 @@ void gpu_describe(int device, char *text, size_t len);
 
 /* How many there are; 0 without a driver. */
 int gpu_count(void);
-void gpu_memory(int device, uint64_t *used, uint64_t *total); /* bytes */
+/* Bytes; 0 of 0 where the device does not say, as when its context is lost. */
+void gpu_memory(int device, uint64_t *used, uint64_t *total);
 /* Whether an error stays, whatever is asked of the device: its context is lost,
  * and every pointer, stream and handle with it. */
 bool gpu_lost(int device);

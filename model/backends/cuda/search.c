@@ -104,13 +104,14 @@ static void clear(void *index)
 }
 
 /* The last of a device's memory is not for galleries: a model that is changed
- * over to needs some. */
+ * over to needs some. A lost context does not say how much there is, and what
+ * is asked of it next says why. */
 static enum ut_err spare(const struct index *x, struct ut_error *e)
 {
     uint64_t used, total;
 
     gpu_memory(x->c->device, &used, &total);
-    if (used + tile_len(x) <= total - total / RESERVE)
+    if (!total || used + tile_len(x) <= total - total / RESERVE)
         return UT_OK;
     return ut_fail(e, UT_ENOMEM,
                    "%llu of the GPU's %llu MiB are used, and a %dth of it is "

@@ -124,13 +124,6 @@ int gpu_count(void)
     return text ? atoi(text) : 1;
 }
 
-void gpu_memory(int device, uint64_t *used, uint64_t *total)
-{
-    (void)device;
-    *used = 1 << 20;
-    *total = 1 << 30;
-}
-
 /* While the file $TSCAF_HOST_LOSE is there, what is waited for fails, and so
  * does all that follows, until there is a new context: the file goes with the
  * old one, and so does its memory. */
@@ -140,6 +133,14 @@ bool gpu_lost(int device)
 
     (void)device;
     return file && !access(file, F_OK);
+}
+
+void gpu_memory(int device, uint64_t *used, uint64_t *total)
+{
+    bool lost = gpu_lost(device);
+
+    *used = lost ? 0 : 1 << 20;
+    *total = lost ? 0 : 1 << 30;
 }
 
 enum ut_err gpu_reset(int device, struct ut_error *e)
