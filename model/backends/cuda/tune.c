@@ -24,8 +24,11 @@ struct made {
     struct gpu_engine *engine; /* owned; NULL: our kernel */
 };
 
-/* Device memory for a trial. */
+/* A product's trials, and device memory for them. */
 struct bench {
+    struct trial trials[1 + 2 * TRIES]; /* the first is our kernel's */
+    struct gpu_engine *engines[1 + 2 * TRIES];
+    int n;
     struct gpu_operands a; /* y: what is tried */
     void *want;            /* our kernel's y   */
     float *worst;
@@ -169,20 +172,26 @@ static enum ut_err stopwatch(struct ctx *c, const struct gpu_product *p,
     return rc;
 }
 
+/* Once, and only where an engine is on offer: our kernel, for the others to be
+ * held against. */
 static enum ut_err measure_own(struct ctx *c, const struct gpu_product *p,
-                               struct bench *b, struct trial *t,
-                               struct ut_error *e)
+                               struct bench *b, struct ut_error *e)
 {
-    struct gpu_operands a = b->a;
+    struct gpu_operands a;
     enum ut_err rc;
 
+    if (b->n_all)
+        return UT_OK;
+    rc = bench_new(c, p, b, e);
+    a = b->a;
     a.y = b->want;
-    rc = cuda_compute(c->stream, c->handles, p, CHOICE_OWN, NULL, &a, e);
+    if (!rc)
+        rc = cuda_compute(c->stream, c->handles, p, CHOICE_OWN, NULL, &a, e);
     if (!rc)
         rc = gpu_wait(c->stream, e);
     return rc ? rc
               : stopwatch(c, p, CHOICE_OWN, NULL, &a, &b->recorded,
-                          &t->choice.us, e);
+                          &b->trials[0].choice.us, e);
 }
 
 /* Runs an engine beside ours: t->rc, deviation and us. */
@@ -238,93 +247,86 @@ static void refuse(struct ctx *c, const struct choice *choice,
              why->msg);
 }
 
-/* Offers of one way: those that hold go into trials and engines. */
-static int try_way(struct ctx *c, const struct gpu_product *p, struct bench *b,
-                   enum choice_way way, const char *key,
-                   const struct choice *only, struct trial *trials,
-                   struct gpu_engine **engines)
+/* Offers of one way: those that hold go into the bench's trials and engines. */
+static enum ut_err try_way(struct ctx *c, const struct gpu_product *p,
+                           struct bench *b, enum choice_way way,
+                           const struct choice *only, struct ut_error *e)
 {
     const struct gpu_vendor *v = vendors[cuda_vendor_of(p)];
     void *handle = c->handles[cuda_vendor_of(p)];
     struct gpu_product as = *p;
     struct gpu_offers offers;
-    struct ut_error e;
-    enum ut_err rc;
-    int n = 0;
+    struct ut_error why;
+    enum ut_err rc, bad;
 
     as.bare = way == CHOICE_BARE;
-    rc = v->find(handle, &as, &offers, &e);
-    if (rc) {
-        b->cramped |= rc == UT_ENOMEM;
-        return 0;
+    bad = v->find(handle, &as, &offers, &why);
+    if (bad) {
+        b->cramped |= bad == UT_ENOMEM;
+        return UT_OK;
     }
-    for (int i = 0; i < offers.n && i < TRIES; i++) {
-        struct trial *t = &trials[n];
+    rc = offers.n ? measure_own(c, p, b, e) : UT_OK;
+    for (int i = 0; i < offers.n && i < TRIES && !rc; i++) {
+        struct trial *t = &b->trials[b->n];
+        struct gpu_engine **engine = &b->engines[b->n];
 
         if (only && (i != only->at || offers.id[i] != only->id))
             continue;
-        *t =
-            (struct trial){.choice = {.way = way, .at = i, .id = offers.id[i]}};
-        memcpy(t->choice.key, key, CHOICE_KEY_LEN);
-        rc = v->make(handle, &as, &offers, i, &engines[n], &e);
-        if (!rc) {
-            rc = try_engine(c, p, b, engines[n], t, &e);
-            if (!rc) {
-                n++;
+        *t = (struct trial){.choice = b->trials[0].choice};
+        t->choice.way = way;
+        t->choice.at = i;
+        t->choice.id = offers.id[i];
+        bad = v->make(handle, &as, &offers, i, engine, &why);
+        if (!bad) {
+            bad = try_engine(c, p, b, *engine, t, &why);
+            if (!bad) {
+                b->n++;
                 continue;
             }
-            v->unmake(handle, engines[n]);
+            v->unmake(handle, *engine);
         }
-        b->cramped |= rc == UT_ENOMEM;
-        refuse(c, &t->choice, &e);
+        b->cramped |= bad == UT_ENOMEM;
+        refuse(c, &t->choice, &why);
     }
     v->drop(handle, &offers);
-    return n;
+    return rc;
 }
 
 /* Decides for a product that no plan had before. */
 static enum ut_err decide(struct ctx *c, const struct gpu_product *p,
                           struct made *m, struct ut_error *e)
 {
-    const char *key = m->choice.key;
-    const struct choice *known = choices_find(&c->choices, key);
-    struct trial trials[1 + 2 * TRIES] = {0};
-    struct gpu_engine *engines[1 + 2 * TRIES] = {0};
-    struct bench b = {0};
-    int n = 1, best;
-    enum ut_err rc;
+    const struct choice *known = choices_find(&c->choices, m->choice.key);
+    struct bench b = {.n = 1};
+    enum ut_err rc = UT_OK;
+    int best;
 
     if (known && known->way == CHOICE_OWN)
         return UT_OK;
-    trials[0].choice = m->choice;
-    rc = bench_new(c, p, &b, e);
-    if (!rc)
-        rc = measure_own(c, p, &b, &trials[0], e);
-    if (!rc && known)
-        n += try_way(c, p, &b, known->way, key, known, &trials[n], &engines[n]);
-    if (!rc && n == 1) {
-        n +=
-            try_way(c, p, &b, CHOICE_WHOLE, key, NULL, &trials[n], &engines[n]);
-        if (p->pass == GPU_FORWARD)
-            n += try_way(c, p, &b, CHOICE_BARE, key, NULL, &trials[n],
-                         &engines[n]);
+    b.trials[0].choice = m->choice;
+    if (known)
+        rc = try_way(c, p, &b, known->way, known, e);
+    if (!rc && b.n == 1) {
+        rc = try_way(c, p, &b, CHOICE_WHOLE, NULL, e);
+        if (!rc && p->pass == GPU_FORWARD)
+            rc = try_way(c, p, &b, CHOICE_BARE, NULL, e);
         known = NULL;
     }
     bench_free(&b);
     if (rc == UT_ENOMEM) { /* too large to be tried: ours needs least */
-        refuse(c, &trials[0].choice, e);
+        refuse(c, &b.trials[0].choice, e);
         return UT_OK;
     }
     if (rc)
         return rc;
     /* A remembered one that still computes right was measured once. */
-    best = known && n == 2 ? 1 : choice_best(trials, n);
-    m->choice = trials[best].choice;
-    m->engine = engines[best];
-    for (int i = 1; i < n; i++)
+    best = known && b.n == 2 ? 1 : choice_best(b.trials, b.n);
+    m->choice = b.trials[best].choice;
+    m->engine = b.engines[best];
+    for (int i = 1; i < b.n; i++)
         if (i != best)
-            engines[i]->vendor->unmake(c->handles[cuda_vendor_of(p)],
-                                       engines[i]);
+            b.engines[i]->vendor->unmake(c->handles[cuda_vendor_of(p)],
+                                         b.engines[i]);
     if (!known && !b.cramped) /* else another start may choose otherwise */
         choices_set(&c->choices, &m->choice);
     return UT_OK;
