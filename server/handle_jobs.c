@@ -76,9 +76,9 @@ static enum ut_err new_record(const Tscaf__V1__CreateJobRequest *r,
     return *out ? UT_OK : ut_fail(e, UT_ENOMEM, "no memory for a job");
 }
 
-static void free_record(void *result)
+static void free_message(void *result)
 {
-    tscaf__v1__job_record__free_unpacked(result, NULL);
+    protobuf_c_message_free_unpacked(result, NULL);
 }
 
 /* The datasets' thread. */
@@ -102,7 +102,7 @@ static enum ut_err create(struct srv_store_call *w, struct ut_error *e)
     if (rc)
         return rc;
     w->result = x;
-    w->result_free = free_record;
+    w->result_free = free_message;
     for (int i = 0; i < 2 && !rc; i++)
         if (*ids[i])
             rc = srv_dataset_freeze(&app->datasets, ids[i], kinds[i], x->id,
@@ -214,7 +214,7 @@ static enum ut_err get_stored(struct srv_store_call *w, struct ut_error *e)
                                    &tscaf__v1__job_record__descriptor, &m, e);
 
     w->result = m;
-    w->result_free = free_record;
+    w->result_free = free_message;
     return rc;
 }
 
@@ -281,11 +281,6 @@ void srv_handle_watch_job(struct srv_call *c)
 }
 
 /* ---- losses ---- */
-
-static void free_message(void *result)
-{
-    protobuf_c_message_free_unpacked(result, NULL);
-}
 
 /* A file, so not on the loop. */
 static enum ut_err read_losses(struct srv_store_call *w, struct ut_error *e)
@@ -380,7 +375,7 @@ static void change(struct srv_call *c,
     if (rc)
         srv_answer_fail(c, &e);
     else
-        srv_store_call_start_with(c, copy, free_record, store, reply_record);
+        srv_store_call_start_with(c, copy, free_message, store, reply_record);
 }
 
 void srv_handle_cancel_job(struct srv_call *c)
