@@ -67,6 +67,13 @@ int64_t srv_sql_int(struct srv_store *s, int column)
     return s->ops->column(s, column, SRV_VALUE_INT).number;
 }
 
+enum ut_err srv_sql_read_int(struct srv_store *s, void *arg, struct ut_error *e)
+{
+    (void)e;
+    *(int64_t *)arg = srv_sql_int(s, 0);
+    return UT_OK;
+}
+
 double srv_sql_real(struct srv_store *s, int column)
 {
     return s->ops->column(s, column, SRV_VALUE_REAL).real;
@@ -162,7 +169,7 @@ enum ut_err srv_store_wait(struct srv_store *s, int wake_fd, int timeout_ms,
 static enum ut_err migrate(struct srv_store *s, struct ut_error *e)
 {
     const int known = s->ops->n_schemas;
-    int version;
+    int64_t version;
     enum ut_err rc = s->ops->version(s, &version, e);
 
     if (!rc && version < known) {
@@ -170,13 +177,13 @@ static enum ut_err migrate(struct srv_store *s, struct ut_error *e)
         if (rc)
             return rc;
         rc = s->ops->version(s, &version, e);
-        for (int i = version; i < known && !rc; i++)
+        for (int64_t i = version; i < known && !rc; i++)
             rc = s->ops->exec(s, s->ops->schemas[i], e);
         rc = srv_sql_end(s, rc, NULL, NULL, NULL, NULL, e);
     }
     if (!rc && version > known)
         rc = ut_fail(e, UT_EFORMAT, "%s has schema %d; this program knows %d",
-                     s->where, version, known);
+                     s->where, (int)version, known);
     return rc;
 }
 

@@ -505,24 +505,17 @@ static enum ut_err wait_for(struct srv_store *s, int wake_fd, int timeout_ms,
 
 /* ---- opening ---- */
 
-static enum ut_err read_number(struct srv_store *s, void *arg,
-                               struct ut_error *e)
-{
-    (void)e;
-    *(int *)arg = (int)srv_sql_int(s, 0);
-    return UT_OK;
-}
-
-static enum ut_err version(struct srv_store *s, int *out, struct ut_error *e)
+static enum ut_err version(struct srv_store *s, int64_t *out,
+                           struct ut_error *e)
 {
     enum ut_err rc = srv_sql_each(
         s, "SELECT CAST(to_regclass('tscaf_schema') IS NOT NULL AS INTEGER)",
-        SRV_NO_ARGS, read_number, out, e);
+        SRV_NO_ARGS, srv_sql_read_int, out, e);
 
-    return rc || !*out
-               ? rc
-               : srv_sql_one(s, "SELECT version FROM tscaf_schema", SRV_NO_ARGS,
-                             read_number, out, "row of", "tscaf_schema", e);
+    return rc || !*out ? rc
+                       : srv_sql_one(s, "SELECT version FROM tscaf_schema",
+                                     SRV_NO_ARGS, srv_sql_read_int, out,
+                                     "row of", "tscaf_schema", e);
 }
 
 static void close_db(struct srv_store *s)

@@ -42,17 +42,6 @@ static enum ut_err put_one(struct srv_store *s, const struct srv_record *r,
     return rc;
 }
 
-static enum ut_err put_all(struct srv_store *s,
-                           const struct srv_record *records, int n,
-                           struct ut_error *e)
-{
-    enum ut_err rc = UT_OK;
-
-    for (int i = 0; i < n && !rc; i++)
-        rc = put_one(s, &records[i], e);
-    return rc;
-}
-
 enum ut_err srv_store_put(struct srv_store *s, const char *actor,
                           const char *action, const char *subject,
                           const struct srv_record *records, int n,
@@ -62,7 +51,8 @@ enum ut_err srv_store_put(struct srv_store *s, const char *actor,
 
     if (rc)
         return rc;
-    rc = put_all(s, records, n, e);
+    for (int i = 0; i < n && !rc; i++)
+        rc = put_one(s, &records[i], e);
     return srv_sql_end(s, rc, actor, action, subject, "{}", e);
 }
 
@@ -71,16 +61,17 @@ enum ut_err srv_store_change_over(struct srv_store *s, const char *actor,
                                   const struct srv_record *records, int n,
                                   struct ut_error *e)
 {
-    enum ut_err rc = srv_sql_begin(s, e);
+    enum ut_err rc = srv_store_begin(s, e);
 
     if (rc)
         return rc;
-    rc = put_all(s, records, n, e);
+    rc = srv_sql_run(s,
+                     "DELETE FROM embedding WHERE model_version NOT IN"
+                     " ($1, $2)",
+                     SRV_ARGS(SRV_TEXT(version), SRV_TEXT(previous)), e);
     if (!rc)
-        rc = srv_sql_run(
-            s, "DELETE FROM embedding WHERE model_version NOT IN ($1, $2)",
-            SRV_ARGS(SRV_TEXT(version), SRV_TEXT(previous)), e);
-    return srv_sql_end(s, rc, actor, "model.activate", version, "{}", e);
+        rc = srv_store_put(s, actor, "model.activate", version, records, n, e);
+    return srv_store_end(s, rc, e);
 }
 
 struct message_list {
@@ -230,20 +221,12 @@ enum ut_err srv_store_crops(struct srv_store *s, const char *version,
     return rc;
 }
 
-static enum ut_err read_count(struct srv_store *s, void *arg,
-                              struct ut_error *e)
-{
-    (void)e;
-    *(int64_t *)arg = srv_sql_int(s, 0);
-    return UT_OK;
-}
-
 enum ut_err srv_store_crops_count(struct srv_store *s, const char *version,
                                   int64_t *n, struct ut_error *e)
 {
     return srv_sql_each(
         s, "SELECT count(*) FROM face WHERE crop IS NOT NULL AND" UNEMBEDDED,
-        SRV_ARGS(SRV_TEXT(version)), read_count, n, e);
+        SRV_ARGS(SRV_TEXT(version)), srv_sql_read_int, n, e);
 }
 
 enum ut_err srv_store_unmatchable(struct srv_store *s, const char *version,

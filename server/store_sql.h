@@ -50,7 +50,7 @@ typedef enum ut_err (*srv_sql_row_fn)(struct srv_store *s, void *arg,
 struct srv_sql_ops {
     const char *const *schemas; /* what each version adds to the one before */
     int n_schemas;
-    enum ut_err (*version)(struct srv_store *s, int *version,
+    enum ut_err (*version)(struct srv_store *s, int64_t *version,
                            struct ut_error *e);
     /* Several statements without arguments or rows. */
     enum ut_err (*exec)(struct srv_store *s, const char *sql,
@@ -106,6 +106,10 @@ enum ut_err srv_sql_one(struct srv_store *s, const char *sql,
                         const struct srv_value *args, int n_args,
                         srv_sql_row_fn fn, void *arg, const char *what,
                         const char *id, struct ut_error *e);
+
+/* For those: the first column, into the int64_t at arg. */
+enum ut_err srv_sql_read_int(struct srv_store *s, void *arg,
+                             struct ut_error *e);
 
 /* Columns of the row at hand. */
 int64_t srv_sql_int(struct srv_store *s, int column);

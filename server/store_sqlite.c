@@ -166,17 +166,10 @@ static struct srv_value column(struct srv_store *s, int i,
     return v;
 }
 
-static enum ut_err read_version(struct srv_store *s, void *arg,
-                                struct ut_error *e)
+static enum ut_err version(struct srv_store *s, int64_t *out,
+                           struct ut_error *e)
 {
-    (void)e;
-    *(int *)arg = (int)srv_sql_int(s, 0);
-    return UT_OK;
-}
-
-static enum ut_err version(struct srv_store *s, int *out, struct ut_error *e)
-{
-    return srv_sql_each(s, "PRAGMA user_version", SRV_NO_ARGS, read_version,
+    return srv_sql_each(s, "PRAGMA user_version", SRV_NO_ARGS, srv_sql_read_int,
                         out, e);
 }
 
