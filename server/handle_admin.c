@@ -184,7 +184,8 @@ static void reply_deleted(struct srv_store_call *w)
     if (!srv_auth_keys(app->auth))
         srv_log_line(app->log, SRV_LOG_WARN, w->call->request_id,
                      "the last API key is gone: every call is refused until "
-                     "tscafd --create-key makes one and the server restarts");
+                     "tscafd --create-key makes one%s",
+                     app->follow ? "" : " and the server restarts");
     srv_store_call_reply_empty(w);
 }
 

@@ -19,7 +19,8 @@ struct srv_health {
     uv_timer_t beat;
 };
 
-/* Whether app answers calls: it is neither starting nor draining. */
+/* Whether app answers calls: it is neither starting nor draining, and knows
+ * what other servers wrote (follow.h). */
 bool srv_health_ready(const struct srv_app *app);
 
 void srv_health_start(struct srv_app *app);

@@ -329,7 +329,11 @@ static void job_and_dataset__of_one__told_and_refused_by_the_other(void **state)
     refused("DELETE", path, NULL);
     snprintf(path, sizeof(path), "/v1/jobs/%s/cancel", job);
     refused("POST", path, "{}");
+    snprintf(path, sizeof(path), "/v1/jobs/%s/compare", job);
+    refused("POST", path, "{}");
     snprintf(path, sizeof(path), "/v1/jobs/%s/events", job);
+    refused("GET", path, NULL);
+    snprintf(path, sizeof(path), "/v1/jobs/%s/losses", job);
     refused("GET", path, NULL);
     assert_int_equal(test_get(&b, "/v1/jobs/job_none", &r), 404);
     assert_int_equal(test_json(&b, "DELETE", "/v1/jobs/job_none", NULL, &r),
