@@ -289,9 +289,11 @@ static enum ut_err look_for_more(struct change *c, struct ut_error *e)
 {
     struct srv_crop one;
     int n;
-    enum ut_err rc =
-        srv_store_crops(c->app->store, c->version, c->after, 1, &one, &n, e);
+    enum ut_err rc;
 
+    if (!(srv_engine_tasks(c->next->engine) & SRV_TASK_RECOGNITION))
+        return UT_OK; /* none ever will be */
+    rc = srv_store_crops(c->app->store, c->version, c->after, 1, &one, &n, e);
     if (!rc && n)
         free(one.png);
     c->again = !rc && n;

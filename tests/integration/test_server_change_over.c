@@ -15,11 +15,13 @@
 #include "tests/support/unit.h"
 
 #define PATIENCE 1200
+#define TINY "tests/support/tiny.json"
 
 /* Another small model, as a job might have made it: its file, if it is to have
  * one, in the repository, and its record. */
 static void add_candidate(const struct test_server *s, const char *name,
-                          bool with_file, bool passed, char version[17])
+                          const char *spec, bool with_file, bool passed,
+                          char version[17])
 {
     Tscaf__V1__ModelInfo info = TSCAF__V1__MODEL_INFO__INIT;
     Tscaf__V1__ModelRef ref = TSCAF__V1__MODEL_REF__INIT;
@@ -31,9 +33,8 @@ static void add_candidate(const struct test_server *s, const char *name,
 
     snprintf(made, sizeof(made), "%s/%s.safetensors", s->dir, name);
     snprintf(line, sizeof(line),
-             "%s/tscaf-model init --name %s tests/support/tiny.json %s "
-             ">/dev/null",
-             test_programs(), name, made);
+             "%s/tscaf-model init --name %s %s %s >/dev/null", test_programs(),
+             name, spec, made);
     assert_int_equal(system(line), 0);
     assert_int_equal(mdl_model_open(made, &m, &e), UT_OK);
     snprintf(version, 17, "%s", m.version);
@@ -76,7 +77,7 @@ static void activate__did_not_pass__refused_without_force(void **state)
     (void)state;
     test_server_start(&s, NULL);
     test_model_active(&s, base);
-    add_candidate(&s, "worse", true, false, made);
+    add_candidate(&s, "worse", TINY, true, false, made);
     assert_int_equal(activate(&s, made, "{}", &a), 400);
     assert_non_null(strstr(a.body, "failed_precondition"));
     assert_non_null(strstr(a.body, "did not pass"));
@@ -106,8 +107,8 @@ static void activate__compared_with_another__refused_without_force(void **state)
     (void)state;
     test_server_start(&s, NULL);
     test_model_active(&s, base);
-    add_candidate(&s, "one", true, true, one);
-    add_candidate(&s, "other", true, true, other);
+    add_candidate(&s, "one", TINY, true, true, one);
+    add_candidate(&s, "other", TINY, true, true, other);
     assert_int_equal(activate(&s, one, "{}", &a), 202);
     test_model_wait(&s, one);
     assert_int_equal(activate(&s, other, "{}", &a), 400);
@@ -136,7 +137,7 @@ static void activate__file_is_gone__told_and_served_on(void **state)
     (void)state;
     test_server_start(&s, NULL);
     test_model_active(&s, base);
-    add_candidate(&s, "gone", false, true, made);
+    add_candidate(&s, "gone", TINY, false, true, made);
     assert_int_equal(activate(&s, made, "{}", &a), 202);
     snprintf(path, sizeof(path), "/v1/models/%s", made);
     for (int tries = 0; !strstr(a.body, "its activation failed"); tries++) {
@@ -169,7 +170,7 @@ activate__face_without_a_crop__listed_unmatched_and_back(void **state)
     assert_int_equal(test_server_wait(&s), 0);
     test_server_restart(&s, NULL);
     test_enroll(&s, "X", 2, with);
-    add_candidate(&s, "next", true, true, made);
+    add_candidate(&s, "next", TINY, true, true, made);
 
     /* Told before it is activated, too. */
     snprintf(path, sizeof(path), "/v1/models/%s/reenrolment", made);
@@ -193,6 +194,33 @@ activate__face_without_a_crop__listed_unmatched_and_back(void **state)
     test_answer_fini(&a);
 }
 
+/* Faces with crops do not wait for embeddings that it never makes. */
+static void activate__model_that_does_not_recognise__answers(void **state)
+{
+    char made[17], id[64], spec[80];
+    struct test_answer a = {0};
+    struct test_server s;
+    FILE *f;
+
+    (void)state;
+    test_server_start(&s, NULL);
+    test_enroll(&s, "X", 1, id);
+    snprintf(spec, sizeof(spec), "%s/fatigue.json", s.dir);
+    f = fopen(spec, "w");
+    fputs("{\"input\": 112, \"trees\": [{\"name\": \"root\", \"module\":"
+          " \"mobilenetv2\", \"width\": 0.1, \"children\": [{\"name\":"
+          " \"fatigue\", \"module\": \"lase\", \"head\": \"binary\"}]}]}",
+          f);
+    fclose(f);
+    add_candidate(&s, "fatigue", spec, true, true, made);
+    assert_int_equal(activate(&s, made, "{}", &a), 202);
+    test_model_wait(&s, made);
+    test_model_rollback(&s);
+    assert_true(test_finds(&s, 1, id));
+    assert_int_equal(test_server_stop(&s), 0);
+    test_answer_fini(&a);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -202,6 +230,7 @@ int main(void)
         cmocka_unit_test(activate__file_is_gone__told_and_served_on),
         cmocka_unit_test(
             activate__face_without_a_crop__listed_unmatched_and_back),
+        cmocka_unit_test(activate__model_that_does_not_recognise__answers),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
