@@ -13,21 +13,13 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/resource.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "base/clock.h"
-#include "model/vision/face.h"
-#include "model/vision/image.h"
 #include "server/app.h"
 #include "server/gate.h"
 #include "server/generations.h"
-
-#define BATCH 32
-#define CROP_LEN ((size_t)MDL_FACE_SIDE_PX * MDL_FACE_SIDE_PX * 3)
-#define RETRY_US 10000
-#define ITEM_PATIENCE_US 600000000
+#include "server/reembed.h"
 
 #define STATE(x) TSCAF__V1__MODEL_STATE__MODEL_STATE_##x
 
@@ -40,154 +32,12 @@ struct change {
     void *arg;
     struct srv_store *store;     /* the models' thread's own */
     struct srv_generation *next; /* held */
-    int64_t after;               /* the last face that was looked at */
+    struct srv_reembed *embed;   /* NULL: nothing is to be embedded */
     bool again;                  /* more faces came meanwhile */
     struct ut_error e;
     uv_sem_t stored;
     struct srv_mail mail;
 };
-
-/* ---- embedding, on the models' thread ---- */
-
-struct share {
-    uint8_t *crops;    /* [BATCH, CROP_LEN] */
-    float *embeddings; /* [BATCH, dim] */
-    int n, pending;
-    uv_sem_t done;
-    struct srv_item items[BATCH];
-};
-
-static void on_item(struct srv_item *it)
-{
-    struct share *s = it->owner;
-
-    if (!__atomic_sub_fetch(&s->pending, 1, __ATOMIC_ACQ_REL))
-        uv_sem_post(&s->done);
-}
-
-/* Through the executors, behind everything that lives. */
-static enum ut_err embed_in_use(struct change *c, struct share *s, int dim,
-                                struct ut_error *e)
-{
-    struct srv_item *list[BATCH];
-    enum ut_err rc;
-
-    for (int i = 0; i < s->n; i++) {
-        s->items[i] = (struct srv_item){
-            .tasks = SRV_TASK_RECOGNITION,
-            .bulk = true,
-            .deadline_us = ut_clock_us() + ITEM_PATIENCE_US,
-            .crop = s->crops + (size_t)i * CROP_LEN,
-            .scores = {.embedding = s->embeddings + (size_t)i * (size_t)dim},
-            .done = on_item,
-            .owner = s,
-        };
-        list[i] = &s->items[i];
-    }
-    s->pending = s->n;
-    while ((rc = srv_batcher_push(c->next->batcher, list, s->n, e)) == UT_EBUSY)
-        usleep(RETRY_US);
-    if (rc)
-        return rc;
-    uv_sem_wait(&s->done);
-    for (int i = 0; i < s->n; i++)
-        if (s->items[i].rc)
-            return ut_fail(e, s->items[i].rc, "a face could not be embedded");
-    return UT_OK;
-}
-
-/* On the first lane of an engine that nobody else uses yet. */
-static enum ut_err embed_alone(struct change *c, struct share *s, int dim,
-                               struct ut_error *e)
-{
-    enum ut_err rc = UT_OK;
-
-    for (int at = 0, n; at < s->n && !rc; at += n) {
-        const uint8_t *crops[BATCH];
-        struct srv_scores scores[BATCH], *list[BATCH];
-
-        n = srv_engine_batch(c->next->engine, s->n - at);
-        for (int i = 0; i < n; i++) {
-            crops[i] = s->crops + (size_t)(at + i) * CROP_LEN;
-            scores[i].embedding =
-                s->embeddings + (size_t)(at + i) * (size_t)dim;
-            list[i] = &scores[i];
-        }
-        rc = srv_engine_run(c->next->engine, 0, crops, n, SRV_TASK_RECOGNITION,
-                            list, e);
-    }
-    return rc;
-}
-
-/* Decodes faces' crops; those that cannot be are passed over. faces[] keeps
- * the rest. */
-static void decode(struct change *c, struct share *s, struct srv_crop *faces,
-                   int n)
-{
-    s->n = 0;
-    for (int i = 0; i < n; i++) {
-        struct mdl_image im = {0};
-        struct ut_error e;
-
-        if (mdl_image_decode(faces[i].png, faces[i].len, 0, &im, &e) ||
-            mdl_face_crop(&im, s->crops + (size_t)s->n * CROP_LEN, &e))
-            srv_log_line(c->app->log, SRV_LOG_WARN, NULL, "%s: %s",
-                         faces[i].face_id, e.msg);
-        else
-            memcpy(faces[s->n++].face_id, faces[i].face_id, SRV_ID_LEN);
-        mdl_image_fini(&im);
-        free(faces[i].png);
-    }
-}
-
-static void progress(struct change *c, int n)
-{
-    struct srv_generations *all = &c->app->generations;
-
-    pthread_mutex_lock(&all->lock);
-    all->done += n;
-    if (all->total < all->done)
-        all->total = all->done; /* enrolled since the count */
-    pthread_mutex_unlock(&all->lock);
-}
-
-/* A niceness is a thread's own on Linux. Taking it back needs the privilege
- * for it; without, later change overs wait for an idle processor too. */
-static void be_nice(int niceness)
-{
-    setpriority(PRIO_PROCESS, (id_t)syscall(SYS_gettid), niceness);
-}
-
-/* All that is missing now. */
-static enum ut_err embed_missing(struct change *c, struct share *s,
-                                 struct ut_error *e)
-{
-    int dim = srv_engine_dim(c->next->engine), n;
-    enum ut_err rc;
-
-    do {
-        struct srv_crop faces[BATCH];
-
-        if (__atomic_load_n(&c->app->draining, __ATOMIC_RELAXED))
-            return ut_fail(e, UT_EBUSY, "the server is draining");
-        rc = srv_store_crops(c->store, c->version, c->after, BATCH, faces, &n,
-                             e);
-        if (rc || !n)
-            return rc;
-        c->after = faces[n - 1].seq;
-        decode(c, s, faces, n);
-        be_nice(19); /* serving goes first */
-        if (s->n)
-            rc = c->next->batcher ? embed_in_use(c, s, dim, e)
-                                  : embed_alone(c, s, dim, e);
-        be_nice(0);
-        if (!rc && s->n)
-            rc = srv_store_embed(c->store, c->version, faces, s->embeddings,
-                                 s->n, dim, e);
-        progress(c, n);
-    } while (!rc);
-    return rc;
-}
 
 /* ---- the change, on the store's thread ---- */
 
@@ -291,9 +141,10 @@ static enum ut_err look_for_more(struct change *c, struct ut_error *e)
     int n;
     enum ut_err rc;
 
-    if (!(srv_engine_tasks(c->next->engine) & SRV_TASK_RECOGNITION))
-        return UT_OK; /* none ever will be */
-    rc = srv_store_crops(c->app->store, c->version, c->after, 1, &one, &n, e);
+    if (!c->embed) /* no face ever will be */
+        return UT_OK;
+    rc = srv_store_crops(c->app->store, c->version, srv_reembed_after(c->embed),
+                         1, &one, &n, e);
     if (!rc && n)
         free(one.png);
     c->again = !rc && n;
@@ -484,7 +335,7 @@ static enum ut_err count_missing(struct change *c, struct ut_error *e)
     return rc;
 }
 
-static enum ut_err work(struct change *c, struct share *s, struct ut_error *e)
+static enum ut_err work(struct change *c, struct ut_error *e)
 {
     enum ut_err rc = c->follow ? UT_OK : choose(c, e);
 
@@ -492,18 +343,15 @@ static enum ut_err work(struct change *c, struct share *s, struct ut_error *e)
         rc = count_missing(c, e);
     if (!rc)
         rc = open_next(c, e);
+    if (!rc && !c->follow &&
+        srv_engine_tasks(c->next->engine) & SRV_TASK_RECOGNITION)
+        rc = srv_reembed_new(c->next, c->store, &c->embed, e);
     if (rc)
         return rc;
-    s->crops = malloc(BATCH * CROP_LEN);
-    s->embeddings = malloc(BATCH * sizeof(float) *
-                           (size_t)(srv_engine_dim(c->next->engine) + 1));
-    if (!s->crops || !s->embeddings)
-        return ut_fail(e, UT_ENOMEM, "no memory to embed");
     do {
         c->again = false;
-        if (!c->follow &&
-            srv_engine_tasks(c->next->engine) & SRV_TASK_RECOGNITION)
-            rc = embed_missing(c, s, e);
+        if (c->embed)
+            rc = srv_reembed_missing(c->embed, e);
         if (!rc)
             rc = srv_pool_push(c->app->store_pool, change_run, c, e);
         if (rc)
@@ -536,22 +384,15 @@ static void run(void *arg, int worker)
     struct change *c = arg;
     struct srv_generations *all = &c->app->generations;
     struct srv_mailbox *mailbox = c->app->mailbox;
-    struct share *s = calloc(1, sizeof(*s));
-    struct ut_error e = {.code = UT_ENOMEM, .msg = "no memory to embed"};
+    struct ut_error e;
 
     (void)worker;
-    if (s) {
-        uv_sem_init(&s->done, 0);
-        e.code = srv_store_open(c->app->config->data, c->app->config->store,
-                                &c->store, &e);
-        if (!e.code)
-            e.code = work(c, s, &e);
-        srv_store_close(c->store);
-        uv_sem_destroy(&s->done);
-        free(s->crops);
-        free(s->embeddings);
-        free(s);
-    }
+    e.code = srv_store_open(c->app->config->data, c->app->config->store,
+                            &c->store, &e);
+    if (!e.code)
+        e.code = work(c, &e);
+    srv_reembed_free(c->embed);
+    srv_store_close(c->store);
     announce(all, NULL);
     srv_generation_drop(c->next);
     c->e = e;
