@@ -1,5 +1,6 @@
 /* Which engine computes, how far it may be off, and what is remembered. */
 #include <math.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -308,6 +309,51 @@ static void file__written_by_two__has_both(void **state)
     choices_free(&back);
 }
 
+/* As the lanes of several chips do at a start. */
+static void *on_writer(void *arg)
+{
+    int id = *(int *)arg;
+    struct choices c = {.chip = "X"};
+    struct choice one = {.us = 1};
+    char path[64];
+    struct ut_error e;
+    long bad = 0;
+
+    path_of("shared", path);
+    for (int i = 0; i < 50; i++) {
+        snprintf(one.key, sizeof(one.key), "conv,%d,%d", id, i);
+        choices_set(&c, &one);
+        bad += choices_write(&c, path, &e) != UT_OK;
+    }
+    choices_free(&c);
+    return (void *)bad;
+}
+
+static void file__written_by_threads__has_all(void **state)
+{
+    struct choices back = {.chip = "X"};
+    int ids[] = {0, 1, 2, 3};
+    pthread_t threads[4];
+    char path[64];
+    struct ut_error e;
+
+    (void)state;
+    for (int i = 0; i < 4; i++)
+        assert_int_equal(pthread_create(&threads[i], NULL, on_writer, &ids[i]),
+                         0);
+    for (int i = 0; i < 4; i++) {
+        void *bad;
+
+        pthread_join(threads[i], &bad);
+        assert_null(bad);
+    }
+    path_of("shared", path);
+    choices_read(&back, path, &e);
+    assert_string_equal(e.msg, "");
+    assert_int_equal(back.n, 200);
+    choices_free(&back);
+}
+
 /* A file that is not wholly right is not used at all. */
 static void file__damaged_or_foreign__none(void **state)
 {
@@ -424,6 +470,7 @@ int main(void)
         cmocka_unit_test(key__each_difference__another),
         cmocka_unit_test(file__written_and_read__the_same),
         cmocka_unit_test(file__written_by_two__has_both),
+        cmocka_unit_test(file__written_by_threads__has_all),
         cmocka_unit_test(file__damaged_or_foreign__none),
         cmocka_unit_test(file__limit__at_it_and_past),
         cmocka_unit_test(file__nowhere_to_write__error_old_file_whole),

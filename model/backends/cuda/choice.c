@@ -8,6 +8,7 @@
 
 #include <inttypes.h>
 #include <math.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -167,15 +168,13 @@ static void add_others(struct choices *c, const char *path)
     choices_free(&there);
 }
 
-enum ut_err choices_write(struct choices *c, const char *path,
-                          struct ut_error *e)
+static enum ut_err write_file(struct choices *c, const char *path,
+                              struct ut_error *e)
 {
     char into[4096], temporary[4128];
     FILE *f;
     bool ok;
 
-    if (!c->changed || !*path)
-        return UT_OK;
     add_others(c, path);
     snprintf(into, sizeof(into), "%s", path);
     make_folders(into);
@@ -197,6 +196,21 @@ enum ut_err choices_write(struct choices *c, const char *path,
     }
     c->changed = false;
     return UT_OK;
+}
+
+enum ut_err choices_write(struct choices *c, const char *path,
+                          struct ut_error *e)
+{
+    /* Chips of one kind share a file, and here its temporary name. */
+    static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+    enum ut_err rc;
+
+    if (!c->changed || !*path)
+        return UT_OK;
+    pthread_mutex_lock(&lock);
+    rc = write_file(c, path, e);
+    pthread_mutex_unlock(&lock);
+    return rc;
 }
 
 const struct choice *choices_find(const struct choices *c, const char *key)

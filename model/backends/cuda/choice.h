@@ -7,9 +7,7 @@
  * Host code: no GPU is touched here. */
 
 #define CHOICE_KEY_LEN 128
-#define CHOICE_MAX                                                             \
-    4096 /* remembered; what comes after is measured each time                 \
-          */
+#define CHOICE_MAX 4096 /* remembered; the rest is measured each time */
 
 enum choice_way {
     CHOICE_OWN,   /* our kernel                              */
@@ -81,7 +79,8 @@ void choices_path(const char *chip, char *path, size_t len);
  * damaged anywhere counts as none: why says so ("" where there is no file). */
 void choices_read(struct choices *c, const char *path, struct ut_error *why);
 /* By rename, so that a reader sees the old file or the new. What others have
- * put there since c was read stays. */
+ * put there since c was read stays. Thread: c's; others may write theirs to the
+ * same path. */
 enum ut_err choices_write(struct choices *c, const char *path,
                           struct ut_error *e);
 const struct choice *choices_find(const struct choices *c, const char *key);
