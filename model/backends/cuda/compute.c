@@ -54,15 +54,10 @@ static void own(void *stream, const struct gpu_product *p,
         gpu_k_conv(stream, k, &x, a->w, &a->ep, &y);
 }
 
-/* Where the narrow dw begins in a run's room. */
-static size_t narrow_at(const struct gpu_engine *engine)
-{
-    return (engine->room + 255) / 256 * 256;
-}
-
+/* A narrow dw lies behind what the engine needs. */
 size_t cuda_room(const struct gpu_product *p, const struct gpu_engine *engine)
 {
-    return engine->narrow ? narrow_at(engine) + gpu_pieces(p).y.n * 2
+    return engine->narrow ? cuda_aligned(engine->room) + gpu_pieces(p).y.n * 2
                           : engine->room;
 }
 
@@ -75,7 +70,7 @@ static enum ut_err run_narrow(struct gpu_stream *s, void *handle,
     struct gpu_operands narrow = *a;
     enum ut_err rc;
 
-    narrow.y = (char *)a->room + narrow_at(engine);
+    narrow.y = (char *)a->room + cuda_aligned(engine->room);
     rc = engine->vendor->run(handle, engine, &narrow, e);
     if (rc)
         return rc;

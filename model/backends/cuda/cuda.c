@@ -464,16 +464,13 @@ static enum ut_err run_ready(struct plan *p, const struct mdl_io *io,
             wanted |= 1ull << i;
     if (rc || !wanted)
         return rc;
-    memcpy(l->host, io->in,
-           (size_t)p->batch * mdl_shape_count(&g->values[g->input].shape));
+    memcpy(l->host, io->in, cuda_in_len(p));
     rc = replay_or_queue(p, wanted, e);
     if (!rc)
         rc = gpu_wait(l->stream, e);
     for (int i = 0; i < g->n_outputs && !rc; i++)
         if (wanted >> i & 1)
-            memcpy(io->out[i], l->host + p->host_out[i],
-                   (size_t)p->batch * sizeof(float) *
-                       mdl_shape_count(&g->values[g->outputs[i]].shape));
+            memcpy(io->out[i], l->host + p->host_out[i], cuda_out_len(p, i));
     return rc;
 }
 

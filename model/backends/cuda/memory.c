@@ -3,8 +3,6 @@
 
 #include "model/backends/cuda/plan.h"
 
-#define ALIGN 256
-
 struct life {
     int first, last; /* steps; first < 0: no life */
     size_t size;
@@ -36,11 +34,6 @@ void cuda_shape(struct plan *p)
     }
 }
 
-static size_t round_up(size_t n)
-{
-    return (n + ALIGN - 1) / ALIGN * ALIGN;
-}
-
 static size_t size_of(const struct gpu_map *m)
 {
     return gpu_items(m) * (m->type == GPU_F32 ? 4 : 2);
@@ -53,8 +46,7 @@ static void find_lives(const struct plan *p, struct life *lives, int n)
 
     for (int i = 0; i < n; i++)
         lives[i].first = -1;
-    lives[g->input] = (struct life){
-        .size = (size_t)p->batch * mdl_shape_count(&g->values[g->input].shape)};
+    lives[g->input] = (struct life){.size = cuda_in_len(p)};
     for (int v = 0; v < g->n_values; v++)
         if (cuda_is_given(p, v))
             lives[v] = (struct life){.size = size_of(&p->maps[v])};
@@ -72,11 +64,9 @@ static void find_lives(const struct plan *p, struct life *lives, int n)
     for (int i = 0; i < g->n_outputs; i++)
         if (g->outputs[i] >= 0) {
             lives[g->outputs[i]].last = p->n_steps;
-            lives[g->n_values + i] = (struct life){
-                .first = p->n_steps,
-                .last = p->n_steps,
-                .size = (size_t)p->batch * sizeof(float) *
-                        mdl_shape_count(&g->values[g->outputs[i]].shape)};
+            lives[g->n_values + i] = (struct life){.first = p->n_steps,
+                                                   .last = p->n_steps,
+                                                   .size = cuda_out_len(p, i)};
         }
 }
 
@@ -95,20 +85,20 @@ static void place(struct plan *p, const struct life *lives, int n, int i)
                 at >= p->offset[k] + lives[k].size ||
                 p->offset[k] >= at + lives[i].size)
                 continue;
-            at = round_up(p->offset[k] + lives[k].size);
+            at = cuda_aligned(p->offset[k] + lives[k].size);
             moved = true;
         }
     }
     p->offset[i] = at;
-    if (round_up(at + lives[i].size) > p->work_size)
-        p->work_size = round_up(at + lives[i].size);
+    if (cuda_aligned(at + lives[i].size) > p->work_size)
+        p->work_size = cuda_aligned(at + lives[i].size);
 }
 
 /* Memory beside the values that one step at a time may have. */
 static void want_room(struct plan *p, size_t len)
 {
-    if (p->room + round_up(len) > p->work_size)
-        p->work_size = p->room + round_up(len);
+    if (p->room + cuda_aligned(len) > p->work_size)
+        p->work_size = p->room + cuda_aligned(len);
 }
 
 enum ut_err cuda_place(struct plan *p, struct ut_error *e)
@@ -139,11 +129,11 @@ enum ut_err cuda_place(struct plan *p, struct ut_error *e)
     for (int v = 0; v < g->n_values; v++) /* row-major, on its way */
         if (g->values[v].keep || cuda_is_given(p, v))
             want_room(p, gpu_items(&p->maps[v]) * sizeof(float));
-    p->host_size = round_up(lives[g->input].size);
+    p->host_size = cuda_aligned(lives[g->input].size);
     for (int i = 0; i < g->n_outputs; i++)
         if (g->outputs[i] >= 0) {
             p->host_out[i] = p->host_size;
-            p->host_size += round_up(lives[g->n_values + i].size);
+            p->host_size += cuda_aligned(lives[g->n_values + i].size);
         }
     free(lives);
     return UT_OK;

@@ -111,6 +111,24 @@ struct plan {
     int n_recorded;
 };
 
+/* Where the next piece of a memory may begin. */
+static inline size_t cuda_aligned(size_t len)
+{
+    return (len + 255) / 256 * 256;
+}
+
+/* Bytes of a batch's pictures, and of an output's row-major numbers. */
+static inline size_t cuda_in_len(const struct plan *p)
+{
+    return (size_t)p->batch * mdl_shape_count(&p->g->values[p->g->input].shape);
+}
+
+static inline size_t cuda_out_len(const struct plan *p, int i)
+{
+    return (size_t)p->batch * sizeof(float) *
+           mdl_shape_count(&p->g->values[p->g->outputs[i]].shape);
+}
+
 /* cuda.c. Between the two no context is made anew: the device's epoch. */
 unsigned cuda_enter(const struct ctx *c);
 void cuda_leave(void);

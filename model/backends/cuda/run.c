@@ -103,12 +103,6 @@ static void run_step(const struct plan *p, const struct step *s, void *stream)
     }
 }
 
-static size_t out_len(const struct plan *p, int i)
-{
-    return (size_t)p->batch * sizeof(float) *
-           mdl_shape_count(&p->g->values[p->g->outputs[i]].shape);
-}
-
 enum ut_err cuda_queue_step(struct plan *p, const struct step *s,
                             struct ut_error *e)
 {
@@ -125,9 +119,8 @@ enum ut_err cuda_queue(struct plan *p, uint64_t wanted, struct ut_error *e)
     const struct mdl_graph *g = p->g;
     struct lane *l = p->lane;
     void *stream = gpu_native(l->stream);
-    enum ut_err rc = gpu_copy_in(
-        l->stream, l->work + p->offset[g->input], l->host,
-        (size_t)p->batch * mdl_shape_count(&g->values[g->input].shape), e);
+    enum ut_err rc = gpu_copy_in(l->stream, l->work + p->offset[g->input],
+                                 l->host, cuda_in_len(p), e);
 
     if (!rc)
         rc = gpu_mark(l->stream, l->from, e);
@@ -148,6 +141,6 @@ enum ut_err cuda_queue(struct plan *p, uint64_t wanted, struct ut_error *e)
         if (wanted >> i & 1)
             rc = gpu_copy_out(l->stream, l->host + p->host_out[i],
                               l->work + p->offset[g->n_values + i],
-                              out_len(p, i), e);
+                              cuda_out_len(p, i), e);
     return rc;
 }

@@ -46,11 +46,6 @@ static size_t tile_len(const struct index *x)
     return (size_t)gpu_tile_rows * (size_t)x->dim * sizeof(uint16_t);
 }
 
-static size_t round_up(size_t n)
-{
-    return (n + 255) / 256 * 256;
-}
-
 /* ---- the rows ---- */
 
 static void drop_tiles(struct index *x, bool lost)
@@ -220,10 +215,11 @@ static enum ut_err make_room(struct seeker *s, struct ut_error *e)
     for (int i = 0; i < N_SIZES; i++)
         if (s->by[i].engine && s->by[i].engine->room > room)
             room = s->by[i].engine->room;
-    s->scores = round_up(q * dim * sizeof(uint16_t));
-    s->near = s->scores + round_up(q * (size_t)gpu_tile_rows * sizeof(float));
-    s->room = s->near + round_up(near);
-    s->trees = s->room + round_up(room);
+    s->scores = cuda_aligned(q * dim * sizeof(uint16_t));
+    s->near =
+        s->scores + cuda_aligned(q * (size_t)gpu_tile_rows * sizeof(float));
+    s->room = s->near + cuda_aligned(near);
+    s->trees = s->room + cuda_aligned(room);
     size = s->trees + q * (size_t)capacity * sizeof(float);
     gpu_free(s->lane.work);
     s->lane.work = NULL;

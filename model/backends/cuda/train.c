@@ -37,9 +37,7 @@ static enum ut_err queue_nodes(struct plan *p, const struct part *a,
     for (int i = a->first; i < a->last && !rc; i++) {
         if (p->steps[i].node->op == MDL_OP_IMAGE)
             rc = gpu_copy_in(l->stream, l->work + p->offset[g->input], l->host,
-                             (size_t)p->batch *
-                                 mdl_shape_count(&g->values[g->input].shape),
-                             e);
+                             cuda_in_len(p), e);
         if (!rc)
             rc = cuda_queue_step(p, &p->steps[i], e);
     }
@@ -81,7 +79,6 @@ static struct gpu_graph *recorded(struct plan *p, const struct part *a)
 static enum ut_err run_nodes(struct plan *p, void *arg, struct ut_error *e)
 {
     const struct part *a = arg;
-    const struct mdl_graph *g = p->g;
     struct gpu_graph *graph;
     enum ut_err rc;
 
@@ -95,8 +92,7 @@ static enum ut_err run_nodes(struct plan *p, void *arg, struct ut_error *e)
                        a->first - p->ran, a->first);
     p->ran = a->first;
     if (a->first == 0)
-        memcpy(p->lane->host, a->in,
-               (size_t)p->batch * mdl_shape_count(&g->values[g->input].shape));
+        memcpy(p->lane->host, a->in, cuda_in_len(p));
     graph = recorded(p, a);
     rc = graph ? gpu_replay(p->lane->stream, graph, e) : queue_nodes(p, a, e);
     if (!rc)
