@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "model/data/augment.h"
 #include "model/search.h"
 #include "model/tool/bench.h"
 #include "model/tool/cmd.h"
@@ -53,8 +54,7 @@ static void random_row(uint64_t seed, float row[DIM])
     double norm = 0;
 
     for (int i = 0; i < DIM; i++) {
-        seed = seed * 6364136223846793005ull + 1442695040888963407ull;
-        row[i] = (float)(int32_t)(seed >> 32) * 0x1p-31f;
+        row[i] = (float)(2 * mdl_uniform(&seed) - 1);
         norm += (double)row[i] * row[i];
     }
     for (int i = 0; i < DIM; i++)
