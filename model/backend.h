@@ -44,7 +44,7 @@ struct mdl_device_stats {
     uint64_t kernel_us;     /* their times without copies; what
                                another lane computed meanwhile
                                is in them too                   */
-    uint64_t busy_us;       /* with at least one on its way     */
+    uint64_t busy_us;       /* with one or a search on its way  */
     uint64_t memory_used;   /* bytes, by anyone                 */
     uint64_t memory_total;  /* bytes                            */
     uint64_t contexts_lost; /* errors that stayed until all that

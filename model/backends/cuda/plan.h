@@ -148,7 +148,8 @@ void cuda_busy(struct ctx *c, int change);
 void cuda_ran(struct ctx *c, int64_t run_us, int64_t kernel_us);
 void cuda_read(struct ctx *c, struct mdl_device_stats *out);
 
-/* build.c. The steps of p->g; UT_EINVAL names an operation of training. */
+/* build.c. The steps of p->g; UT_EINVAL names an operation that there is not
+ * here. */
 enum ut_err cuda_build(struct plan *p, struct ut_error *e);
 /* lost: what was on the device is gone. */
 void cuda_unbuild(struct plan *p, bool lost);
