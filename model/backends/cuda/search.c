@@ -422,9 +422,11 @@ static enum ut_err more(void *seeker, int n,
             ? gpu_enter(s->lane.stream, e)
             : ut_fail(e, UT_EDEVICE, "CUDA: rows went with their context");
 
+    cuda_busy(s->x->c, 1);
     if (!rc)
         rc = tell(s, n, near, e);
     cuda_leave();
+    cuda_busy(s->x->c, -1);
     cuda_mend(s->x->c, epoch, rc);
     return rc;
 }
