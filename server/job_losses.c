@@ -22,8 +22,11 @@ static void thin(struct srv_job_losses *l)
 static void put(struct srv_job_losses *l, uint32_t step, float fatigue,
                 float recognition)
 {
-    Tscaf__V1__JobLoss *p = &l->points[l->n++];
+    Tscaf__V1__JobLoss *p;
 
+    if (l->n > SRV_JOB_LOSSES_MAX) /* a file's, which were not as ours are */
+        l->n = SRV_JOB_LOSSES_MAX;
+    p = &l->points[l->n++];
     tscaf__v1__job_loss__init(p);
     p->step = step;
     p->fatigue_loss = fatigue;

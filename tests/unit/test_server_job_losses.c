@@ -98,6 +98,30 @@ static void losses__other_than_ours__none(void **state)
     assert_int_equal(l.n, 0);
 }
 
+/* A whole file whose last is not the last: there is no room for one more. */
+static void losses__full_and_one_past__the_last_is_there(void **state)
+{
+    static Tscaf__V1__JobLoss points[SRV_JOB_LOSSES_MAX + 1];
+    Tscaf__V1__JobLoss *list[SRV_JOB_LOSSES_MAX + 1];
+    Tscaf__V1__JobLosses m = TSCAF__V1__JOB_LOSSES__INIT;
+
+    (void)state;
+    for (uint32_t i = 0; i <= SRV_JOB_LOSSES_MAX; i++) {
+        tscaf__v1__job_loss__init(&points[i]);
+        points[i].step = 1 + 2 * i;
+        points[i].fatigue_loss = (float)points[i].step;
+        points[i].recognition_loss = (float)(2 * points[i].step);
+        list[i] = &points[i];
+    }
+    m.losses = list;
+    m.n_losses = SRV_JOB_LOSSES_MAX + 1;
+    srv_job_losses_init(&l, &m);
+    check(SRV_JOB_LOSSES_MAX + 1, 2, 1 + 2 * SRV_JOB_LOSSES_MAX);
+    run(2 * SRV_JOB_LOSSES_MAX + 2, 2 * SRV_JOB_LOSSES_MAX + 2,
+        2 * SRV_JOB_LOSSES_MAX + 2);
+    check(SRV_JOB_LOSSES_MAX + 1, 2, 2 * SRV_JOB_LOSSES_MAX + 2);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -105,6 +129,7 @@ int main(void)
         cmocka_unit_test(losses__long_and_short__the_last_is_there),
         cmocka_unit_test(losses__resumed__goes_on_from_there),
         cmocka_unit_test(losses__other_than_ours__none),
+        cmocka_unit_test(losses__full_and_one_past__the_last_is_there),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
