@@ -472,6 +472,8 @@ enum ut_err srv_config_read(int argc, char *const *argv, char *const *env,
                      "missing");
     if (!rc && c.grpc_cert && !c.grpc)
         rc = ut_fail(e, UT_EINVAL, "--grpc-cert: needs --grpc ADDR:PORT");
+    if (!rc && c.if_none && !c.create_key)
+        rc = ut_fail(e, UT_EINVAL, "--if-none: needs --create-key ROLE:NAME");
     if (rc) {
         srv_config_fini(&c);
         return rc;

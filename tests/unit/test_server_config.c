@@ -260,6 +260,8 @@ static void mistakes__by_source__say_where(void **state)
         read_args(ARGS("--grpc-cert", "c", "--grpc-key", "k"), NULL, &c, &e),
         UT_OK);
     assert_non_null(strstr(e.msg, "needs --grpc"));
+    assert_int_not_equal(read_args(ARGS("--if-none"), NULL, &c, &e), UT_OK);
+    assert_non_null(strstr(e.msg, "needs --create-key"));
     for (size_t i = 0; i < sizeof(files) / sizeof(files[0]); i++) {
         write_file(files[i].text);
         assert_int_not_equal(read_args(ARGS("--config", path), NULL, &c, &e),
