@@ -14,7 +14,7 @@
  * failover to a database that had lost some, means to read everything anew.
  *
  * Nobody follows on a store of one's own: app->follow is NULL then, which all
- * functions accept. */
+ * functions accept but those around reading everything anew. */
 
 struct srv_app;
 struct srv_follow;

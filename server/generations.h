@@ -55,8 +55,8 @@ UT_MUSTUSE enum ut_err
 srv_generations_open(struct srv_app *app, size_t *unusable, struct ut_error *e);
 /* Whether g is what enrolments go to now. */
 bool srv_generation_is_current(const struct srv_generation *g);
-/* In every gallery that is or may come into use again. */
-/* One that was stored: an embedding by their model, where there is one. */
+/* Changes of every gallery that is or may come into use. A face that was stored
+ * is added with its embedding by the gallery's model, where there is one. */
 UT_MUSTUSE enum ut_err srv_generations_add_face(struct srv_app *app,
                                                 const char *face_id,
                                                 struct ut_error *e);
