@@ -57,7 +57,7 @@ static void own(void *stream, const struct gpu_product *p,
 /* A narrow dw lies behind what the engine needs. */
 size_t cuda_room(const struct gpu_product *p, const struct gpu_engine *engine)
 {
-    return engine->narrow ? cuda_aligned(engine->room) + gpu_pieces(p).y.n * 2
+    return engine->narrow ? gpu_aligned(engine->room) + gpu_pieces(p).y.n * 2
                           : engine->room;
 }
 
@@ -70,7 +70,7 @@ static enum ut_err run_narrow(struct gpu_stream *s, void *handle,
     struct gpu_operands narrow = *a;
     enum ut_err rc;
 
-    narrow.y = (char *)a->room + cuda_aligned(engine->room);
+    narrow.y = (char *)a->room + gpu_aligned(engine->room);
     rc = engine->vendor->run(handle, engine, &narrow, e);
     if (rc)
         return rc;

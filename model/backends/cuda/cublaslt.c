@@ -256,7 +256,7 @@ static size_t rounded_size(const struct gpu_product *p)
 {
     return p->pass == GPU_FORWARD || p->x.type == GPU_F32
                ? 0
-               : (gpu_items(&p->y) * 2 + 255) / 256 * 256;
+               : gpu_aligned(gpu_items(&p->y) * 2);
 }
 
 static void unmake(void *handle, struct gpu_engine *engine)

@@ -98,6 +98,12 @@ struct gpu_pieces {
     double terms;             /* products that add up to one of y */
 };
 
+/* Where the next piece of a memory may begin, whatever it is. */
+static inline size_t gpu_aligned(size_t len)
+{
+    return (len + 255) / 256 * 256;
+}
+
 static inline size_t gpu_items(const struct gpu_map *m)
 {
     return (size_t)m->batch * (size_t)m->h * (size_t)m->w * (size_t)m->c;

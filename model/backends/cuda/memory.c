@@ -85,20 +85,20 @@ static void place(struct plan *p, const struct life *lives, int n, int i)
                 at >= p->offset[k] + lives[k].size ||
                 p->offset[k] >= at + lives[i].size)
                 continue;
-            at = cuda_aligned(p->offset[k] + lives[k].size);
+            at = gpu_aligned(p->offset[k] + lives[k].size);
             moved = true;
         }
     }
     p->offset[i] = at;
-    if (cuda_aligned(at + lives[i].size) > p->work_size)
-        p->work_size = cuda_aligned(at + lives[i].size);
+    if (gpu_aligned(at + lives[i].size) > p->work_size)
+        p->work_size = gpu_aligned(at + lives[i].size);
 }
 
 /* Memory beside the values that one step at a time may have. */
 static void want_room(struct plan *p, size_t len)
 {
-    if (p->room + cuda_aligned(len) > p->work_size)
-        p->work_size = p->room + cuda_aligned(len);
+    if (p->room + gpu_aligned(len) > p->work_size)
+        p->work_size = p->room + gpu_aligned(len);
 }
 
 enum ut_err cuda_place(struct plan *p, struct ut_error *e)
@@ -129,11 +129,11 @@ enum ut_err cuda_place(struct plan *p, struct ut_error *e)
     for (int v = 0; v < g->n_values; v++) /* row-major, on its way */
         if (g->values[v].keep || cuda_is_given(p, v))
             want_room(p, gpu_items(&p->maps[v]) * sizeof(float));
-    p->host_size = cuda_aligned(lives[g->input].size);
+    p->host_size = gpu_aligned(lives[g->input].size);
     for (int i = 0; i < g->n_outputs; i++)
         if (g->outputs[i] >= 0) {
             p->host_out[i] = p->host_size;
-            p->host_size += cuda_aligned(lives[g->n_values + i].size);
+            p->host_size += gpu_aligned(lives[g->n_values + i].size);
         }
     free(lives);
     return UT_OK;

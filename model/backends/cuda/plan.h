@@ -111,12 +111,6 @@ struct plan {
     int n_recorded;
 };
 
-/* Where the next piece of a memory may begin. */
-static inline size_t cuda_aligned(size_t len)
-{
-    return (len + 255) / 256 * 256;
-}
-
 /* Bytes of a batch's pictures, and of an output's row-major numbers. */
 static inline size_t cuda_in_len(const struct plan *p)
 {

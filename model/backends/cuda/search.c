@@ -215,11 +215,11 @@ static enum ut_err make_room(struct seeker *s, struct ut_error *e)
     for (int i = 0; i < N_SIZES; i++)
         if (s->by[i].engine && s->by[i].engine->room > room)
             room = s->by[i].engine->room;
-    s->scores = cuda_aligned(q * dim * sizeof(uint16_t));
+    s->scores = gpu_aligned(q * dim * sizeof(uint16_t));
     s->near =
-        s->scores + cuda_aligned(q * (size_t)gpu_tile_rows * sizeof(float));
-    s->room = s->near + cuda_aligned(near);
-    s->trees = s->room + cuda_aligned(room);
+        s->scores + gpu_aligned(q * (size_t)gpu_tile_rows * sizeof(float));
+    s->room = s->near + gpu_aligned(near);
+    s->trees = s->room + gpu_aligned(room);
     size = s->trees + q * (size_t)capacity * sizeof(float);
     gpu_free(s->lane.work);
     s->lane.work = NULL;
