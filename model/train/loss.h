@@ -1,10 +1,7 @@
 #ifndef MODEL_TRAIN_LOSS_H
 #define MODEL_TRAIN_LOSS_H
 
-#include <stddef.h>
-#include <stdint.h>
-
-#include "base/error.h"
+#include "model/learner.h"
 
 /* Losses over a batch, and their gradients. All are means over the batch.
  * Thread: any. */
@@ -22,10 +19,6 @@ double mdl_loss_bce(const float *logit, const float *target, int n,
  *   dembedding [n, dim], dweight as weight: set
  * The mean is over the labelled; 0 if there are none. Errors: UT_ENOMEM,
  * UT_EINVAL for a label past the classes. */
-struct mdl_arcface {
-    int classes, k, dim;
-    float scale, margin;
-};
 UT_MUSTUSE enum ut_err
 mdl_loss_arcface(const struct mdl_arcface *a, const float *embedding,
                  const float *weight, const int32_t *label, int n, double *loss,
@@ -37,10 +30,6 @@ mdl_loss_arcface(const struct mdl_arcface *a, const float *embedding,
  * The loss is their weighted sum. embedding [n, dim]; teacher [n, teacher_dim];
  * projection [teacher_dim, dim], used while training only.
  * dembedding and dprojection are added to. Errors: UT_ENOMEM. */
-struct mdl_distill {
-    int dim, teacher_dim;
-    float cosine, similarity; /* weights */
-};
 UT_MUSTUSE enum ut_err mdl_loss_distill(const struct mdl_distill *d,
                                         const float *embedding,
                                         const float *projection,
@@ -57,11 +46,6 @@ UT_MUSTUSE enum ut_err mdl_loss_distill(const struct mdl_distill *d,
  *   teacher [n, teacher_channels, places]
  *   dmap, dprojection: set
  * Errors: UT_ENOMEM. */
-struct mdl_hint {
-    const char *module; /* of the pupil, whose result is the map */
-    int channels, places, teacher_channels;
-    float weight;
-};
 UT_MUSTUSE enum ut_err mdl_loss_hint(const struct mdl_hint *h, const float *map,
                                      const float *projection,
                                      const float *teacher, int n, double *loss,

@@ -1,24 +1,9 @@
 #ifndef MODEL_TRAIN_OPTIMIZER_H
 #define MODEL_TRAIN_OPTIMIZER_H
 
-#include <stdbool.h>
-#include <stddef.h>
-#include <stdint.h>
-
-#include "base/error.h"
+#include "model/learner.h"
 
 /* Optimisers over plain float32 arrays. */
-
-enum mdl_optimizer_kind {
-    MDL_SGD,   /* momentum beta1 */
-    MDL_ADAM,  /* Kingma & Ba 2015; weight decay joins the gradient */
-    MDL_ADAMW, /* Loshchilov & Hutter 2019; weight decay apart      */
-};
-
-struct mdl_optimizer {
-    enum mdl_optimizer_kind kind;
-    float beta1, beta2, eps, weight_decay;
-};
 
 /* Threads worth their meeting for work on n numbers: one for small arrays, of
  * which a network has hundreds. */
