@@ -1,0 +1,48 @@
+#ifndef MODEL_BACKENDS_CUDA_LEARNER_H
+#define MODEL_BACKENDS_CUDA_LEARNER_H
+
+#include "model/backends/cuda/plan.h"
+#include "model/learner.h"
+
+/* What the files of a learner share: learner.c has the weights and moves them,
+ * losses.c computes the losses that have weights of their own. Inside this
+ * folder only. */
+
+/* All tensors lie one after another in each array, float32, row-major as on
+ * the host; each begins at a multiple of 64 numbers. */
+struct learner_device {
+    struct ctx *ctx;
+    struct lane *lane;
+    unsigned epoch; /* of the device, when they were made */
+    float *x, *gradient, *first, *second; /* owned; on the device */
+};
+
+struct losses;
+
+struct learner {
+    struct mdl_tensor *tensors; /* owned; the host's numbers are not */
+    size_t *at;                 /* owned; where each begins */
+    int n, devices;
+    struct learner_device device[MDL_LEARNER_DEVICES];
+    struct losses *losses; /* owned; losses.c's, on the first device; NULL:
+                              none was asked for */
+};
+
+/* losses.c, as in struct mdl_learner_ops. The gradient of the tensor is made
+ * or added to on the first device; on the others learner.c makes it zero. */
+enum ut_err cuda_loss_arcface(void *learner, const struct mdl_arcface *a,
+                              const struct mdl_own *own, const float *embedding,
+                              const int32_t *label, int n, double *loss,
+                              float *dembedding, struct ut_error *e);
+enum ut_err cuda_loss_distill(void *learner, const struct mdl_distill *d,
+                              const struct mdl_own *own, const float *embedding,
+                              const float *teacher, int n, double *loss,
+                              float *dembedding, struct ut_error *e);
+enum ut_err cuda_loss_hint(void *learner, const struct mdl_hint *k,
+                           const struct mdl_own *own, const float *map,
+                           const float *teacher, int n, double *loss,
+                           float *dmap, struct ut_error *e);
+/* lost: what was on the device is gone. Accepts a learner without losses. */
+void cuda_losses_free(struct learner *l, bool lost);
+
+#endif
