@@ -80,6 +80,11 @@ unsigned cuda_enter(const struct ctx *c)
     return process.epoch[c->device];
 }
 
+unsigned cuda_epoch(const struct ctx *c)
+{
+    return process.epoch[c->device];
+}
+
 void cuda_leave(void)
 {
     pthread_rwlock_unlock(&process.lock);
@@ -538,6 +543,7 @@ static const struct mdl_backend_ops ops = {
     .report = report,
     .stats = stats,
     .index = &cuda_index,
+    .learner = &cuda_learner,
 };
 
 extern const struct mdl_plugin tscaf_plugin;

@@ -21,6 +21,8 @@ extern "C" {
 #include <cuda_runtime.h>
 #define KERNEL __global__ void
 #define INLINE __device__ __forceinline__
+/* A struct that threads index: read where it lies, not copied for each. */
+#define ARGUMENT const __grid_constant__
 #define THREADS 256
 #define EACH(i, n)                                                             \
     for (long long i = blockIdx.x * (long long)blockDim.x + threadIdx.x;       \
@@ -66,6 +68,7 @@ INLINE void raise_to(float *to, float x)
 #else
 #define KERNEL static void
 #define INLINE static inline
+#define ARGUMENT const
 #define EACH(i, n) for (long long i = 0; i < (n); i++)
 #define EACH_ROW EACH
 #define LANE 0

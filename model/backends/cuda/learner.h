@@ -11,10 +11,14 @@
 /* All tensors lie one after another in each array, float32, row-major as on
  * the host; each begins at a multiple of 64 numbers. */
 struct learner_device {
+    struct learner *of;
+    struct learner_device *next; /* of the ctx's */
     struct ctx *ctx;
     struct lane *lane;
     unsigned epoch; /* of the device, when they were made */
-    float *x, *gradient, *first, *second; /* owned; on the device */
+    /* owned; on the device; second is NULL until an optimiser needs it */
+    float *x, *gradient, *first, *second;
+    bool *has; /* owned; [n]: a plan's gradients since the last update */
 };
 
 struct losses;
@@ -22,7 +26,12 @@ struct losses;
 struct learner {
     struct mdl_tensor *tensors; /* owned; the host's numbers are not */
     size_t *at;                 /* owned; where each begins */
+    size_t size;                /* numbers of an array */
+    int *by_x;                  /* owned; the tensors in the order of their x */
     int n, devices;
+    /* owned; of the first device: the squares of each chunk and of each tensor,
+     * and these on the host, pinned */
+    double *parts, *squares, *host;
     struct learner_device device[MDL_LEARNER_DEVICES];
     struct losses *losses; /* owned; losses.c's, on the first device; NULL:
                               none was asked for */

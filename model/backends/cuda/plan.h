@@ -39,9 +39,10 @@ struct ctx {
     int running;      /* plans and searches */
     int64_t since_us; /* when the first of them began */
     uint64_t batches, run_us, kernel_us, busy_us;
-    pthread_mutex_t lock; /* guards weights */
+    pthread_mutex_t lock; /* guards weights, learners */
     struct weights *weights;
-    unsigned rounds; /* refreshes so far; under lock */
+    struct learner_device *learners; /* the latest first; under lock */
+    unsigned rounds;                 /* refreshes so far; under lock */
     /* tune.c's; choosing guards them */
     pthread_mutex_t choosing;
     struct gpu_stream *stream; /* owned; for trials                     */
@@ -125,6 +126,7 @@ static inline size_t cuda_out_len(const struct plan *p, int i)
 
 /* cuda.c. Between the two no context is made anew: the device's epoch. */
 unsigned cuda_enter(const struct ctx *c);
+unsigned cuda_epoch(const struct ctx *c); /* of another device. Entered. */
 void cuda_leave(void);
 /* A lane, at work and after the loss of its context. Entered. */
 enum ut_err cuda_lane_open(struct ctx *c, struct lane *l, struct ut_error *e);
@@ -165,8 +167,9 @@ enum ut_err cuda_weights_get(struct plan *p, int value, enum layout layout,
                              struct weights **out, struct ut_error *e);
 void cuda_weights_put(struct ctx *c, struct weights *w);
 void cuda_weights_lose(struct ctx *c);
-/* Anew from the parameters, which have changed: all that p's steps read, by way
- * of so many bytes in its lane's room for each. */
+/* Anew from the parameters, which have changed: all that p's steps read. Those
+ * that a learner holds are laid out on the device, queued; the others come from
+ * the host by way of so many bytes in the lane's room for each. */
 size_t cuda_weights_room(const struct weights *w); /* NULL: 0 */
 enum ut_err cuda_weights_refresh(struct plan *p, struct ut_error *e);
 /* compute.c. Which of the handles a product's engines want; what an engine or
@@ -214,6 +217,14 @@ enum ut_err cuda_set(void *ctx, void *plan, int value, const float *from,
 enum ut_err cuda_get(void *ctx, void *plan, int value, float *to,
                      struct ut_error *e);
 enum ut_err cuda_refresh(void *ctx, void *plan, struct ut_error *e);
+
+/* learner.c */
+extern const struct mdl_learner_ops cuda_learner;
+/* Where a learner has the parameter: row-major float32 on the device, NULL:
+ * nowhere. *apart: its updates are queued on another lane than p's; they are
+ * done. UT_EDEVICE: they went with the context. Entered; p's ctx is locked. */
+enum ut_err cuda_learned(const struct plan *p, const float *param,
+                         const float **x, bool *apart, struct ut_error *e);
 
 /* search.c */
 extern const struct mdl_index_ops cuda_index;

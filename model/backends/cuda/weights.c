@@ -1,6 +1,7 @@
 /* Parameters on the device, in the layout and type that a step reads. */
 #include <stdlib.h>
 
+#include "model/backends/cuda/learner_kernels.h"
 #include "model/backends/cuda/plan.h"
 #include "model/backends/cuda/train_kernels.h"
 
@@ -181,9 +182,62 @@ static enum ut_err renew(const struct plan *p, const struct weights *w,
     return rc ? rc : gpu_wait(p->lane->stream, e);
 }
 
+/* A learner's masters are on the device: these layouts are made of them, many
+ * at a time. */
+struct learned {
+    struct gpu_layouts layouts;
+    bool apart; /* as of cuda_learned */
+};
+
+static void send(const struct plan *p, struct learned *l)
+{
+    if (l->layouts.n)
+        gpu_l_layout(gpu_native(p->lane->stream), &l->layouts);
+    l->layouts.n = 0;
+    l->layouts.chunks = 0;
+}
+
+static void add(const struct plan *p, const struct weights *w, const float *x,
+                struct learned *l)
+{
+    struct gpu_layouts *to = &l->layouts;
+    const struct gpu_map m = map_of(w);
+    uint32_t n = (uint32_t)gpu_items(&m);
+
+    if (to->n == GPU_LIST)
+        send(p, l);
+    to->of[to->n++] = (struct gpu_layout){.from = x,
+                                          .to = w->data,
+                                          .n = n,
+                                          .chunk = to->chunks,
+                                          .channels = (uint32_t)m.c,
+                                          .places = (uint32_t)(m.h * m.w),
+                                          .type = w->type};
+    to->chunks += GPU_CHUNKS(n);
+}
+
+static enum ut_err refresh(const struct plan *p, struct weights *w,
+                           struct learned *l, struct ut_error *e)
+{
+    const float *x;
+    enum ut_err rc;
+
+    if (!w || w->round == p->ctx->rounds)
+        return UT_OK;
+    w->round = p->ctx->rounds;
+    rc = cuda_learned(p, w->from, &x, &l->apart, e);
+    if (rc)
+        return rc;
+    if (!x)
+        return renew(p, w, e);
+    add(p, w, x, l);
+    return UT_OK;
+}
+
 enum ut_err cuda_weights_refresh(struct plan *p, struct ut_error *e)
 {
     struct ctx *c = p->ctx;
+    struct learned l = {0};
     enum ut_err rc = UT_OK;
 
     pthread_mutex_lock(&c->lock);
@@ -193,11 +247,13 @@ enum ut_err cuda_weights_refresh(struct plan *p, struct ut_error *e)
         struct weights *of[] = {s->w, s->bias, s->slope, s->shift};
 
         for (int k = 0; k < 4 && !rc; k++)
-            if (of[k] && of[k]->round != c->rounds) {
-                of[k]->round = c->rounds;
-                rc = renew(p, of[k], e);
-            }
+            rc = refresh(p, of[k], &l, e);
     }
+    send(p, &l);
+    if (!rc)
+        rc = gpu_launched("weights", e);
+    if (!rc && l.apart) /* the next update must not overtake */
+        rc = gpu_wait(p->lane->stream, e);
     pthread_mutex_unlock(&c->lock);
     for (int i = 0; i < p->n_steps && !rc; i++)
         if (p->steps[i].affine)
