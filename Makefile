@@ -140,14 +140,15 @@ NVCC      ?= $(or $(shell command -v nvcc),$(wildcard $(CUDA_HOME)/bin/nvcc))
 CUDNN_HOME ?= $(CUDA_HOME)
 CUDA_MAJOR = $(shell $(NVCC) --version | sed -n 's/.*release \([0-9]*\).*/\1/p')
 CUBLAS_HOME ?= $(CUDA_HOME)
+NCCL_HOME ?= $(CUDA_HOME)
 CUDA_ARCH ?= 75 80 86 89 90 100 120
-CUDA_LIBS := $(addprefix model/backends/cuda/,device.c library.c cudnn.c cudnn_graph.c cublaslt.c)
+CUDA_LIBS := $(addprefix model/backends/cuda/,device.c library.c cudnn.c cudnn_graph.c cublaslt.c nccl.c)
 CUDA_C    := $(filter-out $(CUDA_LIBS),$(wildcard model/backends/cuda/*.c)) \
              base/error.c base/clock.c model/tensor.c model/graph.c model/graph_gradient.c
 CUDA_PIC  := $(CUDA_C:%.c=$B/plugin/%.o)
 CUDA_CU   := $(wildcard model/backends/cuda/*.cu)
 last       = $(lastword $(CUDA_ARCH))
-cuda: ## build/release/libtscaf-cuda.so, where nvcc and cuDNN 9 are found (CUDA_HOME, CUDNN_HOME, CUBLAS_HOME, CUDA_ARCH)
+cuda: ## build/release/libtscaf-cuda.so, where nvcc and cuDNN 9 are found (CUDA_HOME, CUDNN_HOME, CUBLAS_HOME, NCCL_HOME, CUDA_ARCH)
 ifeq ($(NVCC),)
 	@echo "SKIPPED cuda: there is no nvcc (CUDA_HOME=$(CUDA_HOME))"
 else ifeq ($(wildcard $(CUDNN_HOME)/include/cudnn_graph.h /usr/include/cudnn_graph.h),)
@@ -155,11 +156,12 @@ else ifeq ($(wildcard $(CUDNN_HOME)/include/cudnn_graph.h /usr/include/cudnn_gra
 else
 cuda: $B/libtscaf-cuda.so
 endif
-# cuDNN and cuBLASLt are opened at run time, from here too if they are here.
+# cuDNN, cuBLASLt and NCCL are opened at run time, from here too if they are here.
 $B/libtscaf-cuda.so: $(CUDA_PIC) $(CUDA_LIBS:%.c=$B/plugin/%.o) $(CUDA_CU:%.cu=$B/plugin/%.cu.o)
-	$(CC) $(LDFLAGS) -shared -Wl,--no-undefined -Wl,-rpath,'$$ORIGIN:$(CUDA_HOME)/lib64:$(CUDA_HOME)/lib:$(CUDNN_HOME)/lib:$(CUBLAS_HOME)/lib' \
+	$(CC) $(LDFLAGS) -shared -Wl,--no-undefined -Wl,-rpath,'$$ORIGIN:$(CUDA_HOME)/lib64:$(CUDA_HOME)/lib:$(CUDNN_HOME)/lib:$(CUBLAS_HOME)/lib:$(NCCL_HOME)/lib' \
 	    -o $@ $^ -L$(CUDA_HOME)/lib64 -L$(CUDA_HOME)/lib -lcudart_static -lstdc++ -lm -ldl -lrt -lpthread
-$(CUDA_LIBS:%.c=$B/plugin/%.o): CPPFLAGS += -isystem $(CUDA_HOME)/include -isystem $(CUDNN_HOME)/include -isystem $(CUBLAS_HOME)/include
+$(CUDA_LIBS:%.c=$B/plugin/%.o): CPPFLAGS += -isystem $(CUDA_HOME)/include -isystem $(CUDNN_HOME)/include -isystem $(CUBLAS_HOME)/include \
+    -isystem $(NCCL_HOME)/include
 $B/plugin/%.cu.o: %.cu $(wildcard model/backends/cuda/*.cuh model/backends/cuda/*.h) model/graph.h model/index.h
 	@mkdir -p $(@D)
 	$(NVCC) -I. -O3 -std=c++17 -Xcompiler -fPIC,-fvisibility=hidden,-Wall$(if $(WERROR),$(comma)-Werror) \
@@ -191,7 +193,7 @@ $B/tests/cuda/peak: tests/cuda/peak.c
 
 # The same with the processor in the GPU's place, for tests: no CUDA needed.
 HOST_PLUGIN := $B/tests/plugins/host.so
-$(HOST_PLUGIN): $(CUDA_PIC) $B/plugin/tests/plugins/host/device.o $B/plugin/tests/plugins/host/engines.o $(CUDA_CU:%.cu=$B/plugin/%.host.o)
+$(HOST_PLUGIN): $(CUDA_PIC) $B/plugin/tests/plugins/host/device.o $B/plugin/tests/plugins/host/engines.o $B/plugin/tests/plugins/host/meeting.o $(CUDA_CU:%.cu=$B/plugin/%.host.o)
 	@mkdir -p $(@D)
 	$(CC) $(LDFLAGS) -shared -o $@ $^ -lstdc++ -lm
 $B/plugin/%.host.o: %.cu $(wildcard model/backends/cuda/*.cuh model/backends/cuda/*.h) model/graph.h model/index.h

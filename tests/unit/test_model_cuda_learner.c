@@ -1,6 +1,7 @@
 /* Weights that learn on a CUDA device, with the processor in its place
  * (tests/plugins/host), or on a GPU where TSCAF_TEST_CUDA=1 asks for it: what
  * the processor's optimisers make of the same numbers. */
+#include <fcntl.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -55,9 +56,17 @@ static struct ut_error e; /* of the last call that failed */
             fail_msg("%s: %s", #call, e.msg);                                  \
     } while (0)
 
+static void refused(enum ut_err rc, const char *what)
+{
+    assert_int_equal(rc, UT_EDEVICE);
+    if (!strstr(e.msg, what))
+        fail_msg("the error is \"%s\"", e.msg);
+}
+
 /* ---- a device, and a small network on it ---- */
 
 struct rig {
+    int device;
     void *handle, *ctx, *lane, *plan;
     const struct mdl_backend_ops *ops;
     const struct mdl_learner_ops *learner;
@@ -132,6 +141,17 @@ static int vast(struct mdl_graph *g)
         g, x, param(g, MDL_VALUE_PARAM, mdl_shape_of(2, WIDE, 3), 0), -1);
 }
 
+static void open_device(struct rig *r, const struct mdl_graph *g, int batch,
+                        enum mdl_precision precision)
+{
+    FINE(mdl_plugin_open(&r->handle, &r->ops, &e));
+    r->learner = r->ops->learner;
+    assert_non_null(r->learner);
+    FINE(r->ops->open(r->device, &r->ctx, &e));
+    FINE(r->ops->lane_new(r->ctx, &r->lane, &e));
+    FINE(r->ops->compile(r->ctx, r->lane, g, precision, batch, &r->plan, &e));
+}
+
 static void open_rig(struct rig *r, int (*make)(struct mdl_graph *), int batch,
                      enum mdl_precision precision)
 {
@@ -145,21 +165,20 @@ static void open_rig(struct rig *r, int (*make)(struct mdl_graph *), int batch,
         trains[v] = r->graph.values[v].kind == MDL_VALUE_PARAM;
     FINE(mdl_step_build(&r->graph, &end, 1, trains, &r->step, &e));
     free(trains);
-    FINE(mdl_plugin_open(&r->handle, &r->ops, &e));
-    r->learner = r->ops->learner;
-    assert_non_null(r->learner);
-    FINE(r->ops->open(0, &r->ctx, &e));
-    FINE(r->ops->lane_new(r->ctx, &r->lane, &e));
-    FINE(r->ops->compile(r->ctx, r->lane, &r->step.graph, precision, batch,
-                         &r->plan, &e));
+    open_device(r, &r->step.graph, batch, precision);
 }
 
-static void close_rig(struct rig *r)
+static void close_device(struct rig *r)
 {
     r->ops->plan_free(r->ctx, r->plan);
     r->ops->lane_free(r->ctx, r->lane);
     r->ops->close(r->ctx);
     mdl_plugin_close(r->handle);
+}
+
+static void close_rig(struct rig *r)
+{
+    close_device(r);
     mdl_step_fini(&r->step);
     mdl_graph_fini(&r->graph);
 }
@@ -219,8 +238,8 @@ static void free_tensors(struct tensors *t)
 }
 
 /* The gradients go over as the numbers of a value that is given. */
-static void gather_tensors(const struct rig *r, void *l, struct tensors *t,
-                           bool more)
+static void gather_tensors(const struct rig *r, void *l,
+                           const struct tensors *t, bool more)
 {
     struct mdl_gather list[TENSORS];
     float *all = calloc(WIDE, sizeof(*all));
@@ -236,7 +255,7 @@ static void gather_tensors(const struct rig *r, void *l, struct tensors *t,
         assert_true(at <= WIDE);
     }
     FINE(r->ops->set(r->ctx, r->plan, r->step.seeds[0], all, &e));
-    FINE(r->learner->gather(l, 0, r->plan, list, n, &e));
+    FINE(r->learner->gather(l, r->device, r->plan, list, n, &e));
     free(all);
 }
 
@@ -428,6 +447,8 @@ static int tensor_of(const struct held *h, int value)
     return -1;
 }
 
+static int dose = 1; /* so that batches differ */
+
 /* Forward and back on fixed numbers; y: the result, unless NULL. */
 static void run_step(const struct rig *r, float *y)
 {
@@ -435,7 +456,7 @@ static void run_step(const struct rig *r, float *y)
     float seeds[BATCH * 70];
     unsigned before = seed;
 
-    seed = 77;
+    seed = 76 + (unsigned)dose;
     for (size_t i = 0; i < sizeof(in); i++)
         in[i] = (uint8_t)(128 + 120 * noise());
     fill(seeds, BATCH * 70, 1);
@@ -620,14 +641,197 @@ static void refresh__not_held_or_another_lane__as_it_should(void **state)
     close_rig(&r);
 }
 
-/* ---- what goes wrong ---- */
+/* ---- several devices ---- */
 
-static void refused(enum ut_err rc, const char *what)
+#define DEVICES 3
+
+struct crowd {
+    struct rig rig[DEVICES];
+    void *backends[DEVICES], *lanes[DEVICES];
+    int n;
+};
+
+/* The same network's plan on each. */
+static void open_crowd(struct crowd *c, int n, int (*make)(struct mdl_graph *),
+                       int batch)
 {
-    assert_int_equal(rc, UT_EDEVICE);
-    if (!strstr(e.msg, what))
-        fail_msg("the error is \"%s\"", e.msg);
+    char text[8];
+
+    *c = (struct crowd){.n = n};
+    snprintf(text, sizeof(text), "%d", n);
+    setenv("TSCAF_HOST_DEVICES", text, 1);
+    seed = 21;
+    open_rig(&c->rig[0], make, batch, MDL_PREC_F32);
+    for (int i = 0; i < n; i++) {
+        c->rig[i].device = i;
+        c->rig[i].step = c->rig[0].step;
+        if (i)
+            open_device(&c->rig[i], &c->rig[0].step.graph, batch, MDL_PREC_F32);
+        c->backends[i] = c->rig[i].ctx;
+        c->lanes[i] = c->rig[i].lane;
+    }
 }
+
+static void close_crowd(struct crowd *c)
+{
+    for (int i = c->n - 1; i > 0; i--)
+        close_device(&c->rig[i]);
+    close_rig(&c->rig[0]);
+    unsetenv("TSCAF_HOST_DEVICES");
+}
+
+static void *crowd_learner(const struct crowd *c, const struct mdl_tensor *t,
+                           int n)
+{
+    void *l = NULL;
+
+    FINE(c->rig[0].learner->open(c->backends, c->lanes, c->n, t, n, &l, &e));
+    return l;
+}
+
+/* Which of the devices have tensor i's gradient, a bit each: all, or one. */
+static unsigned who(int i, int devices)
+{
+    unsigned all = (1u << devices) - 1;
+
+    return i < 4 ? all : i % 3 == 0 ? 1u << i % devices : all;
+}
+
+/* A few updates of several devices, which have gradients of their own, against
+ * those of one that has their sums. */
+static void meet__several__sums_as_one_that_saw_all(void **state)
+{
+    (void)state;
+    if (getenv("TSCAF_TEST_CUDA"))
+        return;
+    for (int devices = 2; devices <= DEVICES; devices++) {
+        struct mdl_move moves[TENSORS];
+        double squares[TENSORS], alone[TENSORS];
+        struct tensors t, part;
+        struct crowd c;
+        void *many, *one;
+
+        open_crowd(&c, devices, vast, 1);
+        seed = 22;
+        make_tensors(&t);
+        part = t;
+        for (int i = 0; i < TENSORS; i++)
+            part.gradient[i] = numbers(t.list[i].n);
+        many = crowd_learner(&c, t.list, TENSORS);
+        one = open_learner(&c.rig[0], t.list, TENSORS);
+        for (int step = 0; step < 3; step++) {
+            for (int i = 0; i < TENSORS; i++) {
+                t.gathered[i] = (i + step) % 7 != 3;
+                memset(t.gradient[i], 0, t.list[i].n * sizeof(float));
+                moves[i] = (struct mdl_move){t.gathered[i], i % 2, 0.01, 1};
+            }
+            for (int d = 0; d < devices; d++) {
+                for (int i = 0; i < TENSORS; i++) {
+                    part.gathered[i] =
+                        t.gathered[i] && who(i, devices) >> d & 1;
+                    fill(part.gradient[i], t.list[i].n, 1);
+                    for (size_t k = 0; k < t.list[i].n && part.gathered[i]; k++)
+                        t.gradient[i][k] += part.gradient[i][k];
+                }
+                gather_tensors(&c.rig[d], many, &part, false);
+            }
+            gather_tensors(&c.rig[0], one, &t, false);
+            FINE(c.rig[0].learner->meet(many, t.gathered, squares, &e));
+            FINE(c.rig[0].learner->meet(one, t.gathered, alone, &e));
+            assert_memory_equal(squares, alone, sizeof(squares));
+            FINE(c.rig[0].learner->update(many, &optimizers[1], moves, 1, &e));
+            FINE(c.rig[0].learner->update(one, &optimizers[1], moves, 1, &e));
+        }
+        /* A loss's: no plan left it, and the others' are not looked at. */
+        for (int i = 0; i < TENSORS; i++) {
+            FINE(c.rig[0].learner->get(many, i, MDL_GRADIENT, t.gradient[i],
+                                       &e));
+            t.gathered[i] = i == 5;
+        }
+        FINE(c.rig[0].learner->meet(many, t.gathered, squares, &e));
+        for (int i = 0; i < TENSORS; i++) {
+            expect(&c.rig[0], many, i, MDL_GRADIENT, t.gradient[i],
+                   t.list[i].n);
+            FINE(c.rig[0].learner->get(one, i, MDL_X, t.list[i].x, &e));
+            expect(&c.rig[0], many, i, MDL_X, t.list[i].x, t.list[i].n);
+            free(part.gradient[i]);
+        }
+        c.rig[0].learner->close(one);
+        c.rig[0].learner->close(many);
+        free_tensors(&t);
+        close_crowd(&c);
+    }
+}
+
+/* Networks whose batches differ answer alike after each update, and their
+ * running statistics are means of what each saw. */
+static void meet__several__weights_and_statistics_are_one(void **state)
+{
+    const float momentum = 0.25f;
+
+    (void)state;
+    if (getenv("TSCAF_TEST_CUDA"))
+        return;
+    for (int devices = 2; devices <= DEVICES; devices++) {
+        float first[BATCH * 70], y[DEVICES][BATCH * 70], stats[10], want[5];
+        struct mdl_move moves[64] = {0};
+        struct mdl_gather list[64];
+        struct mdl_running run;
+        bool gathered[64] = {false};
+        double squares[64];
+        struct crowd c;
+        struct held h;
+        void *l;
+        int n;
+
+        open_crowd(&c, devices, network, BATCH);
+        hold(&c.rig[0], &h);
+        l = crowd_learner(&c, h.list, h.n);
+        n = gathers_of(&c.rig[0], &h, list);
+        for (int i = 0; i < n; i++) {
+            gathered[list[i].tensor] = true;
+            moves[list[i].tensor] = (struct mdl_move){true, false, 0.05, 1};
+        }
+        run = (struct mdl_running){
+            tensor_of(&h, c.rig[0].step.statistics[0].mean),
+            tensor_of(&h, c.rig[0].step.statistics[0].var),
+            c.rig[0].step.statistics[0].stats, momentum, 1};
+        memcpy(want, h.list[run.mean].x, sizeof(want));
+        for (int step = 0; step < 3; step++) {
+            float sum[5] = {0};
+
+            for (int d = 0; d < devices; d++) {
+                const struct rig *r = &c.rig[d];
+
+                dose = 1 + d + step;
+                run_step(r, NULL);
+                FINE(r->learner->gather(l, d, r->plan, list, n, &e));
+                FINE(r->learner->run(l, d, r->plan, &run, 1, &e));
+                FINE(r->ops->get(r->ctx, r->plan, run.value, stats, &e));
+                for (int k = 0; k < 5; k++)
+                    sum[k] += want[k] + momentum * (stats[k] - want[k]);
+            }
+            for (int k = 0; k < 5; k++)
+                want[k] = sum[k] / (float)devices;
+            FINE(c.rig[0].learner->meet(l, gathered, squares, &e));
+            FINE(c.rig[0].learner->update(l, &optimizers[2], moves, 1, &e));
+            expect(&c.rig[0], l, run.mean, MDL_X, want, 5);
+            dose = 1;
+            for (int d = 0; d < devices; d++) {
+                FINE(c.rig[d].ops->refresh(c.rig[d].ctx, c.rig[d].plan, &e));
+                run_step(&c.rig[d], y[d]);
+                assert_memory_equal(y[d], y[0], sizeof(y[0]));
+            }
+            if (step)
+                assert_memory_not_equal(first, y[0], sizeof(first));
+            memcpy(first, y[0], sizeof(first));
+        }
+        c.rig[0].learner->close(l);
+        close_crowd(&c);
+    }
+}
+
+/* ---- what goes wrong ---- */
 
 static void gather__not_there__refused(void **state)
 {
@@ -739,6 +943,75 @@ static void learner__no_room__says_what_it_wants(void **state)
     close_rig(&r);
 }
 
+static void open__several__says_what_is_missing(void **state)
+{
+    struct mdl_tensor t = {.n = 70};
+    struct crowd c;
+    void *l;
+
+    (void)state;
+    if (getenv("TSCAF_TEST_CUDA"))
+        return;
+    open_crowd(&c, 2, vast, 1);
+    t.x = numbers(t.n);
+    setenv("TSCAF_HOST_NO_NCCL", "1", 1);
+    refused(c.rig[0].learner->open(c.backends, c.lanes, 2, &t, 1, &l, &e),
+            "libnccl.so.2");
+    l = crowd_learner(&(struct crowd){.rig[0] = c.rig[0],
+                                      .backends = {c.rig[1].ctx},
+                                      .lanes = {c.rig[1].lane},
+                                      .n = 1},
+                      &t, 1);
+    c.rig[0].learner->close(l);
+    unsetenv("TSCAF_HOST_NO_NCCL");
+    c.backends[1] = c.backends[0];
+    refused(c.rig[0].learner->open(c.backends, c.lanes, 2, &t, 1, &l, &e),
+            "GPU 0 would meet itself");
+    free(t.x);
+    close_crowd(&c);
+}
+
+static void meet__one_of_several_lost__says_which(void **state)
+{
+    const uint8_t in[BATCH * SIDE * SIDE * 3] = {1};
+    struct mdl_move moves[64] = {{true, false, 0.05, 1}};
+    char file[] = "/tmp/tscaf-test-XXXXXX";
+    bool gathered[64] = {false};
+    double squares[64];
+    struct crowd c;
+    struct held h;
+    void *l;
+
+    (void)state;
+    if (getenv("TSCAF_TEST_CUDA"))
+        return;
+    open_crowd(&c, 2, network, BATCH);
+    hold(&c.rig[0], &h);
+    l = crowd_learner(&c, h.list, h.n);
+    close(mkstemp(file));
+    setenv("TSCAF_HOST_LOSE", file, 1);
+    refused(c.rig[1].ops->run_nodes(c.rig[1].ctx, c.rig[1].plan, in, 0,
+                                    c.rig[1].step.n_forward, &e),
+            "illegal access");
+    unsetenv("TSCAF_HOST_LOSE");
+    refused(c.rig[0].learner->meet(l, gathered, squares, &e),
+            "learned on GPU 1 went with its context");
+    refused(c.rig[0].learner->update(l, &optimizers[0], moves, 1, &e),
+            "learned on GPU 1 went with its context");
+    c.rig[0].learner->close(l);
+    l = crowd_learner(&c, h.list, h.n);
+    FINE(c.rig[0].learner->meet(l, gathered, squares, &e));
+    /* As it meets. */
+    close(open(file, O_CREAT | O_WRONLY, 0600));
+    setenv("TSCAF_HOST_LOSE", file, 1);
+    refused(c.rig[0].learner->meet(l, gathered, squares, &e), "illegal access");
+    unsetenv("TSCAF_HOST_LOSE");
+    refused(c.rig[0].learner->meet(l, gathered, squares, &e),
+            "learned on GPU 0 went with its context");
+    c.rig[0].learner->close(l);
+    close_crowd(&c);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -749,6 +1022,10 @@ int main(void)
         cmocka_unit_test(run__statistics__as_the_host_moves_them),
         cmocka_unit_test(refresh__held__takes_the_devices),
         cmocka_unit_test(refresh__not_held_or_another_lane__as_it_should),
+        cmocka_unit_test(meet__several__sums_as_one_that_saw_all),
+        cmocka_unit_test(meet__several__weights_and_statistics_are_one),
+        cmocka_unit_test(open__several__says_what_is_missing),
+        cmocka_unit_test(meet__one_of_several_lost__says_which),
         cmocka_unit_test(gather__not_there__refused),
         cmocka_unit_test(learner__context_lost__every_call_says_so),
         cmocka_unit_test(learner__no_room__says_what_it_wants),

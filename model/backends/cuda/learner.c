@@ -187,12 +187,27 @@ static void close_device(struct learner *l, struct learner_device *d)
     free(d->has);
 }
 
+/* Whether what it had on one of its devices is gone. Entered. */
+static bool is_lost(const struct learner *l)
+{
+    for (int i = 0; i < l->devices; i++)
+        if (cuda_epoch(l->device[i].ctx) != l->device[i].epoch)
+            return true;
+    return false;
+}
+
 static void close_learner(void *learner)
 {
     struct learner *l = learner;
 
+    if (l->meeting) {
+        (void)cuda_enter(l->device[0].ctx);
+        gpu_meeting_close(l->meeting, is_lost(l));
+        cuda_leave();
+    }
     for (int i = 0; i < l->devices; i++)
         close_device(l, &l->device[i]);
+    free(l->sums);
     free(l->tensors);
     free(l->at);
     free(l->by_x);
@@ -206,6 +221,22 @@ static int by_address(const void *a, const void *b, void *tensors)
               q = (uintptr_t)t[*(const int *)b].x;
 
     return (p > q) - (p < q);
+}
+
+static size_t aligned(size_t n)
+{
+    return (n + ALIGNED - 1) / ALIGNED * ALIGNED;
+}
+
+/* Statistics lie behind what has gradients: so each are in one piece where
+ * devices meet. */
+static void place(struct learner *l, bool statistics)
+{
+    for (int i = 0; i < l->n; i++)
+        if (l->tensors[i].statistics == statistics) {
+            l->at[i] = l->size;
+            l->size += aligned(l->tensors[i].n);
+        }
 }
 
 static enum ut_err lay_out(struct learner *l, const struct mdl_tensor *tensors,
@@ -225,11 +256,36 @@ static enum ut_err lay_out(struct learner *l, const struct mdl_tensor *tensors,
                            tensors[i].n, UINT32_MAX);
         l->tensors[i] = tensors[i];
         l->by_x[i] = i;
-        l->at[i] = l->size;
-        l->size += (tensors[i].n + ALIGNED - 1) / ALIGNED * ALIGNED;
     }
+    place(l, false);
+    place(l, true);
     qsort_r(l->by_x, n, sizeof(*l->by_x), by_address, l->tensors);
     return UT_OK;
+}
+
+static enum ut_err open_meeting(struct learner *l, struct ut_error *e)
+{
+    struct gpu_stream *streams[MDL_LEARNER_DEVICES];
+    int devices[MDL_LEARNER_DEVICES];
+    enum ut_err rc = UT_OK;
+
+    for (int i = 0; i < l->devices; i++) {
+        l->gradients[i] = l->device[i].gradient;
+        l->masters[i] = l->device[i].x;
+        streams[i] = l->device[i].lane->stream;
+        devices[i] = l->device[i].ctx->device;
+        for (int k = 0; k < i; k++)
+            if (devices[k] == devices[i])
+                return ut_fail(e, UT_EDEVICE, "GPU %d would meet itself",
+                               devices[i]);
+    }
+    l->sums = calloc((size_t)l->n, sizeof(*l->sums));
+    if (!l->sums)
+        return ut_fail(e, UT_ENOMEM, "no memory for a learner");
+    (void)cuda_enter(l->device[0].ctx);
+    rc = gpu_meeting_open(devices, streams, l->devices, &l->meeting, e);
+    cuda_leave();
+    return rc;
 }
 
 static enum ut_err open_learner(void *const *backends, void *const *lanes,
@@ -250,6 +306,8 @@ static enum ut_err open_learner(void *const *backends, void *const *lanes,
     rc = lay_out(l, tensors, e);
     for (int i = 0; i < devices && !rc; i++)
         rc = open_device(l, &l->device[i], e);
+    if (!rc && devices > 1)
+        rc = open_meeting(l, e);
     if (rc)
         close_learner(l);
     else
@@ -422,6 +480,7 @@ static enum ut_err run(struct learner *l, struct learner_device *d, void *arg,
                                            .momentum = r->momentum,
                                            .unbias = r->unbias};
         out.chunks += GPU_CHUNKS(n);
+        d->has[r->mean] = d->has[r->var] = true;
     }
     send_runs(d, &out);
     return rc ? rc : gpu_launched("running statistics", e);
@@ -478,18 +537,98 @@ static enum ut_err square(struct learner *l, struct learner_device *d,
         rc = gpu_copy_out(d->lane->stream, l->host, l->squares,
                           (size_t)l->n * sizeof(double), e);
     if (!rc)
-        rc = gpu_wait(d->lane->stream, e);
+        rc = l->meeting ? gpu_meeting_wait(l->meeting, e)
+                        : gpu_wait(d->lane->stream, e);
     for (int i = 0; i < l->n && !rc; i++)
         a->squares[i] = a->gathered[i] ? l->host[i] : 0;
     return rc;
+}
+
+/* ---- several devices ---- */
+
+static bool any_has(const struct learner *l, int tensor)
+{
+    for (int i = 0; i < l->devices; i++)
+        if (l->device[i].has[tensor])
+            return true;
+    return false;
+}
+
+/* A device whose plans left no gradient of a tensor has a gradient of zero. One
+ * that no plan has left is a loss's, which the first device computes. */
+static enum ut_err complete(struct learner *l, int device, int tensor,
+                            struct ut_error *e)
+{
+    struct learner_device *d = &l->device[device];
+    enum ut_err rc;
+
+    if (any_has(l, tensor) ? d->has[tensor] : !device)
+        return UT_OK;
+    rc = gpu_enter(d->lane->stream, e);
+    if (rc)
+        return rc;
+    gpu_l_zero(stream_of(d), d->gradient + l->at[tensor], l->tensors[tensor].n);
+    return gpu_launched("a gradient of zero", e);
+}
+
+/* With what lies before it, if that is the end of it. */
+static void add_sum(struct learner *l, int tensor, bool mean, int *n)
+{
+    struct gpu_sum *s = &l->sums[*n - (*n > 0)];
+    size_t size = aligned(l->tensors[tensor].n);
+
+    if (*n && s->mean == mean && s->at + s->n == l->at[tensor])
+        s->n += size;
+    else
+        l->sums[(*n)++] = (struct gpu_sum){mean ? l->masters : l->gradients,
+                                           l->at[tensor], size, mean};
+}
+
+static enum ut_err sum(struct learner *l, const bool *gathered,
+                       struct ut_error *e)
+{
+    enum ut_err rc = UT_OK;
+    int n = 0;
+
+    for (int i = 0; i < l->n && !rc; i++) {
+        if (l->tensors[i].statistics || !gathered[i])
+            continue;
+        for (int d = 0; d < l->devices && !rc; d++)
+            rc = complete(l, d, i, e);
+        add_sum(l, i, false, &n);
+    }
+    for (int i = 0; i < l->n; i++)
+        if (l->tensors[i].statistics && any_has(l, i))
+            add_sum(l, i, true, &n);
+    return rc ? rc : gpu_meet(l->meeting, l->sums, n, e);
+}
+
+static enum ut_err meet_all(struct learner *l, struct learner_device *first,
+                            void *arg, struct ut_error *e)
+{
+    const struct meeting *a = arg;
+    enum ut_err rc = UT_OK;
+
+    for (int i = 1; i < l->devices; i++)
+        if (cuda_epoch(l->device[i].ctx) != l->device[i].epoch)
+            return gone(&l->device[i], e);
+    if (l->devices > 1)
+        rc = sum(l, a->gathered, e);
+    if (!rc)
+        rc = gpu_enter(first->lane->stream, e);
+    return rc ? rc : square(l, first, arg, e);
 }
 
 static enum ut_err meet(void *learner, const bool *gathered, double *squares,
                         struct ut_error *e)
 {
     struct meeting a = {gathered, squares};
+    struct learner *l = learner;
+    enum ut_err rc = with(l, 0, meet_all, &a, e);
 
-    return with(learner, 0, square, &a, e);
+    for (int i = 1; i < l->devices; i++)
+        cuda_mend(l->device[i].ctx, l->device[i].epoch, rc);
+    return rc;
 }
 
 struct update {

@@ -1,6 +1,7 @@
 #ifndef MODEL_BACKENDS_CUDA_LEARNER_H
 #define MODEL_BACKENDS_CUDA_LEARNER_H
 
+#include "model/backends/cuda/meeting.h"
 #include "model/backends/cuda/plan.h"
 #include "model/learner.h"
 
@@ -18,7 +19,8 @@ struct learner_device {
     unsigned epoch; /* of the device, when they were made */
     /* owned; on the device; second is NULL until an optimiser needs it */
     float *x, *gradient, *first, *second;
-    bool *has; /* owned; [n]: a plan's gradients since the last update */
+    /* owned; [n]: a plan left a gradient, or moved it, since the last update */
+    bool *has;
 };
 
 struct losses;
@@ -32,6 +34,10 @@ struct learner {
     /* owned; of the first device: the squares of each chunk and of each tensor,
      * and these on the host, pinned */
     double *parts, *squares, *host;
+    /* with several devices */
+    struct gpu_meeting *meeting; /* owned */
+    struct gpu_sum *sums;        /* owned; [n]: of one meeting */
+    float *gradients[MDL_LEARNER_DEVICES], *masters[MDL_LEARNER_DEVICES];
     struct learner_device device[MDL_LEARNER_DEVICES];
     struct losses *losses; /* owned; losses.c's, on the first device; NULL:
                               none was asked for */

@@ -1,0 +1,34 @@
+#ifndef MODEL_BACKENDS_CUDA_MEETING_H
+#define MODEL_BACKENDS_CUDA_MEETING_H
+
+#include "model/backends/cuda/gpu.h"
+
+/* Devices of one process that add up what each of them has (nccl.c: NCCL; tests
+ * put the processor's additions in its place). All are asked by one thread. */
+
+struct gpu_meeting;
+
+/* A range of an array that each device has: to its sum over the devices, or its
+ * mean. */
+struct gpu_sum {
+    float *const *arrays; /* one a device, on it */
+    size_t at, n;
+    bool mean;
+};
+
+/* n devices, each another, and a stream on each, which outlive it. UT_EDEVICE:
+ * there is no NCCL, or it cannot have them. */
+enum ut_err gpu_meeting_open(const int *devices,
+                             struct gpu_stream *const *streams, int n,
+                             struct gpu_meeting **out, struct ut_error *e);
+/* lost: what it had on one of the devices went with a context. Accepts NULL. */
+void gpu_meeting_close(struct gpu_meeting *m, bool lost);
+/* All sums at once, queued on the streams. */
+enum ut_err gpu_meet(struct gpu_meeting *m, const struct gpu_sum *sums, int n,
+                     struct ut_error *e);
+/* Until all that is queued on all of the streams is done. A device that fails
+ * leaves the others waiting for it: then nobody meets any more, and the error
+ * is UT_EDEVICE. */
+enum ut_err gpu_meeting_wait(struct gpu_meeting *m, struct ut_error *e);
+
+#endif
