@@ -128,6 +128,8 @@ static int network(struct mdl_graph *g)
         param(g, MDL_VALUE_PARAM, mdl_shape_of(1, 70), 0));
 }
 
+static bool frozen; /* the next network, up to its BatchNorm */
+
 static int vast(struct mdl_graph *g)
 {
     static const float mean[3], scale[] = {1, 1, 1};
@@ -163,6 +165,15 @@ static void open_rig(struct rig *r, int (*make)(struct mdl_graph *), int batch,
     trains = calloc((size_t)r->graph.n_values, sizeof(*trains));
     for (int v = 0; v < r->graph.n_values; v++)
         trains[v] = r->graph.values[v].kind == MDL_VALUE_PARAM;
+    for (int i = 0; i < r->graph.n_nodes && frozen; i++) {
+        const struct mdl_node *n = &r->graph.nodes[i];
+
+        for (int k = 0; k < n->n_in; k++)
+            if (n->in[k] >= 0)
+                trains[n->in[k]] = false;
+        if (n->op == MDL_OP_BATCHNORM)
+            break;
+    }
     FINE(mdl_step_build(&r->graph, &end, 1, trains, &r->step, &e));
     free(trains);
     open_device(r, &r->step.graph, batch, precision);
@@ -582,6 +593,37 @@ static void refresh__held__takes_the_devices(void **state)
         assert_memory_equal(moved, y, sizeof(y));
         close_rig(&r);
     }
+}
+
+/* A frozen BatchNorm does not move while a learner holds it, whatever the host
+ * has; without one it is the host's. */
+static void refresh__frozen_batchnorm__as_it_was_made(void **state)
+{
+    float first[BATCH * 70], y[BATCH * 70];
+    struct rig r = {0};
+    struct held h;
+    void *l;
+
+    (void)state;
+    seed = 8;
+    frozen = true;
+    open_rig(&r, network, BATCH, MDL_PREC_F32);
+    frozen = false;
+    assert_int_equal(r.step.n_statistics, 0);
+    hold(&r, &h);
+    l = open_learner(&r, h.list, h.n);
+    run_step(&r, first);
+    for (int i = 0; i < h.n; i++)
+        if (h.list[i].statistics)
+            h.list[i].x[0] += 1;
+    FINE(r.ops->refresh(r.ctx, r.plan, &e));
+    run_step(&r, y);
+    assert_memory_equal(first, y, sizeof(y));
+    r.learner->close(l);
+    FINE(r.ops->refresh(r.ctx, r.plan, &e));
+    run_step(&r, y);
+    assert_memory_not_equal(first, y, sizeof(y));
+    close_rig(&r);
 }
 
 /* What a learner does not hold comes from the host, as ever; a plan on another
@@ -1021,6 +1063,7 @@ int main(void)
         cmocka_unit_test(gather__every_layout__as_got_by_the_host),
         cmocka_unit_test(run__statistics__as_the_host_moves_them),
         cmocka_unit_test(refresh__held__takes_the_devices),
+        cmocka_unit_test(refresh__frozen_batchnorm__as_it_was_made),
         cmocka_unit_test(refresh__not_held_or_another_lane__as_it_should),
         cmocka_unit_test(meet__several__sums_as_one_that_saw_all),
         cmocka_unit_test(meet__several__weights_and_statistics_are_one),

@@ -234,6 +234,22 @@ static enum ut_err refresh(const struct plan *p, struct weights *w,
     return UT_OK;
 }
 
+/* In a plan that trains these are frozen. A learner's do not move, and stay as
+ * they were made; the host's may have. */
+static enum ut_err refresh_affine(struct plan *p, struct step *s,
+                                  struct ut_error *e)
+{
+    int mean = s->node->in[MDL_BN_MEAN];
+    const float *x;
+    bool ignored;
+    enum ut_err rc;
+
+    pthread_mutex_lock(&p->ctx->lock);
+    rc = cuda_learned(p, p->g->values[mean].data, &x, &ignored, e);
+    pthread_mutex_unlock(&p->ctx->lock);
+    return rc || x ? rc : cuda_build_affine(p, s, e);
+}
+
 enum ut_err cuda_weights_refresh(struct plan *p, struct ut_error *e)
 {
     struct ctx *c = p->ctx;
@@ -257,7 +273,7 @@ enum ut_err cuda_weights_refresh(struct plan *p, struct ut_error *e)
     pthread_mutex_unlock(&c->lock);
     for (int i = 0; i < p->n_steps && !rc; i++)
         if (p->steps[i].affine)
-            rc = cuda_build_affine(p, &p->steps[i], e);
+            rc = refresh_affine(p, &p->steps[i], e);
     return rc;
 }
 
