@@ -23,7 +23,8 @@ static void *stream_of(const struct learner_device *d)
     return gpu_native(d->lane->stream);
 }
 
-static enum ut_err gone(const struct learner_device *d, struct ut_error *e)
+enum ut_err cuda_learner_gone(const struct learner_device *d,
+                              struct ut_error *e)
 {
     return ut_fail(e, UT_EDEVICE,
                    "the weights that learned on GPU %d went with its context: "
@@ -40,8 +41,8 @@ static enum ut_err with(struct learner *l, int device, work *do_it, void *arg,
 {
     struct learner_device *d = &l->device[device];
     unsigned epoch = cuda_enter(d->ctx);
-    enum ut_err rc =
-        epoch == d->epoch ? gpu_enter(d->lane->stream, e) : gone(d, e);
+    enum ut_err rc = epoch == d->epoch ? gpu_enter(d->lane->stream, e)
+                                       : cuda_learner_gone(d, e);
 
     if (!rc)
         rc = do_it(l, d, arg, e);
@@ -183,6 +184,8 @@ static void close_device(struct learner *l, struct learner_device *d)
         gpu_free(l->squares);
         gpu_unpin(l->host);
     }
+    if (first)
+        cuda_losses_free(l, lost);
     cuda_leave();
     free(d->has);
 }
@@ -336,7 +339,7 @@ enum ut_err cuda_learned(const struct plan *p, const float *param,
         if (from == to || l->tensors[l->by_x[from]].x != param)
             continue;
         if (d->epoch != cuda_epoch(d->ctx))
-            return gone(d, e);
+            return cuda_learner_gone(d, e);
         *x = d->x + l->at[l->by_x[from]];
         if (d->lane != p->lane) {
             enum ut_err rc = gpu_wait(d->lane->stream, e);
@@ -611,7 +614,7 @@ static enum ut_err meet_all(struct learner *l, struct learner_device *first,
 
     for (int i = 1; i < l->devices; i++)
         if (cuda_epoch(l->device[i].ctx) != l->device[i].epoch)
-            return gone(&l->device[i], e);
+            return cuda_learner_gone(&l->device[i], e);
     if (l->devices > 1)
         rc = sum(l, a->gathered, e);
     if (!rc)
@@ -757,6 +760,9 @@ const struct mdl_learner_ops cuda_learner = {
     .close = close_learner,
     .gather = gather_all,
     .run = run_all,
+    .arcface = cuda_loss_arcface,
+    .distill = cuda_loss_distill,
+    .hint = cuda_loss_hint,
     .meet = meet,
     .update = update_all,
     .get = get_one,

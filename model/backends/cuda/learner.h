@@ -43,6 +43,10 @@ struct learner {
                               none was asked for */
 };
 
+/* learner.c. UT_EDEVICE: what it had there went with the device's context. */
+enum ut_err cuda_learner_gone(const struct learner_device *d,
+                              struct ut_error *e);
+
 /* losses.c, as in struct mdl_learner_ops. The gradient of the tensor is made
  * or added to on the first device; on the others learner.c makes it zero. */
 enum ut_err cuda_loss_arcface(void *learner, const struct mdl_arcface *a,
