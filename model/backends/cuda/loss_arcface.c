@@ -109,7 +109,7 @@ static enum ut_err arcface(struct learner *l, const struct loss *a,
                             .less = margin * sin(margin)};
     size_t len = (size_t)a->n * (size_t)of->dim * sizeof(float);
     struct chosen products[PRODUCTS];
-    struct arcface w;
+    struct arcface w = {0};
     int labelled = 0;
     enum ut_err rc = cuda_loss_choose_all(l, a->n, of->dim, of->classes * of->k,
                                           products, e);

@@ -121,7 +121,7 @@ static enum ut_err distill(struct learner *l, const struct loss *a,
 {
     const struct mdl_distill *d = a->distill;
     size_t n = (size_t)a->n, len = n * (size_t)d->dim * sizeof(float);
-    struct distill w;
+    struct distill w = {0};
     enum ut_err rc = distill_choose(l, a, &w, e);
 
     if (!rc)
