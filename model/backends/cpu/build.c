@@ -24,7 +24,9 @@ dnnl_memory_desc_t cpu_desc(const struct plan *p, int v)
         dnnl_memory_desc_init_by_tag(&d, 2, dims, dnnl_f32, dnnl_nc);
     else
         dnnl_memory_desc_init_by_tag(&d, 4, dims, type_of(p),
-                                     image ? dnnl_nchw : dnnl_nChw16c);
+                                     image           ? dnnl_nchw
+                                     : m->lanes == 8 ? dnnl_nChw8c
+                                                     : dnnl_nChw16c);
     return d;
 }
 
@@ -42,7 +44,7 @@ dnnl_memory_desc_t cpu_plain(int n, const dnnl_dims_t dims, dnnl_data_type_t t)
     return d;
 }
 
-/* n floats with zeros up to a multiple of 16; NULL stays NULL. */
+/* n floats with zeros up to whole blocks of any size; NULL stays NULL. */
 static enum ut_err pad(const float *from, int64_t n, float **out,
                        struct ut_error *e)
 {

@@ -1,6 +1,8 @@
 /* The CPU backend: graphs to steps, steps to oneDNN primitives or our kernels.
  *
- *   maps     nChw16c in float32 or bfloat16, but the image, which is nchw
+ *   maps     nChw16c in float32 or bfloat16 where there is AVX-512, else
+ *            nChw8c in float32: what oneDNN's convolutions are written for;
+ *            but the image, which is nchw
  *   vectors  [batch, C] float32
  *   3x3      stride 1: our Winograd in bfloat16, oneDNN's in float32
  *   1x1, stride 2, depthwise: oneDNN direct
@@ -33,10 +35,17 @@ static int score(void)
     return 10;
 }
 
+/* As oneDNN sees the processor: $DNNL_MAX_CPU_ISA can make it less. */
+static bool has(dnnl_cpu_isa_t isa)
+{
+    return (dnnl_get_effective_cpu_isa() & isa) == isa;
+}
+
 static enum ut_err open_cpu(int device, void **out, struct ut_error *e)
 {
     struct ctx *c = calloc(1, sizeof(*c));
     enum ut_err rc;
+    bool wide;
 
     (void)device;
     if (!c)
@@ -47,6 +56,9 @@ static enum ut_err open_cpu(int device, void **out, struct ut_error *e)
         free(c);
         return rc;
     }
+    wide = has(dnnl_cpu_isa_avx512_core);
+    c->kernels = wide ? &mdl_kernels_16 : &mdl_kernels_8;
+    c->training = wide ? &mdl_train_kernels_16 : &mdl_train_kernels_8;
     pthread_mutex_init(&c->lock, NULL);
     *out = c;
     return UT_OK;
@@ -93,7 +105,8 @@ static bool supports(void *ctx, enum mdl_precision precision)
 {
     (void)ctx;
     return precision == MDL_PREC_F32 ||
-           (precision == MDL_PREC_BF16 && mdl_wino_available());
+           (precision == MDL_PREC_BF16 && mdl_wino_available() &&
+            has(dnnl_cpu_isa_avx512_core_bf16));
 }
 
 /* ---- plans ---- */
@@ -194,11 +207,11 @@ static void run_act(struct plan *p, struct step *s)
     const struct mdl_node *n = s->node;
     const struct mdl_map *x = &p->maps[n->in[0]], *y = &p->maps[n->out];
 
-    mdl_k_copy(x, y);
+    p->ctx->kernels->copy(x, y);
     if (y->vector)
         mdl_k_activate(y, n->act, n->alpha, s->slope);
     else
-        mdl_k_epilogue(y, n->act, n->alpha, s->slope, NULL, NULL);
+        p->ctx->kernels->epilogue(y, n->act, n->alpha, s->slope, NULL, NULL);
 }
 
 static void run_kernel(struct plan *p, struct step *s, const void *in)
@@ -225,31 +238,31 @@ static void run_kernel(struct plan *p, struct step *s, const void *in)
                    n->alpha, s->slope, y);
         return;
     case MDL_OP_BATCHNORM:
-        mdl_k_affine(x, s->scale, s->offset, y);
+        p->ctx->kernels->affine(x, s->scale, s->offset, y);
         return;
     case MDL_OP_ACT:
         run_act(p, s);
         return;
     case MDL_OP_POOL:
-        mdl_k_pool(x, y);
+        p->ctx->kernels->pool(x, y);
         return;
     case MDL_OP_ADD:
-        mdl_k_add(inputs(p, n, list), n->n_in, y);
+        p->ctx->kernels->add(inputs(p, n, list), n->n_in, y);
         return;
     case MDL_OP_SCALE:
-        mdl_k_scale(x, &p->maps[n->in[1]], y);
+        p->ctx->kernels->scale(x, &p->maps[n->in[1]], y);
         return;
     case MDL_OP_L2NORM:
         mdl_k_l2norm(x, y);
         return;
     case MDL_OP_UPSAMPLE:
-        mdl_k_upsample(x, y);
+        p->ctx->kernels->upsample(x, y);
         return;
     case MDL_OP_CONCAT:
-        mdl_k_concat(inputs(p, n, list), n->n_in, y);
+        p->ctx->kernels->concat(inputs(p, n, list), n->n_in, y);
         return;
     case MDL_OP_SOFTMAX:
-        mdl_k_softmax(x, y);
+        p->ctx->kernels->softmax(x, y);
         return;
     default:
         return; /* of training: cpu_run_gradient */
@@ -274,10 +287,10 @@ static enum ut_err run_step(struct plan *p, struct step *s, const void *in,
             cpu_check(dnnl_stream_wait(p->lane->stream), mdl_op_name(n->op), e);
     if (rc || !s->epilogue)
         return rc;
-    mdl_k_epilogue(&p->maps[n->out], s->act, n->alpha, s->slope, s->shift,
-                   n->in[MDL_IN_RESIDUAL] >= 0
-                       ? p->maps[n->in[MDL_IN_RESIDUAL]].data
-                       : NULL);
+    p->ctx->kernels->epilogue(
+        &p->maps[n->out], s->act, n->alpha, s->slope, s->shift,
+        n->in[MDL_IN_RESIDUAL] >= 0 ? p->maps[n->in[MDL_IN_RESIDUAL]].data
+                                    : NULL);
     return UT_OK;
 }
 
@@ -307,7 +320,7 @@ static enum ut_err run(void *ctx, void *plan, const struct mdl_io *io,
     }
     for (int i = 0; i < g->n_outputs; i++)
         if (wanted >> i & 1)
-            mdl_k_output(&p->maps[g->outputs[i]], io->out[i]);
+            p->ctx->kernels->output(&p->maps[g->outputs[i]], io->out[i]);
     return UT_OK;
 }
 
@@ -345,7 +358,7 @@ static enum ut_err set(void *ctx, void *plan, int value, const float *from,
     (void)ctx;
     (void)e;
     cpu_bind(p);
-    mdl_t_from_rows(from, &p->maps[value]);
+    p->ctx->training->from_rows(from, &p->maps[value]);
     return UT_OK;
 }
 
@@ -360,7 +373,7 @@ static enum ut_err get(void *ctx, void *plan, int value, float *to,
 
     (void)ctx;
     if (!v->whole) {
-        mdl_t_to_rows(&p->maps[value], to);
+        p->ctx->training->to_rows(&p->maps[value], to);
         return UT_OK;
     }
     if (!n) {

@@ -11,7 +11,7 @@ static size_t inputs_of(const struct mdl_map *x)
     size_t area = (size_t)x->height * (size_t)x->width;
 
     return x->vector ? (size_t)x->channels
-                     : (size_t)mdl_map_blocks(x) * 16 * area;
+                     : (size_t)(mdl_map_blocks(x) * x->lanes) * area;
 }
 
 size_t mdl_fc_bytes(const struct mdl_map *x, int outputs)
@@ -23,19 +23,13 @@ size_t mdl_fc_bytes(const struct mdl_map *x, int outputs)
 static ptrdiff_t column(const struct mdl_map *x, size_t i)
 {
     size_t area = (size_t)x->height * (size_t)x->width, c;
+    size_t lanes = (size_t)x->lanes;
 
     if (x->vector)
         return (ptrdiff_t)i;
-    c = i / (16 * area) * 16 + i % 16;
-    return c < (size_t)x->channels ? (ptrdiff_t)(c * area + i / 16 % area) : -1;
-}
-
-static uint16_t bf16_of(float f)
-{
-    uint32_t bits;
-
-    memcpy(&bits, &f, sizeof(bits));
-    return (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+    c = i / (lanes * area) * lanes + i % lanes;
+    return c < (size_t)x->channels ? (ptrdiff_t)(c * area + i / lanes % area)
+                                   : -1;
 }
 
 void mdl_fc_pack(const struct mdl_map *x, int outputs, const float *w,
@@ -53,7 +47,7 @@ void mdl_fc_pack(const struct mdl_map *x, int outputs, const float *w,
             float v = w[o * columns + (size_t)from];
 
             if (x->bf16)
-                ((uint16_t *)packed)[at] = bf16_of(v);
+                ((uint16_t *)packed)[at] = mdl_bf16_of(v);
             else
                 ((float *)packed)[at] = v;
         }

@@ -196,7 +196,7 @@ static const float *rows_of(const struct plan *p, const struct mdl_map *x)
 
     if (x->vector)
         return x->data;
-    mdl_t_to_rows(x, rows);
+    p->ctx->training->to_rows(x, rows);
     return rows;
 }
 
@@ -227,7 +227,7 @@ static void linear_dx(struct plan *p, struct step *s)
     dnnl_sgemm('N', 'N', p->batch, k, outs, 1, map(p, n, 0)->data, outs,
                array(p, n, 1), k, 0, rows, k);
     if (!dx->vector)
-        mdl_t_from_rows(rows, dx);
+        p->ctx->training->from_rows(rows, dx);
 }
 
 static void linear_dw(struct plan *p, struct step *s)
@@ -246,7 +246,7 @@ static void add(struct plan *p, const struct mdl_node *n)
 
     for (int i = 0; i < n->n_in; i++)
         list[i] = p->maps[n->in[i]];
-    mdl_t_add(list, n->n_in, &p->maps[n->out]);
+    p->ctx->training->add(list, n->n_in, &p->maps[n->out]);
 }
 
 bool cpu_run_gradient(struct plan *p, struct step *s)
@@ -268,48 +268,50 @@ bool cpu_run_gradient(struct plan *p, struct step *s)
         add(p, n);
         return true;
     case MDL_OP_ACT:
-        mdl_t_act(n->act, n->alpha, array(p, n, 1), x, out);
+        p->ctx->training->act(n->act, n->alpha, array(p, n, 1), x, out);
         return true;
     case MDL_OP_BN_STATS:
-        mdl_t_bn_stats(x, out->data);
+        p->ctx->training->bn_stats(x, out->data);
         return true;
     case MDL_OP_BN_TRAIN:
-        mdl_t_bn_train(x, array(p, n, 1), array(p, n, 2), array(p, n, 3),
-                       n->eps, out);
+        p->ctx->training->bn_train(x, array(p, n, 1), array(p, n, 2),
+                                   array(p, n, 3), n->eps, out);
         return true;
     case MDL_OP_BN_DPARAM:
-        mdl_t_bn_dparam(x, array(p, n, 1), n->eps, map(p, n, 2), out->data);
+        p->ctx->training->bn_dparam(x, array(p, n, 1), n->eps, map(p, n, 2),
+                                    out->data);
         return true;
     case MDL_OP_BN_DX:
-        mdl_t_bn_dx(x, array(p, n, 1), array(p, n, 2), array(p, n, 3), n->eps,
-                    map(p, n, 4), out);
+        p->ctx->training->bn_dx(x, array(p, n, 1), array(p, n, 2),
+                                array(p, n, 3), n->eps, map(p, n, 4), out);
         return true;
     case MDL_OP_SUM:
-        mdl_t_sum(x, out->data);
+        p->ctx->training->sum(x, out->data);
         return true;
     case MDL_OP_ACT_DX:
-        mdl_t_act_dx(n->act, n->alpha, array(p, n, 1), x, map(p, n, 2), out);
+        p->ctx->training->act_dx(n->act, n->alpha, array(p, n, 1), x,
+                                 map(p, n, 2), out);
         return true;
     case MDL_OP_ACT_DSLOPE:
-        mdl_t_act_dslope(x, map(p, n, 1), out->data);
+        p->ctx->training->act_dslope(x, map(p, n, 1), out->data);
         return true;
     case MDL_OP_POOL_DX:
-        mdl_t_pool_dx(x, out);
+        p->ctx->training->pool_dx(x, out);
         return true;
     case MDL_OP_SCALE_DS:
-        mdl_t_scale_ds(x, map(p, n, 1), out);
+        p->ctx->training->scale_ds(x, map(p, n, 1), out);
         return true;
     case MDL_OP_L2NORM_DX:
-        mdl_t_l2norm_dx(x, map(p, n, 1), out);
+        p->ctx->training->l2norm_dx(x, map(p, n, 1), out);
         return true;
     case MDL_OP_UPSAMPLE_DX:
-        mdl_t_upsample_dx(x, out);
+        p->ctx->training->upsample_dx(x, out);
         return true;
     case MDL_OP_SLICE:
-        mdl_t_slice(x, n->first, out);
+        p->ctx->training->slice(x, n->first, out);
         return true;
     case MDL_OP_SOFTMAX_DX:
-        mdl_t_softmax_dx(x, map(p, n, 1), out);
+        p->ctx->training->softmax_dx(x, map(p, n, 1), out);
         return true;
     default:
         return false;

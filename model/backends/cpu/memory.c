@@ -16,6 +16,7 @@ static void describe(struct plan *p, int v)
     m->vector = s->n_dims == 1;
     m->height = m->vector ? 1 : (int)s->dim[1];
     m->width = m->vector ? 1 : (int)s->dim[2];
+    m->lanes = p->ctx->kernels->lanes;
     m->bf16 = p->bf16 && !m->vector;
 }
 

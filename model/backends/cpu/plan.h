@@ -5,7 +5,7 @@
 #include <pthread.h>
 
 #include "model/backend.h"
-#include "model/backends/cpu/kernels.h"
+#include "model/backends/cpu/train_kernels.h"
 #include "model/backends/cpu/winograd.h"
 
 /* What the files of this folder share: plans over oneDNN's primitives and our
@@ -35,6 +35,8 @@ struct weights {
 
 struct ctx {
     dnnl_engine_t engine;
+    const struct mdl_kernels *kernels; /* for how maps lie */
+    const struct mdl_train_kernels *training;
     pthread_mutex_t lock; /* guards weights */
     struct weights *weights;
 };

@@ -8,37 +8,40 @@
  * use OpenMP's threads, and add up in an order that does not depend on their
  * number. */
 
-void mdl_t_bn_stats(const struct mdl_map *x, float *stats);
-void mdl_t_bn_train(const struct mdl_map *x, const float *gamma,
-                    const float *beta, const float *stats, float eps,
-                    const struct mdl_map *y);
-void mdl_t_bn_dparam(const struct mdl_map *x, const float *stats, float eps,
-                     const struct mdl_map *dy, float *dparam);
-void mdl_t_bn_dx(const struct mdl_map *x, const float *gamma,
-                 const float *stats, const float *dparam, float eps,
-                 const struct mdl_map *dy, const struct mdl_map *dx);
+struct mdl_train_kernels {
+    void (*bn_stats)(const struct mdl_map *x, float *stats);
+    void (*bn_train)(const struct mdl_map *x, const float *gamma,
+                     const float *beta, const float *stats, float eps,
+                     const struct mdl_map *y);
+    void (*bn_dparam)(const struct mdl_map *x, const float *stats, float eps,
+                      const struct mdl_map *dy, float *dparam);
+    void (*bn_dx)(const struct mdl_map *x, const float *gamma,
+                  const float *stats, const float *dparam, float eps,
+                  const struct mdl_map *dy, const struct mdl_map *dx);
 
-void mdl_t_act(enum mdl_act act, float alpha, const float *slope,
-               const struct mdl_map *x, const struct mdl_map *y);
-void mdl_t_act_dx(enum mdl_act act, float alpha, const float *slope,
-                  const struct mdl_map *x, const struct mdl_map *dy,
-                  const struct mdl_map *dx);
-void mdl_t_act_dslope(const struct mdl_map *x, const struct mdl_map *dy,
-                      float *dslope);
-void mdl_t_add(const struct mdl_map *x, int n, const struct mdl_map *y);
-void mdl_t_sum(const struct mdl_map *x, float *sums);
-void mdl_t_pool_dx(const struct mdl_map *dy, const struct mdl_map *dx);
-void mdl_t_scale_ds(const struct mdl_map *x, const struct mdl_map *dy,
-                    const struct mdl_map *ds);
-void mdl_t_l2norm_dx(const struct mdl_map *x, const struct mdl_map *dy,
-                     const struct mdl_map *dx);
-void mdl_t_upsample_dx(const struct mdl_map *dy, const struct mdl_map *dx);
-void mdl_t_slice(const struct mdl_map *x, int first, const struct mdl_map *y);
-void mdl_t_softmax_dx(const struct mdl_map *y, const struct mdl_map *dy,
+    void (*act)(enum mdl_act act, float alpha, const float *slope,
+                const struct mdl_map *x, const struct mdl_map *y);
+    void (*act_dx)(enum mdl_act act, float alpha, const float *slope,
+                   const struct mdl_map *x, const struct mdl_map *dy,
+                   const struct mdl_map *dx);
+    void (*act_dslope)(const struct mdl_map *x, const struct mdl_map *dy,
+                       float *dslope);
+    void (*add)(const struct mdl_map *x, int n, const struct mdl_map *y);
+    void (*sum)(const struct mdl_map *x, float *sums);
+    void (*pool_dx)(const struct mdl_map *dy, const struct mdl_map *dx);
+    void (*scale_ds)(const struct mdl_map *x, const struct mdl_map *dy,
+                     const struct mdl_map *ds);
+    void (*l2norm_dx)(const struct mdl_map *x, const struct mdl_map *dy,
                       const struct mdl_map *dx);
+    void (*upsample_dx)(const struct mdl_map *dy, const struct mdl_map *dx);
+    void (*slice)(const struct mdl_map *x, int first, const struct mdl_map *y);
+    void (*softmax_dx)(const struct mdl_map *y, const struct mdl_map *dy,
+                       const struct mdl_map *dx);
 
-/* Between a map and rows of plain floats [batch, C * H * W]. */
-void mdl_t_to_rows(const struct mdl_map *x, float *rows);
-void mdl_t_from_rows(const float *rows, const struct mdl_map *x);
+    /* Between a map and rows of plain floats [batch, C * H * W]. */
+    void (*to_rows)(const struct mdl_map *x, float *rows);
+    void (*from_rows)(const float *rows, const struct mdl_map *x);
+};
+extern const struct mdl_train_kernels mdl_train_kernels_8, mdl_train_kernels_16;
 
 #endif

@@ -11,6 +11,8 @@
 #include <immintrin.h>
 #include <string.h>
 
+#include "model/backends/cpu/kernels.h"
+
 #define POINTS 16           /* of a 4x4 tile                               */
 #define ROWS 6              /* tiles per kernel call: 6 x 4 accumulators   */
 #define COLS 64             /* outputs per kernel call                     */
@@ -34,14 +36,6 @@ bool mdl_wino_fits(int channels, int outputs)
 size_t mdl_wino_weights_count(int channels, int outputs)
 {
     return (size_t)POINTS * (size_t)channels * (size_t)outputs;
-}
-
-static uint16_t bf16_of(float f)
-{
-    uint32_t bits;
-
-    memcpy(&bits, &f, sizeof(bits));
-    return (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
 }
 
 /* U = G g G^T of one 3x3 filter. */
@@ -78,7 +72,7 @@ void mdl_wino_weights(const float *w, int channels, int outputs, uint16_t *out)
 
                 at = at * (size_t)(channels / 2) + (size_t)(c / 2);
                 at = (at * COLS + (size_t)(o % COLS)) * 2 + (size_t)(c % 2);
-                out[at] = bf16_of(u[p]);
+                out[at] = mdl_bf16_of(u[p]);
             }
         }
 }

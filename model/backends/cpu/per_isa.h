@@ -1,17 +1,19 @@
-#ifndef MODEL_BACKENDS_CPU_TWICE_H
-#define MODEL_BACKENDS_CPU_TWICE_H
+#ifndef MODEL_BACKENDS_CPU_PER_ISA_H
+#define MODEL_BACKENDS_CPU_PER_ISA_H
 
 /* How kernels in plain C use wide vectors where there are some. */
 
-#define LANES 16
-
 #define INLINE static inline __attribute__((always_inline))
 
-/* name: the inline function body compiled for AVX-512 and for any processor,
- * and chosen at run time. linkage: static, or nothing. */
-#define TWICE(linkage, name, body, types, values)                              \
+/* name: the inline function body compiled for AVX-512, for AVX2 and for any
+ * processor, and chosen at run time. linkage: static, or nothing. */
+#define PER_ISA(linkage, name, body, types, values)                            \
     __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq"))) static void  \
         name##_avx512 types                                                    \
+    {                                                                          \
+        body values;                                                           \
+    }                                                                          \
+    __attribute__((target("avx2,fma"))) static void name##_avx2 types          \
     {                                                                          \
         body values;                                                           \
     }                                                                          \
@@ -20,6 +22,9 @@
         if (__builtin_cpu_supports("avx512dq") &&                              \
             __builtin_cpu_supports("avx512vl"))                                \
             name##_avx512 values;                                              \
+        else if (__builtin_cpu_supports("avx2") &&                             \
+                 __builtin_cpu_supports("fma"))                                \
+            name##_avx2 values;                                                \
         else                                                                   \
             body values;                                                       \
     }

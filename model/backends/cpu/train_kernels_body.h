@@ -1,14 +1,19 @@
-/* Training's own kernels. A block is 16 channels of one image: area rows of 16
- * floats that lie together; of a vector it is one row, which may be shorter at
- * the end. */
-#include "model/backends/cpu/train_kernels.h"
-
+/* Training's own kernels, over maps in blocks of LANES channels; included once
+ * for each width by train_kernels_LANES.c. A block is LANES channels of one
+ * image: area rows of so many floats that lie together; of a vector it is one
+ * row, which may be shorter at the end. */
 #include <math.h>
 #include <string.h>
 
-#include "model/backends/cpu/twice.h"
+#include "model/backends/cpu/per_isa.h"
+#include "model/backends/cpu/train_kernels.h"
 
-/* Vectors of the compiler's own: 16 lanes whatever the processor has. */
+static inline int blocks(const struct mdl_map *m)
+{
+    return (m->channels + LANES - 1) / LANES;
+}
+
+/* Vectors of the compiler's own: LANES of them whatever the processor has. */
 typedef float vec __attribute__((vector_size(4 * LANES)));
 typedef int32_t ivec __attribute__((vector_size(4 * LANES)));
 typedef uint32_t uvec __attribute__((vector_size(4 * LANES)));
@@ -53,13 +58,13 @@ INLINE struct rows rows_of(enum kind kind, const struct mdl_map *m, int n,
     size_t size = kind == ROWS_BF16 ? sizeof(uint16_t) : sizeof(float);
     size_t at = kind == ROWS_VECTOR
                     ? (size_t)n * (size_t)m->channels + (size_t)b * LANES
-                    : ((size_t)n * (size_t)mdl_map_blocks(m) + (size_t)b) *
+                    : ((size_t)n * (size_t)blocks(m) + (size_t)b) *
                           (size_t)area(m) * LANES;
 
     return (struct rows){(char *)m->data + at * size, channels(m, b)};
 }
 
-/* Row i as 16 lanes, zero past the channels. */
+/* Row i as a vector, zero past the channels. */
 INLINE vec load(enum kind kind, struct rows r, int i)
 {
     const char *at = r.at + (size_t)i * LANES * (kind == ROWS_BF16 ? 2 : 4);
@@ -119,7 +124,7 @@ INLINE void put(const struct mdl_map *m, int n, int b, int i, vec v)
     store(kind, rows_of(kind, m, n, b), i, v);
 }
 
-/* 16 values of a parameter, zero past the channels or if it is absent. */
+/* A block of a parameter, zero past the channels or if it is absent. */
 INLINE vec param(const struct mdl_map *m, int b, const float *from,
                  float otherwise)
 {
@@ -138,12 +143,10 @@ INLINE vec choose(ivec where, vec a, vec b)
 
 #define EACH_BLOCK(m, n, b)                                                    \
     _Pragma("omp parallel for collapse(2) schedule(static)") for (             \
-        int n = 0; n < (m)->batch; n++) for (int b = 0; b < mdl_map_blocks(m); \
-                                             b++)
+        int n = 0; n < (m)->batch; n++) for (int b = 0; b < blocks(m); b++)
 #define EACH_CHANNEL_BLOCK(m, b)                                               \
     _Pragma("omp parallel for schedule(static)") for (int b = 0;               \
-                                                      b < mdl_map_blocks(m);   \
-                                                      b++)
+                                                      b < blocks(m); b++)
 
 /* An image's sums in float, the batch's in double. */
 INLINE void add_to(double sums[LANES], vec v)
@@ -193,10 +196,10 @@ INLINE void stats_of_block(const struct mdl_map *x, int b, float *stats)
 {
     EACH_KIND(stats_rows, x, x, b, stats);
 }
-TWICE(static, stats_block, stats_of_block,
-      (const struct mdl_map *x, int b, float *stats), (x, b, stats))
+PER_ISA(static, stats_block, stats_of_block,
+        (const struct mdl_map *x, int b, float *stats), (x, b, stats))
 
-void mdl_t_bn_stats(const struct mdl_map *x, float *stats)
+static void t_bn_stats(const struct mdl_map *x, float *stats)
 {
     EACH_CHANNEL_BLOCK(x, b)
     {
@@ -234,14 +237,14 @@ INLINE void train_of_block(const struct mdl_map *x, const float *gamma,
 
     EACH_KIND(train_rows, x, x, n, b, k, t, y);
 }
-TWICE(static, train_block, train_of_block,
-      (const struct mdl_map *x, const float *gamma, const float *beta,
-       const float *stats, float eps, int n, int b, const struct mdl_map *y),
-      (x, gamma, beta, stats, eps, n, b, y))
+PER_ISA(static, train_block, train_of_block,
+        (const struct mdl_map *x, const float *gamma, const float *beta,
+         const float *stats, float eps, int n, int b, const struct mdl_map *y),
+        (x, gamma, beta, stats, eps, n, b, y))
 
-void mdl_t_bn_train(const struct mdl_map *x, const float *gamma,
-                    const float *beta, const float *stats, float eps,
-                    const struct mdl_map *y)
+static void t_bn_train(const struct mdl_map *x, const float *gamma,
+                       const float *beta, const float *stats, float eps,
+                       const struct mdl_map *y)
 {
     EACH_BLOCK(x, n, b)
     {
@@ -281,13 +284,13 @@ INLINE void dparam_of_block(const struct mdl_map *x, int b, const float *stats,
 {
     EACH_KIND(dparam_rows, x, x, b, stats, eps, dy, out);
 }
-TWICE(static, dparam_block, dparam_of_block,
-      (const struct mdl_map *x, int b, const float *stats, float eps,
-       const struct mdl_map *dy, float *out),
-      (x, b, stats, eps, dy, out))
+PER_ISA(static, dparam_block, dparam_of_block,
+        (const struct mdl_map *x, int b, const float *stats, float eps,
+         const struct mdl_map *dy, float *out),
+        (x, b, stats, eps, dy, out))
 
-void mdl_t_bn_dparam(const struct mdl_map *x, const float *stats, float eps,
-                     const struct mdl_map *dy, float *dparam)
+static void t_bn_dparam(const struct mdl_map *x, const float *stats, float eps,
+                        const struct mdl_map *dy, float *dparam)
 {
     EACH_CHANNEL_BLOCK(x, b)
     {
@@ -322,15 +325,15 @@ INLINE void dx_of_block(const struct mdl_map *x, const float *gamma,
 
     EACH_KIND(dx_rows, x, x, dy, n, b, k, l, t, dx);
 }
-TWICE(static, dx_block, dx_of_block,
-      (const struct mdl_map *x, const float *gamma, const float *stats,
-       const float *dparam, float eps, const struct mdl_map *dy, int n, int b,
-       const struct mdl_map *dx),
-      (x, gamma, stats, dparam, eps, dy, n, b, dx))
+PER_ISA(static, dx_block, dx_of_block,
+        (const struct mdl_map *x, const float *gamma, const float *stats,
+         const float *dparam, float eps, const struct mdl_map *dy, int n, int b,
+         const struct mdl_map *dx),
+        (x, gamma, stats, dparam, eps, dy, n, b, dx))
 
-void mdl_t_bn_dx(const struct mdl_map *x, const float *gamma,
-                 const float *stats, const float *dparam, float eps,
-                 const struct mdl_map *dy, const struct mdl_map *dx)
+static void t_bn_dx(const struct mdl_map *x, const float *gamma,
+                    const float *stats, const float *dparam, float eps,
+                    const struct mdl_map *dy, const struct mdl_map *dx)
 {
     EACH_BLOCK(x, n, b)
     {
@@ -421,14 +424,14 @@ INLINE void act_of_block(enum mdl_act act, float alpha, const float *slope,
 {
     EACH_KIND(act_kind, x, act, param(x, b, slope, alpha), x, dy, n, b, y);
 }
-TWICE(static, act_block, act_of_block,
-      (enum mdl_act act, float alpha, const float *slope,
-       const struct mdl_map *x, const struct mdl_map *dy, int n, int b,
-       const struct mdl_map *y),
-      (act, alpha, slope, x, dy, n, b, y))
+PER_ISA(static, act_block, act_of_block,
+        (enum mdl_act act, float alpha, const float *slope,
+         const struct mdl_map *x, const struct mdl_map *dy, int n, int b,
+         const struct mdl_map *y),
+        (act, alpha, slope, x, dy, n, b, y))
 
-void mdl_t_act(enum mdl_act act, float alpha, const float *slope,
-               const struct mdl_map *x, const struct mdl_map *y)
+static void t_act(enum mdl_act act, float alpha, const float *slope,
+                  const struct mdl_map *x, const struct mdl_map *y)
 {
     EACH_BLOCK(x, n, b)
     {
@@ -436,9 +439,9 @@ void mdl_t_act(enum mdl_act act, float alpha, const float *slope,
     }
 }
 
-void mdl_t_act_dx(enum mdl_act act, float alpha, const float *slope,
-                  const struct mdl_map *x, const struct mdl_map *dy,
-                  const struct mdl_map *dx)
+static void t_act_dx(enum mdl_act act, float alpha, const float *slope,
+                     const struct mdl_map *x, const struct mdl_map *dy,
+                     const struct mdl_map *dx)
 {
     EACH_BLOCK(x, n, b)
     {
@@ -476,12 +479,12 @@ INLINE void dslope_of_block(const struct mdl_map *x, const struct mdl_map *dy,
 {
     EACH_KIND(reduce_rows, x, x, dy, true, b, out);
 }
-TWICE(static, dslope_block, dslope_of_block,
-      (const struct mdl_map *x, const struct mdl_map *dy, int b, float *out),
-      (x, dy, b, out))
+PER_ISA(static, dslope_block, dslope_of_block,
+        (const struct mdl_map *x, const struct mdl_map *dy, int b, float *out),
+        (x, dy, b, out))
 
-void mdl_t_act_dslope(const struct mdl_map *x, const struct mdl_map *dy,
-                      float *dslope)
+static void t_act_dslope(const struct mdl_map *x, const struct mdl_map *dy,
+                         float *dslope)
 {
     EACH_CHANNEL_BLOCK(x, b)
     {
@@ -493,10 +496,10 @@ INLINE void sum_of_block(const struct mdl_map *x, int b, float *out)
 {
     EACH_KIND(reduce_rows, x, x, x, false, b, out);
 }
-TWICE(static, sum_block, sum_of_block,
-      (const struct mdl_map *x, int b, float *out), (x, b, out))
+PER_ISA(static, sum_block, sum_of_block,
+        (const struct mdl_map *x, int b, float *out), (x, b, out))
 
-void mdl_t_sum(const struct mdl_map *x, float *sums)
+static void t_sum(const struct mdl_map *x, float *sums)
 {
     EACH_CHANNEL_BLOCK(x, b)
     {
@@ -528,12 +531,12 @@ INLINE void add_of_block(const struct mdl_map *x, int count,
 {
     EACH_KIND(add_rows, y, x, count, y, n, b);
 }
-TWICE(static, add_block, add_of_block,
-      (const struct mdl_map *x, int count, const struct mdl_map *y, int n,
-       int b),
-      (x, count, y, n, b))
+PER_ISA(static, add_block, add_of_block,
+        (const struct mdl_map *x, int count, const struct mdl_map *y, int n,
+         int b),
+        (x, count, y, n, b))
 
-void mdl_t_add(const struct mdl_map *x, int count, const struct mdl_map *y)
+static void t_add(const struct mdl_map *x, int count, const struct mdl_map *y)
 {
     EACH_BLOCK(y, n, b)
     {
@@ -541,7 +544,7 @@ void mdl_t_add(const struct mdl_map *x, int count, const struct mdl_map *y)
     }
 }
 
-void mdl_t_pool_dx(const struct mdl_map *dy, const struct mdl_map *dx)
+static void t_pool_dx(const struct mdl_map *dy, const struct mdl_map *dx)
 {
     EACH_BLOCK(dx, n, b)
     {
@@ -573,7 +576,7 @@ static void ds_by_place(const struct mdl_map *x, const struct mdl_map *dy,
         for (int i = 0; i < area(x); i++) {
             vec v = {0}, sum = {0};
 
-            for (int b = 0; b < mdl_map_blocks(x); b++)
+            for (int b = 0; b < blocks(x); b++)
                 v += get(x, n, b, i) * get(dy, n, b, i);
             for (int k = 0; k < LANES; k++)
                 sum[0] += v[k];
@@ -581,8 +584,8 @@ static void ds_by_place(const struct mdl_map *x, const struct mdl_map *dy,
         }
 }
 
-void mdl_t_scale_ds(const struct mdl_map *x, const struct mdl_map *dy,
-                    const struct mdl_map *ds)
+static void t_scale_ds(const struct mdl_map *x, const struct mdl_map *dy,
+                       const struct mdl_map *ds)
 {
     if (ds->vector)
         ds_by_channel(x, dy, ds);
@@ -590,8 +593,8 @@ void mdl_t_scale_ds(const struct mdl_map *x, const struct mdl_map *dy,
         ds_by_place(x, dy, ds);
 }
 
-void mdl_t_l2norm_dx(const struct mdl_map *x, const struct mdl_map *dy,
-                     const struct mdl_map *dx)
+static void t_l2norm_dx(const struct mdl_map *x, const struct mdl_map *dy,
+                        const struct mdl_map *dx)
 {
     for (int n = 0; n < x->batch; n++) {
         const float *in = (const float *)x->data + n * x->channels;
@@ -609,7 +612,7 @@ void mdl_t_l2norm_dx(const struct mdl_map *x, const struct mdl_map *dy,
     }
 }
 
-void mdl_t_upsample_dx(const struct mdl_map *dy, const struct mdl_map *dx)
+static void t_upsample_dx(const struct mdl_map *dy, const struct mdl_map *dx)
 {
     EACH_BLOCK(dy, n, b)
     {
@@ -626,7 +629,7 @@ void mdl_t_upsample_dx(const struct mdl_map *dy, const struct mdl_map *dx)
     }
 }
 
-void mdl_t_slice(const struct mdl_map *x, int first, const struct mdl_map *y)
+static void t_slice(const struct mdl_map *x, int first, const struct mdl_map *y)
 {
     EACH_BLOCK(y, n, b)
     {
@@ -643,8 +646,8 @@ void mdl_t_slice(const struct mdl_map *x, int first, const struct mdl_map *y)
     }
 }
 
-void mdl_t_softmax_dx(const struct mdl_map *y, const struct mdl_map *dy,
-                      const struct mdl_map *dx)
+static void t_softmax_dx(const struct mdl_map *y, const struct mdl_map *dy,
+                         const struct mdl_map *dx)
 {
     EACH_BLOCK(y, n, b)
     {
@@ -660,7 +663,7 @@ void mdl_t_softmax_dx(const struct mdl_map *y, const struct mdl_map *dy,
     }
 }
 
-void mdl_t_to_rows(const struct mdl_map *x, float *rows)
+static void t_to_rows(const struct mdl_map *x, float *rows)
 {
     int places = area(x);
 
@@ -679,7 +682,7 @@ void mdl_t_to_rows(const struct mdl_map *x, float *rows)
     }
 }
 
-void mdl_t_from_rows(const float *rows, const struct mdl_map *x)
+static void t_from_rows(const float *rows, const struct mdl_map *x)
 {
     int places = area(x);
 
@@ -698,3 +701,23 @@ void mdl_t_from_rows(const float *rows, const struct mdl_map *x)
         }
     }
 }
+
+const struct mdl_train_kernels KERNELS = {
+    .bn_stats = t_bn_stats,
+    .bn_train = t_bn_train,
+    .bn_dparam = t_bn_dparam,
+    .bn_dx = t_bn_dx,
+    .act = t_act,
+    .act_dx = t_act_dx,
+    .act_dslope = t_act_dslope,
+    .sum = t_sum,
+    .add = t_add,
+    .pool_dx = t_pool_dx,
+    .scale_ds = t_scale_ds,
+    .l2norm_dx = t_l2norm_dx,
+    .upsample_dx = t_upsample_dx,
+    .slice = t_slice,
+    .softmax_dx = t_softmax_dx,
+    .to_rows = t_to_rows,
+    .from_rows = t_from_rows,
+};
