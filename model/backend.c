@@ -180,6 +180,51 @@ enum ut_err mdl_index_open(struct mdl_backend *b, int dim,
     return out->ops ? out->ops->open(b->ctx, dim, &out->ctx, e) : UT_OK;
 }
 
+bool mdl_backend_learns(const struct mdl_backend *b)
+{
+    return b->ops->learner != NULL;
+}
+
+enum ut_err mdl_learner_open(struct mdl_lane *const *lanes, int devices,
+                             const struct mdl_tensor *tensors, int n,
+                             struct mdl_learner *out, struct ut_error *e)
+{
+    const struct mdl_learner_ops *ops = lanes[0]->backend->ops->learner;
+    void *opened[MDL_LEARNER_DEVICES], *ctx[MDL_LEARNER_DEVICES];
+    enum ut_err rc;
+
+    *out = (struct mdl_learner){0};
+    if (!ops)
+        return UT_OK;
+    if (devices > MDL_LEARNER_DEVICES)
+        return ut_fail(e, UT_EINVAL, "%d devices are past the limit of %d",
+                       devices, MDL_LEARNER_DEVICES);
+    for (int i = 0; i < devices; i++) {
+        opened[i] = lanes[i]->backend->ctx;
+        ctx[i] = lanes[i]->ctx;
+    }
+    rc = ops->open(opened, ctx, devices, tensors, n, &out->ctx, e);
+    if (!rc)
+        out->ops = ops;
+    return rc;
+}
+
+enum ut_err mdl_learner_gather(const struct mdl_learner *l, int device,
+                               struct mdl_plan *plan,
+                               const struct mdl_gather *list, int n,
+                               struct ut_error *e)
+{
+    return l->ops->gather(l->ctx, device, plan->ctx, list, n, e);
+}
+
+enum ut_err mdl_learner_run(const struct mdl_learner *l, int device,
+                            struct mdl_plan *plan,
+                            const struct mdl_running *list, int n,
+                            struct ut_error *e)
+{
+    return l->ops->run(l->ctx, device, plan->ctx, list, n, e);
+}
+
 const char *mdl_backend_name(const struct mdl_backend *b)
 {
     return b->ops->name;

@@ -3,6 +3,7 @@
 
 #include "model/graph.h"
 #include "model/index.h"
+#include "model/learner.h"
 
 /* Where graphs run. A backend is a table of functions and an opaque state;
  * nobody outside model/backends sees a vendor's header.
@@ -92,6 +93,9 @@ struct mdl_backend_ops {
     /* Optional (NULL: none): rows on the device, and their search. */
     const struct mdl_index_ops *index;
 
+    /* Optional (NULL: the host's memory): weights that learn on the device. */
+    const struct mdl_learner_ops *learner;
+
     /* Optional: one line on the device and how plans compute on it. */
     void (*report)(void *ctx, char *text, size_t len);
 
@@ -122,6 +126,9 @@ const char *mdl_backend_note(const struct mdl_backend *b);
 /* How many devices such a backend has, at least 1; each is opened by its
  * number. */
 int mdl_backend_devices(const struct mdl_backend *b);
+/* Whether weights learn on its devices (mdl_learner_open): each lane of a
+ * training is then on a device of its own. */
+bool mdl_backend_learns(const struct mdl_backend *b);
 /* Lanes that keep one device busy: one for each processor; two on a GPU, where
  * one copies while the other computes. */
 int mdl_backend_lanes(const struct mdl_backend *b);

@@ -17,7 +17,7 @@
             31 +                                                               \
         (sizeof(struct mdl_backend_ops) * 31 + sizeof(struct mdl_index_ops)) * \
             31 +                                                               \
-        sizeof(struct mdl_device_stats))
+        sizeof(struct mdl_learner_ops) * 7 + sizeof(struct mdl_device_stats))
 
 struct mdl_plugin {
     uint32_t abi, layout; /* of the sources it was built from */

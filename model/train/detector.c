@@ -185,6 +185,8 @@ static enum ut_err open_all(struct training *t, struct ut_error *e)
     if (!rc)
         rc = open_step(t, e);
     if (!rc)
+        rc = mdl_weights_place(&t->weights, &t->lane, 1, e);
+    if (!rc)
         rc = open_loss(t, e);
     return rc ? rc : open_queue(t, e);
 }
@@ -193,11 +195,11 @@ static void close_all(struct training *t)
 {
     mdl_queue_free(t->queue);
     mdl_frames_fini(&t->frames);
+    mdl_weights_fini(&t->weights);
     mdl_plan_free(t->plan);
     mdl_lane_free(t->lane);
     mdl_backend_close(t->backend);
     mdl_step_fini(&t->forth_and_back);
-    mdl_weights_fini(&t->weights);
     mdl_graph_fini(&t->graph);
     mdl_detector_close(t->detector);
     mdl_st_close(t->file);
@@ -242,8 +244,10 @@ static enum ut_err finish(struct training *t, struct ut_error *e)
         {"training.settings", t->settings},
         {"side", side},
     };
-    enum ut_err rc;
+    enum ut_err rc = mdl_weights_read(&t->weights, false, e);
 
+    if (rc)
+        return rc;
     snprintf(side, sizeof(side), "%d", t->c->frame_side);
     rc = mdl_detector_write(t->c->out, &t->graph, t->c->half, meta,
                             t->c->frame_side ? 4 : 3, NULL, 0, e);
@@ -287,8 +291,8 @@ static enum ut_err run_batch(struct training *t, struct ut_error *e)
     follow(&t->progress.parts.box, parts.box);
     follow(&t->progress.parts.landmarks, parts.landmarks);
     t->progress.parts.matched = parts.matched;
-    return mdl_weights_learn(&t->weights, s, t->plan, t->c->trainer.momentum,
-                             e);
+    return mdl_weights_learn(&t->weights, s, &t->plan, 1,
+                             t->c->trainer.momentum, e);
 }
 
 static enum ut_err one_step(struct training *t, struct ut_error *e)

@@ -299,6 +299,8 @@ enum ut_err mdl_loss_distill(const struct mdl_distill *d,
     enum ut_err rc = UT_OK;
 
     *loss = 0;
+    memset(dembedding, 0, count * sizeof(*dembedding));
+    memset(dprojection, 0, (size_t)d->teacher_dim * dim * sizeof(*dprojection));
     if (!p || !unit || !norm || !du) {
         rc = ut_fail(e, UT_ENOMEM, "no memory for distillation");
     } else {

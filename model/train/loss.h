@@ -29,7 +29,7 @@ mdl_loss_arcface(const struct mdl_arcface *a, const float *embedding,
  *   similarity   mean over pairs of (cosine here - cosine there)^2
  * The loss is their weighted sum. embedding [n, dim]; teacher [n, teacher_dim];
  * projection [teacher_dim, dim], used while training only.
- * dembedding and dprojection are added to. Errors: UT_ENOMEM. */
+ * dembedding and dprojection are set. Errors: UT_ENOMEM. */
 UT_MUSTUSE enum ut_err mdl_loss_distill(const struct mdl_distill *d,
                                         const float *embedding,
                                         const float *projection,

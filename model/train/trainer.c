@@ -18,21 +18,22 @@ struct leaf {
     /* Of the output and, with a hint, of the place inside; owned; [batch,
      * shape] */
     float *out[MDL_STEP_ENDS], *seed[MDL_STEP_ENDS];
+    float *part; /* one loss's share of seed[0]; owned; [batch, dim] */
     bool binary;
     struct mdl_recognition r;
     struct mdl_weight centres, projection, hint; /* n 0: there is none */
     char centres_name[MDL_NAME_LEN + 24], projection_name[MDL_NAME_LEN + 24],
         hint_name[MDL_NAME_LEN + 24];
-    float *scratch; /* owned; the largest of their gradients */
-    bool stale;     /* the plans have not seen the weights' last move */
+    bool stale; /* the plans have not seen the weights' last move */
 };
 
 struct mdl_trainer {
     struct mdl_model *model;
     struct mdl_trainer_config config;
-    struct mdl_backend *backend;
+    struct mdl_backend *backends[MAX_LANES]; /* one for each device */
     struct mdl_lane *lanes[MAX_LANES];
     int n_lanes;
+    bool begun; /* its first batch: weights are where they learn */
     struct mdl_weights weights;
     struct leaf leaves[MAX_LEAVES];
     int n_leaves;
@@ -50,19 +51,20 @@ static void leaf_fini(struct leaf *l)
         free(l->out[i]);
         free(l->seed[i]);
     }
-    free(l->scratch);
+    free(l->part);
 }
 
 void mdl_trainer_free(struct mdl_trainer *t)
 {
     if (!t)
         return;
+    mdl_weights_fini(&t->weights);
     for (int i = 0; i < t->n_leaves; i++)
         leaf_fini(&t->leaves[i]);
     for (int i = 0; i < t->n_lanes; i++)
         mdl_lane_free(t->lanes[i]);
-    mdl_backend_close(t->backend);
-    mdl_weights_fini(&t->weights);
+    for (int i = 0; i < MAX_LANES; i++)
+        mdl_backend_close(t->backends[i]);
     free(t);
 }
 
@@ -90,20 +92,39 @@ static enum ut_err take_weights(struct mdl_trainer *t, struct ut_error *e)
     return rc;
 }
 
+/* What the lanes divide: threads, or devices where weights learn on them. */
+static enum ut_err check_lanes(const struct mdl_trainer *t, int n,
+                               struct ut_error *e)
+{
+    bool devices = mdl_backend_learns(t->backends[0]);
+    int most =
+        devices ? mdl_backend_devices(t->backends[0]) : t->config.threads;
+
+    if (most > MAX_LANES)
+        most = MAX_LANES;
+    return n <= most && t->config.batch % n == 0
+               ? UT_OK
+               : ut_fail(e, UT_EINVAL,
+                         "%d lanes: they must divide the batch of %d, and be "
+                         "at most %d, one for each %s",
+                         n, t->config.batch, most,
+                         devices ? "device" : "thread");
+}
+
 static enum ut_err open_lanes(struct mdl_trainer *t, struct ut_error *e)
 {
     int n = t->config.lanes > 1 ? t->config.lanes : 1;
-    enum ut_err rc = UT_OK;
+    enum ut_err rc = mdl_backend_open(t->config.backend, 0, &t->backends[0], e);
+    bool devices = !rc && mdl_backend_learns(t->backends[0]);
 
-    if (n > MAX_LANES || n > t->config.threads || t->config.batch % n)
-        return ut_fail(e, UT_EINVAL,
-                       "%d lanes: they must divide the batch of %d, and be at "
-                       "most %d, one for each thread",
-                       n, t->config.batch,
-                       t->config.threads < MAX_LANES ? t->config.threads
-                                                     : MAX_LANES);
+    if (!rc)
+        rc = check_lanes(t, n, e);
     for (int i = 0; i < n && !rc; i++) {
-        rc = mdl_lane_new(t->backend, &t->lanes[i], e);
+        if (devices && i)
+            rc = mdl_backend_open(mdl_backend_name(t->backends[0]), i,
+                                  &t->backends[i], e);
+        if (!rc)
+            rc = mdl_lane_new(t->backends[devices ? i : 0], &t->lanes[i], e);
         if (rc)
             break;
         t->n_lanes++;
@@ -124,9 +145,7 @@ enum ut_err mdl_trainer_new(struct mdl_model *model,
         return ut_fail(e, UT_ENOMEM, "no memory for a trainer");
     t->model = model;
     t->config = *c;
-    rc = mdl_backend_open(c->backend, 0, &t->backend, e);
-    if (!rc)
-        rc = open_lanes(t, e);
+    rc = open_lanes(t, e);
     if (!rc)
         rc = take_weights(t, e);
     if (rc) {
@@ -172,7 +191,7 @@ static enum ut_err make_recognition(struct mdl_trainer *t, struct leaf *l,
 {
     struct mdl_recognition *r = &l->r;
     int dim = (int)l->step.graph.values[l->step.ends[0]].shape.dim[0];
-    size_t centres, projection, hint, most;
+    size_t centres, projection, hint;
     enum ut_err rc = UT_OK;
 
     r->arcface.dim = r->distill.dim = dim;
@@ -183,10 +202,8 @@ static enum ut_err make_recognition(struct mdl_trainer *t, struct leaf *l,
     hint = r->hint.module
                ? (size_t)r->hint.teacher_channels * (size_t)r->hint.channels
                : 0;
-    most = centres > projection ? centres : projection;
-    most = most > hint ? most : hint;
-    l->scratch = malloc(most * sizeof(*l->scratch));
-    if (!l->scratch)
+    l->part = malloc((size_t)t->config.batch * (size_t)dim * sizeof(*l->part));
+    if (!l->part)
         return ut_fail(e, UT_ENOMEM, "no memory for leaf %s", l->name);
     if (centres)
         rc = make_own(t, &l->centres, l->centres_name,
@@ -327,7 +344,8 @@ static void times(float *x, size_t n, float factor)
         x[i] *= factor;
 }
 
-/* ArcFace's and the teacher's parts; l->seed is their gradient's sum. */
+/* The sum of ArcFace's, the teacher's and the hint's parts; l->seed is their
+ * gradient's. */
 static enum ut_err recognition_loss(struct mdl_trainer *t, struct leaf *l,
                                     const struct mdl_labels *labels,
                                     float weight, double *loss,
@@ -336,46 +354,36 @@ static enum ut_err recognition_loss(struct mdl_trainer *t, struct leaf *l,
     const struct mdl_recognition *r = &l->r;
     int n = t->config.batch;
     size_t count = (size_t)n * (size_t)r->arcface.dim;
+    float *seed = l->seed[0];
     double part = 0;
     enum ut_err rc = UT_OK;
 
-    memset(l->seed[0], 0, count * sizeof(*l->seed[0]));
+    memset(seed, 0, count * sizeof(*seed));
     if (l->centres.n) {
-        rc = mdl_loss_arcface(&r->arcface, l->out[0], l->centres.x,
-                              labels->label, n, &part, l->seed[0], l->scratch,
-                              e);
-        if (rc)
-            return rc;
-        times(l->seed[0], count, r->arcface_weight);
-        times(l->scratch, l->centres.n, r->arcface_weight * weight);
-        mdl_weight_gather(&l->centres, l->scratch);
+        rc = mdl_weights_arcface(&t->weights, &l->centres, &r->arcface,
+                                 l->out[0], labels->label, n,
+                                 r->arcface_weight * weight, &part, seed, e);
+        times(seed, count, r->arcface_weight);
         *loss += r->arcface_weight * part;
     }
-    if (l->projection.n) {
-        memset(l->scratch, 0, l->projection.n * sizeof(*l->scratch));
-        rc = mdl_loss_distill(&r->distill, l->out[0], l->projection.x,
-                              labels->teacher, n, &part, l->seed[0], l->scratch,
-                              e);
-        if (rc)
-            return rc;
-        times(l->scratch, l->projection.n, weight);
-        mdl_weight_gather(&l->projection, l->scratch);
+    if (!rc && l->projection.n) {
+        rc = mdl_weights_distill(&t->weights, &l->projection, &r->distill,
+                                 l->out[0], labels->teacher, n, weight, &part,
+                                 l->part, e);
+        for (size_t i = 0; i < count && !rc; i++)
+            seed[i] += l->part[i];
         *loss += part;
     }
-    if (l->hint.n) {
-        rc = mdl_loss_hint(&r->hint, l->out[1], l->hint.x, labels->hint, n,
-                           &part, l->seed[1], l->scratch, e);
-        if (rc)
-            return rc;
-        times(l->scratch, l->hint.n, weight);
-        mdl_weight_gather(&l->hint, l->scratch);
+    if (!rc && l->hint.n) {
+        rc = mdl_weights_hint(&t->weights, &l->hint, &r->hint, l->out[1],
+                              labels->hint, n, weight, &part, l->seed[1], e);
         times(l->seed[1],
               (size_t)n * (size_t)r->hint.channels * (size_t)r->hint.places,
               weight);
         *loss += part;
     }
-    times(l->seed[0], count, weight);
-    return UT_OK;
+    times(seed, count, weight);
+    return rc;
 }
 
 static enum ut_err loss_of(struct mdl_trainer *t, struct leaf *l,
@@ -468,17 +476,21 @@ enum ut_err mdl_trainer_batch(struct mdl_trainer *t, int task,
                               double *loss, struct ut_error *e)
 {
     struct leaf *l = &t->leaves[task];
-    float momentum = t->config.momentum / (float)t->n_lanes;
-    enum ut_err rc = in_lanes(t, l, forward, images, e);
+    enum ut_err rc = UT_OK;
 
+    if (!t->begun)
+        rc = mdl_weights_place(&t->weights, t->lanes, t->n_lanes, e);
+    t->begun = true;
+    if (!rc)
+        rc = in_lanes(t, l, forward, images, e);
     l->stale = false;
     if (!rc)
         rc = loss_of(t, l, labels, weight, loss, e);
     if (!rc)
         rc = in_lanes(t, l, backward, images, e);
-    for (int i = 0; i < t->n_lanes && !rc; i++)
-        rc = mdl_weights_learn(&t->weights, &l->step, l->plans[i], momentum, e);
-    return rc;
+    return rc ? rc
+              : mdl_weights_learn(&t->weights, &l->step, l->plans, t->n_lanes,
+                                  t->config.momentum, e);
 }
 
 /* ---- updates ---- */
@@ -506,19 +518,24 @@ void mdl_trainer_profile(struct mdl_trainer *t, int task,
     mdl_plan_profile(t->leaves[task].plans[0], line, arg);
 }
 
+enum ut_err mdl_trainer_read(struct mdl_trainer *t, struct ut_error *e)
+{
+    return mdl_weights_read(&t->weights, false, e);
+}
+
 const float *mdl_trainer_gradient(const struct mdl_trainer *t, const char *name)
 {
-    return mdl_weights_gradient(&t->weights, name);
+    struct mdl_weight *w;
+
+    for (int at = 0; (w = mdl_weights_next(&t->weights, &at));)
+        if (!strcmp(w->name, name))
+            return mdl_weights_gradient(&t->weights, w);
+    return NULL;
 }
 
 const float *mdl_trainer_centres(const struct mdl_trainer *t, int task)
 {
     return t->leaves[task].centres.x;
-}
-
-const float *mdl_trainer_centres_gradient(const struct mdl_trainer *t, int task)
-{
-    return t->leaves[task].centres.gradient;
 }
 
 /* ---- writing, restoring ---- */

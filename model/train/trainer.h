@@ -18,10 +18,10 @@ struct mdl_trainer_config {
     const char *backend; /* NULL: the best */
     enum mdl_precision precision;
     int threads;
-    /* Equal parts that a batch is trained in, each on its share of the threads:
-     * their BatchNorms see the part alone, as in distributed training, and
-     * threads that are held up don't hold up each other at every operation.
-     * 0 and 1: the batch in one. */
+    /* Equal parts that a batch is trained in, each on its share of the threads,
+     * or on a GPU of its own: their BatchNorms see the part alone, as in
+     * distributed training, and threads that are held up don't hold up each
+     * other at every operation. 0 and 1: the batch in one. */
     int lanes;
     int batch;
     struct mdl_optimizer optimizer;
@@ -83,7 +83,7 @@ UT_MUSTUSE enum ut_err mdl_trainer_batch(struct mdl_trainer *t, int task,
 UT_MUSTUSE enum ut_err mdl_trainer_update(struct mdl_trainer *t, double rate,
                                           double *norm, struct ut_error *e);
 
-/* Writes the model with its weights as they are, training's own tensors
+/* Writes the model with its weights as they are now, training's own tensors
  * included; state: also what the optimiser remembers. Pairs as in
  * mdl_model_write. By a temporary file and a rename. */
 UT_MUSTUSE enum ut_err mdl_trainer_write(struct mdl_trainer *t,
@@ -105,13 +105,17 @@ void mdl_trainer_profile(struct mdl_trainer *t, int task,
                                       double macs),
                          void *arg);
 
-/* The gradient gathered for a parameter, or NULL: for tests. */
+/* The model's graph, and mdl_trainer_centres, show the weights as they are now,
+ * wherever they learn. Errors: UT_EDEVICE. */
+UT_MUSTUSE enum ut_err mdl_trainer_read(struct mdl_trainer *t,
+                                        struct ut_error *e);
+
+/* The gradient gathered for a parameter or for a leaf's own weights, or NULL:
+ * for tests. */
 const float *mdl_trainer_gradient(const struct mdl_trainer *t,
                                   const char *name);
 
 /* A leaf's sub-centres [classes, k, dim]. */
 const float *mdl_trainer_centres(const struct mdl_trainer *t, int task);
-const float *mdl_trainer_centres_gradient(const struct mdl_trainer *t,
-                                          int task);
 
 #endif

@@ -1,10 +1,12 @@
-/* Master weights: taken from a graph, moved by gradients, written, restored. */
+/* Master weights: taken from a graph, moved by gradients, here or on devices.
+ */
 #include "model/train/weights.h"
 
 #include <math.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+
+#include "model/train/weights_parts.h"
 
 void mdl_weight_fini(struct mdl_weight *w)
 {
@@ -15,6 +17,7 @@ void mdl_weight_fini(struct mdl_weight *w)
 
 void mdl_weights_fini(struct mdl_weights *w)
 {
+    weights_device_fini(w);
     for (int v = 0; w->list && v < w->graph->n_values; v++) {
         if (w->list[v].x)
             w->graph->values[v].data = NULL;
@@ -40,6 +43,21 @@ static enum ut_err make(struct mdl_weight *w, const char *name,
     return w->x && (!trains || w->gradient)
                ? UT_OK
                : ut_fail(e, UT_ENOMEM, "no memory for %s", name);
+}
+
+static enum ut_err want_scratch(struct mdl_weights *w, size_t n,
+                                struct ut_error *e)
+{
+    float *more;
+
+    if (n <= w->n_scratch)
+        return UT_OK;
+    more = realloc(w->scratch, n * sizeof(*more));
+    if (!more)
+        return ut_fail(e, UT_ENOMEM, "no memory for a gradient");
+    w->scratch = more;
+    w->n_scratch = n;
+    return UT_OK;
 }
 
 enum ut_err mdl_weights_take(struct mdl_graph *g, struct mdl_weights *out,
@@ -69,9 +87,7 @@ enum ut_err mdl_weights_take(struct mdl_graph *g, struct mdl_weights *out,
         most = w->n > most ? w->n : most;
     }
     /* gamma's and beta's gradients lie together, and so do statistics */
-    out->scratch = malloc(2 * most * sizeof(*out->scratch));
-    return out->scratch ? UT_OK
-                        : ut_fail(e, UT_ENOMEM, "no memory for a gradient");
+    return want_scratch(out, 2 * most, e);
 }
 
 enum ut_err mdl_weights_own(struct mdl_weights *w, struct mdl_weight *out,
@@ -80,16 +96,17 @@ enum ut_err mdl_weights_own(struct mdl_weights *w, struct mdl_weight *out,
 {
     struct mdl_weight **more =
         realloc(w->own, (size_t)(w->n_own + 1) * sizeof(struct mdl_weight *));
+    enum ut_err rc;
 
     if (!more)
         return ut_fail(e, UT_ENOMEM, "no memory for %s", name);
     w->own = more;
     w->own[w->n_own++] = out;
-    return make(out, name, shape, true, e);
+    rc = make(out, name, shape, true, e);
+    return rc ? rc : want_scratch(w, out->n, e);
 }
 
-/* The next of everything that has a gradient, from *at = 0 on, or NULL. */
-static struct mdl_weight *next(const struct mdl_weights *w, int *at)
+struct mdl_weight *mdl_weights_next(const struct mdl_weights *w, int *at)
 {
     int n = w->graph->n_values;
 
@@ -97,24 +114,15 @@ static struct mdl_weight *next(const struct mdl_weights *w, int *at)
         int i = (*at)++;
         struct mdl_weight *x = i < n ? &w->list[i] : w->own[i - n];
 
-        if (x->gradient)
+        if (x->n)
             return x;
     }
     return NULL;
 }
 
-static int count(const struct mdl_weights *w)
-{
-    int n = 0;
-
-    for (int at = 0; next(w, &at);)
-        n++;
-    return n;
-}
-
 /* ---- learning ---- */
 
-void mdl_weight_gather(struct mdl_weight *w, const float *gradient)
+void weights_gather(struct mdl_weight *w, const float *gradient)
 {
     if (!w->gathered)
         memcpy(w->gradient, gradient, w->n * sizeof(*gradient));
@@ -140,7 +148,7 @@ static enum ut_err gather(struct mdl_weights *all, const struct mdl_step *s,
                               straight ? w->gradient : all->scratch, e);
         last = g->grad;
         if (!rc && !straight)
-            mdl_weight_gather(w, all->scratch + g->at);
+            weights_gather(w, all->scratch + g->at);
         w->gathered = true;
     }
     return rc;
@@ -156,8 +164,7 @@ static enum ut_err move_statistics(struct mdl_weights *w,
     for (int i = 0; i < step->n_statistics && !rc; i++) {
         const struct mdl_statistics *s = &step->statistics[i];
         struct mdl_weight *mean = &w->list[s->mean], *var = &w->list[s->var];
-        double n = (double)s->places * mdl_plan_batch(plan);
-        float unbias = n > 1 ? (float)(n / (n - 1)) : 1;
+        float unbias = weights_unbias(s->places * mdl_plan_batch(plan));
 
         rc = mdl_plan_get(plan, s->stats, w->scratch, e);
         for (size_t c = 0; c < mean->n && !rc; c++) {
@@ -169,18 +176,24 @@ static enum ut_err move_statistics(struct mdl_weights *w,
 }
 
 enum ut_err mdl_weights_learn(struct mdl_weights *w, const struct mdl_step *s,
-                              struct mdl_plan *plan, float momentum,
-                              struct ut_error *e)
+                              struct mdl_plan *const *plans, int n,
+                              float momentum, struct ut_error *e)
 {
-    enum ut_err rc = gather(w, s, plan, e);
+    enum ut_err rc = UT_OK;
 
-    return rc ? rc : move_statistics(w, s, plan, momentum, e);
+    if (w->learner.ops)
+        return weights_device_learn(w, s, plans, n, momentum, e);
+    for (int i = 0; i < n && !rc; i++) {
+        rc = gather(w, s, plans[i], e);
+        if (!rc)
+            rc = move_statistics(w, s, plans[i], momentum / (float)n, e);
+    }
+    return rc;
 }
 
 /* ---- updates ---- */
 
-static enum ut_err add_squares(const struct mdl_weight *w, int threads,
-                               double *squares, struct ut_error *e)
+static double squares_of(const struct mdl_weight *w, int threads)
 {
     const float *g = w->gradient;
     int team = mdl_optimizer_team(w->n, threads);
@@ -190,10 +203,43 @@ static enum ut_err add_squares(const struct mdl_weight *w, int threads,
     reduction(+ : sum)
     for (size_t i = 0; i < w->n; i++)
         sum += (double)g[i] * g[i];
-    *squares += sum;
-    return isfinite(sum) ? UT_OK
-                         : ut_fail(e, UT_ESTATE,
-                                   "the gradient of %s is not finite", w->name);
+    return sum;
+}
+
+/* The squares of all that gathered, together. */
+static enum ut_err measure(struct mdl_weights *w, int threads, double *squares,
+                           struct ut_error *e)
+{
+    enum ut_err rc = w->learner.ops ? weights_device_squares(w, e) : UT_OK;
+    struct mdl_weight *x;
+
+    *squares = 0;
+    for (int at = 0; !rc && (x = mdl_weights_next(w, &at));) {
+        if (!x->gathered)
+            continue;
+        if (!w->learner.ops)
+            x->squares = squares_of(x, threads);
+        if (!isfinite(x->squares))
+            rc = ut_fail(e, UT_ESTATE, "the gradient of %s is not finite",
+                         x->name);
+        *squares += x->squares;
+    }
+    return rc;
+}
+
+static enum ut_err move_here(struct mdl_weights *w,
+                             const struct mdl_optimizer *o, double rate,
+                             float factor, int threads, struct ut_error *e)
+{
+    enum ut_err rc = UT_OK;
+    struct mdl_weight *x;
+
+    for (int at = 0; !rc && (x = mdl_weights_next(w, &at));)
+        if (x->gathered)
+            rc =
+                mdl_optimizer_step(o, &x->moments, rate * x->rate, x->decays,
+                                   factor, threads, x->x, x->gradient, x->n, e);
+    return rc;
 }
 
 enum ut_err mdl_weights_update(struct mdl_weights *w,
@@ -201,142 +247,19 @@ enum ut_err mdl_weights_update(struct mdl_weights *w,
                                float clip, int threads, double *norm,
                                struct ut_error *e)
 {
-    enum ut_err rc = UT_OK;
     struct mdl_weight *x;
-    double squares = 0;
+    double squares;
     float factor = 1;
+    enum ut_err rc = measure(w, threads, &squares, e);
 
-    for (int at = 0; !rc && (x = next(w, &at));)
-        if (x->gathered)
-            rc = add_squares(x, threads, &squares, e);
     if (norm)
         *norm = sqrt(squares);
     if (clip > 0 && sqrt(squares) > clip)
         factor = (float)(clip / sqrt(squares));
-    for (int at = 0; !rc && (x = next(w, &at));) {
-        if (!x->gathered)
-            continue;
-        rc = mdl_optimizer_step(o, &x->moments, rate * x->rate, x->decays,
-                                factor, threads, x->x, x->gradient, x->n, e);
+    if (!rc)
+        rc = w->learner.ops ? weights_device_move(w, o, rate, factor, e)
+                            : move_here(w, o, rate, factor, threads, e);
+    for (int at = 0; !rc && (x = mdl_weights_next(w, &at));)
         x->gathered = false;
-    }
-    return rc;
-}
-
-const float *mdl_weights_gradient(const struct mdl_weights *w, const char *name)
-{
-    const struct mdl_weight *x;
-
-    for (int at = 0; (x = next(w, &at));)
-        if (x->gathered && !strcmp(x->name, name))
-            return x->gradient;
-    return NULL;
-}
-
-/* ---- writing, restoring ---- */
-
-void mdl_weights_tensors_fini(struct mdl_weights_tensors *x)
-{
-    free(x->list);
-    free(x->names);
-    free(x->steps);
-    *x = (struct mdl_weights_tensors){0};
-}
-
-static void add_floats(struct mdl_weights_tensors *x, const char *name,
-                       struct mdl_shape s, const float *data)
-{
-    x->list[x->n++] = (struct mdl_st_tensor){
-        name, MDL_F32, s, data, mdl_shape_count(&s) * sizeof(float)};
-}
-
-/* "optimizer.first:NAME" */
-static const char *moment_name(char name[MDL_NAME_LEN + 40], const char *which,
-                               const struct mdl_weight *w)
-{
-    snprintf(name, MDL_NAME_LEN + 40, "optimizer.%s:%s", which, w->name);
-    return name;
-}
-
-static void add_state(const struct mdl_weights *weights,
-                      struct mdl_weights_tensors *x)
-{
-    const struct mdl_weight *w;
-    int named = 0, k = 0;
-
-    for (int at = 0; (w = next(weights, &at));) {
-        x->steps[k++] = w->moments.steps;
-        if (w->moments.first)
-            add_floats(x, moment_name(x->names[named++], "first", w),
-                       mdl_shape_of(1, (int)w->n), w->moments.first);
-        if (w->moments.second)
-            add_floats(x, moment_name(x->names[named++], "second", w),
-                       mdl_shape_of(1, (int)w->n), w->moments.second);
-    }
-    x->list[x->n++] =
-        (struct mdl_st_tensor){"optimizer.steps", MDL_I64, mdl_shape_of(1, k),
-                               x->steps, (size_t)k * sizeof(*x->steps)};
-}
-
-enum ut_err mdl_weights_tensors(struct mdl_weights *w, bool state,
-                                struct mdl_weights_tensors *out,
-                                struct ut_error *e)
-{
-    size_t n = (size_t)count(w);
-
-    *out = (struct mdl_weights_tensors){
-        .list = calloc(2 * n + (size_t)w->n_own + 1, sizeof(*out->list)),
-        .names = calloc(2 * n + 1, sizeof(*out->names)),
-        .steps = calloc(n + 1, sizeof(*out->steps)),
-    };
-    if (!out->list || !out->names || !out->steps) {
-        mdl_weights_tensors_fini(out);
-        return ut_fail(e, UT_ENOMEM, "no memory for a list of tensors");
-    }
-    for (int i = 0; i < w->n_own; i++)
-        add_floats(out, w->own[i]->name, w->own[i]->shape, w->own[i]->x);
-    if (state)
-        add_state(w, out);
-    return UT_OK;
-}
-
-/* A moment [w->n] from the file, or NULL where it has none. */
-static enum ut_err restore(const struct mdl_st *file, const char *which,
-                           const struct mdl_weight *w, float **out,
-                           struct ut_error *e)
-{
-    char name[MDL_NAME_LEN + 40];
-    const struct mdl_st_tensor *x =
-        mdl_st_find(file, moment_name(name, which, w));
-
-    if (!x)
-        return UT_OK;
-    if (mdl_shape_count(&x->shape) != w->n)
-        return ut_fail(e, UT_EFORMAT, "%.120s has %zu numbers, not %zu", name,
-                       mdl_shape_count(&x->shape), w->n);
-    *out = malloc(w->n * sizeof(**out));
-    return *out ? mdl_st_floats(x, *out, e)
-                : ut_fail(e, UT_ENOMEM, "no memory for %.120s", name);
-}
-
-enum ut_err mdl_weights_restore(struct mdl_weights *all,
-                                const struct mdl_st *file, struct ut_error *e)
-{
-    const struct mdl_st_tensor *steps = mdl_st_find(file, "optimizer.steps");
-    struct mdl_weight *w;
-    enum ut_err rc = UT_OK;
-    int k = 0;
-
-    if (!steps || steps->dtype != MDL_I64 ||
-        steps->len != (size_t)count(all) * sizeof(int64_t))
-        return ut_fail(e, UT_EFORMAT, "the file is no checkpoint of this");
-    for (int at = 0; !rc && (w = next(all, &at));) {
-        memcpy(&w->moments.steps,
-               (const char *)steps->data + (size_t)k++ * sizeof(int64_t),
-               sizeof(int64_t));
-        rc = restore(file, "first", w, &w->moments.first, e);
-        if (!rc)
-            rc = restore(file, "second", w, &w->moments.second, e);
-    }
     return rc;
 }

@@ -8,7 +8,8 @@
 
 /* Master weights in float32: copies of a graph's parameters and buffers, and
  * training's own beside them; the gradients that gather for each until an
- * update, and what the optimiser remembers. Not shared between threads. */
+ * update, and what the optimiser remembers. All of it is here, or on devices
+ * that weights are placed on. Not shared between threads. */
 
 /* Something that an optimiser moves, or running statistics. */
 struct mdl_weight {
@@ -17,10 +18,12 @@ struct mdl_weight {
     size_t n;
     bool gathered; /* since the last update */
     bool decays;
-    float rate; /* times the update's */
+    float rate;     /* times the update's */
+    double squares; /* of the gradient, within an update */
     struct mdl_moments moments;
     struct mdl_shape shape;
     const char *name; /* outlives it */
+    int tensor;       /* of the learner, once placed */
 };
 
 struct mdl_weights {
@@ -29,7 +32,10 @@ struct mdl_weights {
     bool *trains;            /* owned; [graph values], true for parameters */
     struct mdl_weight **own; /* owned, they are not */
     int n_own;
-    float *scratch; /* owned; room for the largest gradient of the graph */
+    float *scratch; /* owned; a gradient, before it is gathered */
+    size_t n_scratch;
+    struct mdl_learner learner; /* owned; ops NULL: they learn here */
+    struct mdl_placed *placed;  /* owned; weights_device.c's */
 };
 
 /* Copies what g's values are bound to and points them at the copies. g
@@ -37,7 +43,7 @@ struct mdl_weights {
 UT_MUSTUSE enum ut_err mdl_weights_take(struct mdl_graph *g,
                                         struct mdl_weights *out,
                                         struct ut_error *e);
-/* g shows nothing afterwards. Zeroed memory is fine. */
+/* g shows nothing afterwards. Before the lanes. Zeroed memory is fine. */
 void mdl_weights_fini(struct mdl_weights *w);
 
 /* Weights of training alone, [shape], zeroed; *out is the caller's, and must
@@ -48,32 +54,67 @@ UT_MUSTUSE enum ut_err mdl_weights_own(struct mdl_weights *w,
                                        struct ut_error *e);
 void mdl_weight_fini(struct mdl_weight *w); /* zeroed memory is fine */
 
-/* Adds gradient [w->n] to what w gathered. */
-void mdl_weight_gather(struct mdl_weight *w, const float *gradient);
+/* The next of all of them, from *at = 0 on, or NULL. */
+struct mdl_weight *mdl_weights_next(const struct mdl_weights *w, int *at);
 
-/* After a plan of s ran: gathers its gradients, and moves running statistics
- * by running += momentum * (batch's - running), the variance unbiased. Errors:
+/* After the last of them is there and restored, before the first batch: where
+ * the lanes' backend can, they learn on the devices of these lanes, in the
+ * order of the plans of mdl_weights_learn. The numbers here then stay as they
+ * are until mdl_weights_read. Errors: UT_ENOMEM, UT_EDEVICE. */
+UT_MUSTUSE enum ut_err mdl_weights_place(struct mdl_weights *w,
+                                         struct mdl_lane *const *lanes, int n,
+                                         struct ut_error *e);
+/* Brings x, and with state what the optimiser remembers, back from the
+ * devices, if there are any. Errors: UT_EDEVICE, UT_ENOMEM. */
+UT_MUSTUSE enum ut_err mdl_weights_read(struct mdl_weights *w, bool state,
+                                        struct ut_error *e);
+
+/* After plans of s ran, each on its part of a batch: gathers their gradients,
+ * and moves running statistics by running += momentum * (batch's - running),
+ * the variance unbiased, where the batch's are the mean of the parts'. Errors:
  * the backend's. */
 UT_MUSTUSE enum ut_err mdl_weights_learn(struct mdl_weights *w,
                                          const struct mdl_step *s,
-                                         struct mdl_plan *plan, float momentum,
-                                         struct ut_error *e);
+                                         struct mdl_plan *const *plans, int n,
+                                         float momentum, struct ut_error *e);
+
+/* The losses of loss.h with a weight w of all's own, whose gradient gathers
+ * share times its derivative. Errors: theirs, and the backend's. */
+UT_MUSTUSE enum ut_err
+mdl_weights_arcface(struct mdl_weights *all, struct mdl_weight *w,
+                    const struct mdl_arcface *a, const float *embedding,
+                    const int32_t *label, int n, float share, double *loss,
+                    float *dembedding, struct ut_error *e);
+UT_MUSTUSE enum ut_err
+mdl_weights_distill(struct mdl_weights *all, struct mdl_weight *w,
+                    const struct mdl_distill *d, const float *embedding,
+                    const float *teacher, int n, float share, double *loss,
+                    float *dembedding, struct ut_error *e);
+UT_MUSTUSE enum ut_err mdl_weights_hint(struct mdl_weights *all,
+                                        struct mdl_weight *w,
+                                        const struct mdl_hint *h,
+                                        const float *map, const float *teacher,
+                                        int n, float share, double *loss,
+                                        float *dmap, struct ut_error *e);
 
 /* One step of the optimiser over what gathered gradients, which are scaled
  * down to the norm clip (0: never); *norm (may be NULL) is theirs before.
- * Errors: UT_ESTATE naming a tensor that is not finite; then nothing moved. */
+ * Errors: UT_ESTATE naming a tensor that is not finite, the backend's; then
+ * nothing moved. */
 UT_MUSTUSE enum ut_err mdl_weights_update(struct mdl_weights *w,
                                           const struct mdl_optimizer *o,
                                           double rate, float clip, int threads,
                                           double *norm, struct ut_error *e);
 
-/* The gradient gathered for a parameter, or NULL: for tests. */
-const float *mdl_weights_gradient(const struct mdl_weights *w,
-                                  const char *name);
+/* The gradient gathered for x, brought here; NULL: none gathered, or it cannot
+ * be had. For tests. */
+const float *mdl_weights_gradient(const struct mdl_weights *all,
+                                  struct mdl_weight *x);
 
 /* Training's own tensors and, with state, what the optimiser remembers, for a
- * file beside the graph's. Views; list and what it needs are freed by
- * mdl_weights_tensors_fini. Errors: UT_ENOMEM. */
+ * file beside the graph's; all is read from the devices first. Views; list and
+ * what it needs are freed by mdl_weights_tensors_fini. Errors: UT_ENOMEM,
+ * UT_EDEVICE. */
 struct mdl_weights_tensors {
     struct mdl_st_tensor *list; /* owned */
     char (*names)[MDL_NAME_LEN + 40];

@@ -39,8 +39,6 @@ static double loss_of(const struct problem *p, float *de, float *dw)
     struct ut_error e;
     double loss;
 
-    memset(de, 0, N * DIM * sizeof(*de));
-    memset(dw, 0, 12 * DIM * sizeof(*dw));
     assert_int_equal(p->distil
                          ? mdl_loss_distill(&d, p->embedding, p->weight,
                                             p->teacher, N, &loss, de, dw, &e)
