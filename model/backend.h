@@ -105,9 +105,6 @@ struct mdl_backend_ops {
                     void (*line)(void *arg, const char *name,
                                  const char *detail, double us, double macs),
                     void *arg);
-
-    /* Optional (NULL: none): weights that learn on the device. */
-    const struct mdl_learner_ops *learner;
 };
 
 struct mdl_backend;

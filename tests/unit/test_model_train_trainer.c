@@ -1,7 +1,10 @@
-/* A trainer's lanes and hints, on the small tree. */
+/* A trainer's lanes, devices and hints, on the small tree. Devices are the
+ * processor's pretence (tests/plugins/host). */
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/buf.h"
 #include "model/train/trainer.h"
@@ -41,9 +44,10 @@ static void fresh(struct mdl_model *m)
     ut_buf_fini(&text);
 }
 
-static enum ut_err open_run_at(struct run *r, const char *backend, int batch,
-                               int lanes, const char *hint, float clip,
-                               float branch_rate, struct ut_error *e)
+/* Of r->model as it is. */
+static enum ut_err open_trainer(struct run *r, const char *backend, int batch,
+                                int lanes, const char *hint, float clip,
+                                float branch_rate, struct ut_error *e)
 {
     struct mdl_trainer_config c = {
         .clip = clip,
@@ -63,11 +67,18 @@ static enum ut_err open_run_at(struct run *r, const char *backend, int batch,
     enum ut_err rc;
 
     r->trainer = NULL;
-    fresh(&r->model);
     rc = mdl_trainer_new(&r->model, &c, &r->trainer, e);
     return rc ? rc
               : mdl_trainer_leaf(r->trainer, "recognition", &recognition,
                                  branch_rate, &r->task, e);
+}
+
+static enum ut_err open_run_at(struct run *r, const char *backend, int batch,
+                               int lanes, const char *hint, float clip,
+                               float branch_rate, struct ut_error *e)
+{
+    fresh(&r->model);
+    return open_trainer(r, backend, batch, lanes, hint, clip, branch_rate, e);
 }
 
 static enum ut_err open_run(struct run *r, const char *backend, int batch,
@@ -114,8 +125,8 @@ static void lanes__equal_parts__as_one(void **state)
     struct ut_error e;
 
     (void)state;
-    if (open_run(&one, NULL, HALF, 1, "root.stage5", &e) ||
-        open_run(&two, NULL, 2 * HALF, 2, "root.stage5", &e))
+    if (open_run(&one, "cpu", HALF, 1, "root.stage5", &e) ||
+        open_run(&two, "cpu", 2 * HALF, 2, "root.stage5", &e))
         fail_msg("%s", e.msg);
     learn(&one, 1, "root.stage5");
     learn(&two, 2, "root.stage5");
@@ -147,6 +158,141 @@ static const float *weight_of(const struct run *r, const char *name)
         if (g->values[v].data && !strcmp(g->values[v].name, name))
             return g->values[v].data;
     return NULL;
+}
+
+/* ---- devices ---- */
+
+/* Batches and updates, and what they came to. */
+static void train(struct run *r, int updates, int times)
+{
+    struct ut_error e;
+
+    for (int i = 0; i < updates; i++) {
+        learn(r, times, "root.stage5");
+        if (mdl_trainer_update(r->trainer, 0.01, NULL, &e))
+            fail_msg("%s", e.msg);
+    }
+    if (mdl_trainer_read(r->trainer, &e))
+        fail_msg("%s", e.msg);
+}
+
+/* The relative difference of two trainings' weights or statistics. */
+static double apart(const struct run *a, const struct run *b, bool statistics)
+{
+    const struct mdl_graph *g = &a->model.graph;
+    double off = 0, norm = 0;
+
+    for (int v = 0; v < g->n_values; v++) {
+        const struct mdl_value *value = &g->values[v];
+        const float *x = value->data, *y = b->model.graph.values[v].data;
+
+        if (!x || (value->kind == MDL_VALUE_BUFFER) != statistics)
+            continue;
+        for (size_t i = 0; i < mdl_shape_count(&value->shape); i++) {
+            off += ((double)x[i] - y[i]) * ((double)x[i] - y[i]);
+            norm += (double)x[i] * x[i];
+        }
+    }
+    assert_true(norm > 0);
+    return sqrt(off / norm);
+}
+
+/* What of two trainings may differ after one update, by the way that a third
+ * went. */
+static void check_apart(const struct run *a, const struct run *b,
+                        const struct run *unmoved, double bound)
+{
+    for (int statistics = 0; statistics < 2; statistics++) {
+        double moved = apart(unmoved, a, statistics);
+        double off = apart(a, b, statistics);
+
+        if (!(moved > 0 && off <= bound * moved))
+            fail_msg("%s: moved by %g, %g apart",
+                     statistics ? "statistics" : "weights", moved, off);
+    }
+}
+
+/* One device, two with half of the batch each, which says the same, and the
+ * processor. After one update: a second has another sign behind a ReLU here
+ * and there, and three pictures' BatchNorms make much of it. */
+static void devices__equal_parts__move_as_one(void **state)
+{
+    struct run one, two, here, unmoved;
+    struct ut_error e;
+
+    (void)state;
+    setenv("TSCAF_HOST_DEVICES", "2", 1);
+    fresh(&unmoved.model);
+    if (open_run(&one, "cuda", HALF, 1, "root.stage5", &e) ||
+        open_run(&two, "cuda", 2 * HALF, 2, "root.stage5", &e) ||
+        open_run(&here, "cpu", HALF, 1, "root.stage5", &e))
+        fail_msg("%s", e.msg);
+    train(&one, 1, 1);
+    train(&two, 1, 2);
+    train(&here, 1, 1);
+    assert_true(fabs(one.loss - two.loss) < 1e-5 * one.loss);
+    assert_true(fabs(one.loss - here.loss) < 1e-4 * here.loss);
+    check_apart(&one, &two, &unmoved, 1e-3);
+    check_apart(&one, &here, &unmoved, 1e-3);
+    for (int i = 0; i < 4 * 2 * 64; i++) { /* classes, k, dim */
+        float centre = mdl_trainer_centres(one.trainer, one.task)[i];
+
+        assert_true(fabsf(mdl_trainer_centres(two.trainer, two.task)[i] -
+                          centre) < 1e-5f);
+        assert_true(fabsf(mdl_trainer_centres(here.trainer, here.task)[i] -
+                          centre) < 1e-4f);
+    }
+    close_run(&one);
+    close_run(&two);
+    close_run(&here);
+    mdl_model_close(&unmoved.model);
+    unsetenv("TSCAF_HOST_DEVICES");
+}
+
+static void devices__gone_on_from_a_checkpoint__as_never_stopped(void **state)
+{
+    char path[64];
+    struct run straight, stopped, resumed;
+    struct ut_error e;
+
+    (void)state;
+    snprintf(path, sizeof(path), "/tmp/test_trainer.%d", (int)getpid());
+    setenv("TSCAF_HOST_DEVICES", "2", 1);
+    if (open_run(&straight, "cuda", 2 * HALF, 2, "root.stage5", &e) ||
+        open_run(&stopped, "cuda", 2 * HALF, 2, "root.stage5", &e))
+        fail_msg("%s", e.msg);
+    train(&straight, 4, 2);
+    train(&stopped, 2, 2);
+    if (mdl_trainer_write(stopped.trainer, path, NULL, 0, true, &e))
+        fail_msg("%s", e.msg);
+    close_run(&stopped);
+    if (mdl_model_open(path, &resumed.model, &e) ||
+        open_trainer(&resumed, "cuda", 2 * HALF, 2, "root.stage5", 0, 1, &e) ||
+        mdl_trainer_restore(resumed.trainer, &e))
+        fail_msg("%s", e.msg);
+    train(&resumed, 2, 2);
+    assert_true(apart(&straight, &resumed, false) == 0);
+    assert_true(apart(&straight, &resumed, true) == 0);
+    assert_true(straight.loss == resumed.loss);
+    close_run(&straight);
+    close_run(&resumed);
+    unlink(path);
+    unsetenv("TSCAF_HOST_DEVICES");
+}
+
+static void devices__one_more_than_there_are__refused(void **state)
+{
+    struct run r;
+    struct ut_error e;
+
+    (void)state;
+    setenv("TSCAF_HOST_DEVICES", "2", 1);
+    assert_int_equal(open_run(&r, "cuda", 6, 3, NULL, &e), UT_EINVAL);
+    if (!strstr(e.msg, "3 lanes") ||
+        !strstr(e.msg, "at most 2, one for each device"))
+        fail_msg("%s", e.msg);
+    close_run(&r);
+    unsetenv("TSCAF_HOST_DEVICES");
 }
 
 /* How far one update moves the first weight of root and branch. */
@@ -197,10 +343,10 @@ static void lanes__uneven__refused(void **state)
     struct ut_error e;
 
     (void)state;
-    assert_int_equal(open_run(&r, NULL, 3, 2, NULL, &e), UT_EINVAL);
+    assert_int_equal(open_run(&r, "cpu", 3, 2, NULL, &e), UT_EINVAL);
     assert_non_null(strstr(e.msg, "2 lanes"));
     close_run(&r);
-    assert_int_equal(open_run(&r, NULL, 6, 3, NULL, &e), UT_EINVAL);
+    assert_int_equal(open_run(&r, "cpu", 6, 3, NULL, &e), UT_EINVAL);
     assert_non_null(strstr(e.msg, "at most 2"));
     close_run(&r);
 }
@@ -243,7 +389,7 @@ static void hint__no_such_module__named(void **state)
     struct ut_error e;
 
     (void)state;
-    assert_int_equal(open_run(&r, NULL, 2, 1, "root.stage99", &e), UT_EINVAL);
+    assert_int_equal(open_run(&r, "cpu", 2, 1, "root.stage99", &e), UT_EINVAL);
     assert_non_null(strstr(e.msg, "\"root.stage99\""));
     close_run(&r);
 }
@@ -252,6 +398,9 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(lanes__equal_parts__as_one),
+        cmocka_unit_test(devices__equal_parts__move_as_one),
+        cmocka_unit_test(devices__gone_on_from_a_checkpoint__as_never_stopped),
+        cmocka_unit_test(devices__one_more_than_there_are__refused),
         cmocka_unit_test(
             update__clipped_and_at_a_branchs_rate__so_much_shorter),
         cmocka_unit_test(lanes__uneven__refused),
@@ -259,5 +408,7 @@ int main(void)
         cmocka_unit_test(hint__no_such_module__named),
     };
 
+    setenv("TSCAF_CUDA_PLUGIN", PLUGINS "host.so", 1);
+    setenv("TSCAF_CUDA_CACHE", "/dev/null", 1);
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
