@@ -413,8 +413,8 @@ static void back(struct machine *m)
     assert_int_equal(mdl_plan_run_nodes(m->plan, m->images, m->step.n_forward,
                                         m->step.graph.n_nodes, &e),
                      UT_OK);
-    assert_int_equal(mdl_weights_learn(&m->weights, &m->step, &m->plan, 1, 0, &e),
-                     UT_OK);
+    assert_int_equal(
+        mdl_weights_learn(&m->weights, &m->step, &m->plan, 1, 0, &e), UT_OK);
 }
 
 /* Parameters of each part: a few of their elements by central differences. */
