@@ -4,6 +4,8 @@
 #include <immintrin.h>
 #include <string.h>
 
+#include "model/isa.h"
+
 #define OUTS MDL_PANEL_ROWS /* of y per kernel call: two vectors            */
 #define ROWS 8   /* of x per kernel call: 16 accumulators                 */
 #define GROUP 32 /* rows of x that pass while a chunk of W is cached      */
@@ -33,6 +35,7 @@ tile_any(int rows, const float *x, const float *w, size_t n,
 
 /* Accumulators are registers only if every loop over them is unrolled. */
 #define UNROLL _Pragma("GCC unroll 8")
+#define AVX2 __attribute__((target("avx2,fma")))
 #define AVX512 __attribute__((target("avx512f")))
 #define BF16 __attribute__((target("avx512f,avx512bw,avx512vl,avx512bf16")))
 
@@ -64,6 +67,50 @@ tile_f32(int rows, const float *x, const float *w, size_t n,
         UNROLL
     for (int v = 0; v < 2; v++)
         _mm512_storeu_ps(&acc[r][16 * v], a[r][v]);
+}
+
+/* Half of the outputs of up to 4 rows: 8 accumulators of the 16 registers. */
+static inline __attribute__((always_inline)) AVX2 void
+half_avx2(int rows, const float *x, size_t stride, const float *w, size_t n,
+          float (*acc)[OUTS])
+{
+    __m256 a[4][2];
+
+    UNROLL
+    for (int r = 0; r < rows; r++)
+        UNROLL
+    for (int v = 0; v < 2; v++)
+        a[r][v] = _mm256_loadu_ps(&acc[r][8 * v]);
+    for (size_t i = 0; i < n; i++) {
+        __m256 w0 = _mm256_load_ps(w + i * OUTS);
+        __m256 w1 = _mm256_load_ps(w + i * OUTS + 8);
+
+        UNROLL
+        for (int r = 0; r < rows; r++) {
+            __m256 b = _mm256_broadcast_ss(&x[i * stride + (size_t)r]);
+
+            a[r][0] = _mm256_fmadd_ps(w0, b, a[r][0]);
+            a[r][1] = _mm256_fmadd_ps(w1, b, a[r][1]);
+        }
+    }
+    UNROLL
+    for (int r = 0; r < rows; r++)
+        UNROLL
+    for (int v = 0; v < 2; v++)
+        _mm256_storeu_ps(&acc[r][8 * v], a[r][v]);
+}
+
+static inline __attribute__((always_inline)) AVX2 void
+tile_avx2(int rows, const float *x, const float *w, size_t n,
+          float acc[ROWS][OUTS])
+{
+    for (int v = 0; v < OUTS; v += 16) {
+        float(*half)[OUTS] = (float(*)[OUTS]) & acc[0][v];
+
+        half_avx2(rows < 4 ? rows : 4, x, (size_t)rows, w + v, n, half);
+        if (rows > 4)
+            half_avx2(rows - 4, x + 4, (size_t)rows, w + v, n, half + 4);
+    }
 }
 
 /* x and w in pairs of inputs. */
@@ -134,6 +181,12 @@ static void run_any(int rows, const float *x, const float *w, size_t n,
     tile_any(rows, x, w, n, acc);
 }
 
+static AVX2 void run_avx2(int rows, const float *x, const float *w, size_t n,
+                          float acc[ROWS][OUTS])
+{
+    BY_ROWS(tile_avx2, x, w, n, acc)
+}
+
 static AVX512 void run_f32(int rows, const float *x, const float *w, size_t n,
                            float acc[ROWS][OUTS])
 {
@@ -179,8 +232,10 @@ static void run_tile(const struct product *p, int rows, const void *x,
 {
     if (p->bf16)
         run_bf16(rows, x, (const uint16_t *)p->panels + at, n, acc);
-    else if (__builtin_cpu_supports("avx512f"))
+    else if (mdl_isa() == MDL_ISA_AVX512)
         run_f32(rows, x, (const float *)p->panels + at, n, acc);
+    else if (mdl_isa() == MDL_ISA_AVX2)
+        run_avx2(rows, x, (const float *)p->panels + at, n, acc);
     else
         run_any(rows, x, (const float *)p->panels + at, n, acc);
 }

@@ -19,6 +19,7 @@
 #include "model/backends/cpu/fc.h"
 #include "model/backends/cpu/plan.h"
 #include "model/backends/cpu/train_kernels.h"
+#include "model/isa.h"
 
 enum ut_err cpu_check(dnnl_status_t s, const char *what, struct ut_error *e)
 {
@@ -33,12 +34,6 @@ enum ut_err cpu_check(dnnl_status_t s, const char *what, struct ut_error *e)
 static int score(void)
 {
     return 10;
-}
-
-/* As oneDNN sees the processor: $DNNL_MAX_CPU_ISA can make it less. */
-static bool has(dnnl_cpu_isa_t isa)
-{
-    return (dnnl_get_effective_cpu_isa() & isa) == isa;
 }
 
 static enum ut_err open_cpu(int device, void **out, struct ut_error *e)
@@ -56,7 +51,7 @@ static enum ut_err open_cpu(int device, void **out, struct ut_error *e)
         free(c);
         return rc;
     }
-    wide = has(dnnl_cpu_isa_avx512_core);
+    wide = mdl_isa() == MDL_ISA_AVX512;
     c->kernels = wide ? &mdl_kernels_16 : &mdl_kernels_8;
     c->training = wide ? &mdl_train_kernels_16 : &mdl_train_kernels_8;
     pthread_mutex_init(&c->lock, NULL);
@@ -105,8 +100,7 @@ static bool supports(void *ctx, enum mdl_precision precision)
 {
     (void)ctx;
     return precision == MDL_PREC_F32 ||
-           (precision == MDL_PREC_BF16 && mdl_wino_available() &&
-            has(dnnl_cpu_isa_avx512_core_bf16));
+           (precision == MDL_PREC_BF16 && mdl_wino_available());
 }
 
 /* ---- plans ---- */

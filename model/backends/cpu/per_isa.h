@@ -1,6 +1,8 @@
 #ifndef MODEL_BACKENDS_CPU_PER_ISA_H
 #define MODEL_BACKENDS_CPU_PER_ISA_H
 
+#include "model/isa.h"
+
 /* How kernels in plain C use wide vectors where there are some. */
 
 #define INLINE static inline __attribute__((always_inline))
@@ -19,11 +21,9 @@
     }                                                                          \
     linkage void name types                                                    \
     {                                                                          \
-        if (__builtin_cpu_supports("avx512dq") &&                              \
-            __builtin_cpu_supports("avx512vl"))                                \
+        if (mdl_isa() == MDL_ISA_AVX512)                                       \
             name##_avx512 values;                                              \
-        else if (__builtin_cpu_supports("avx2") &&                             \
-                 __builtin_cpu_supports("fma"))                                \
+        else if (mdl_isa() == MDL_ISA_AVX2)                                    \
             name##_avx2 values;                                                \
         else                                                                   \
             body values;                                                       \

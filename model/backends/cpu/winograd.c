@@ -12,6 +12,7 @@
 #include <string.h>
 
 #include "model/backends/cpu/kernels.h"
+#include "model/isa.h"
 
 #define POINTS 16           /* of a 4x4 tile                               */
 #define ROWS 6              /* tiles per kernel call: 6 x 4 accumulators   */
@@ -23,9 +24,7 @@
 
 bool mdl_wino_available(void)
 {
-    return __builtin_cpu_supports("avx512bf16") &&
-           __builtin_cpu_supports("avx512dq") &&
-           __builtin_cpu_supports("avx512vl");
+    return mdl_isa() == MDL_ISA_AVX512 && __builtin_cpu_supports("avx512bf16");
 }
 
 bool mdl_wino_fits(int channels, int outputs)
