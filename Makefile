@@ -121,9 +121,13 @@ $B/tests/fuzz/%: $B/tests/fuzz/%.o $$(call ar,$$(call test_deps,$$*))
 $B/tests/%: $B/tests/%.o $(SUPPORT) $$(call ar,$$(call test_deps,$$@))
 	@mkdir -p $(@D)
 	$(CC) $(LDFLAGS) $(WRAP) -o $@ $^ $(call libs,$(call test_deps,$@)) -lcmocka -lcurl -lsodium -lm -lpthread
-$B/tests/golden/%: $B/tests/golden/%.o $B/tests/support/unit.o $$(call ar,model base)
-	@mkdir -p $(@D)
-	$(CC) $(LDFLAGS) $(WRAP) -o $@ $^ $(call libs,model) -lcmocka -lm -lpthread
+# Of the engine alone: what scripts/gpu-check runs needs nothing of the server's.
+define ENGINE_TEST
+$B/tests/$(1)%: $B/tests/$(1)%.o $B/tests/support/unit.o $$$$(call ar,model base)
+	@mkdir -p $$(@D)
+	$$(CC) $$(LDFLAGS) $$(WRAP) -o $$@ $$^ $$(call libs,model) -lcmocka -lm -lpthread
+endef
+$(foreach t,golden/ unit/test_model_,$(eval $(call ENGINE_TEST,$t)))
 $(call obj,$(shell find tests -name '*.c' 2>/dev/null)): CPPFLAGS += $(shell $(PKG) --cflags libprotobuf-c jansson)
 
 # Plug-ins for the tests of the CUDA backend's boundary.
