@@ -79,7 +79,8 @@ UT_MUSTUSE enum ut_err mdl_weights_learn(struct mdl_weights *w,
                                          float momentum, struct ut_error *e);
 
 /* The losses of loss.h with a weight w of all's own, whose gradient gathers
- * share times its derivative. Errors: theirs, and the backend's. */
+ * share times its derivative. Errors: theirs, and the backend's; what had
+ * gathered is then as it was, unless the device is lost. */
 UT_MUSTUSE enum ut_err
 mdl_weights_arcface(struct mdl_weights *all, struct mdl_weight *w,
                     const struct mdl_arcface *a, const float *embedding,

@@ -94,15 +94,15 @@ static void close_run(struct run *r)
     mdl_model_close(&r->model);
 }
 
-/* The same HALF pictures, `times` times over. */
-static void learn(struct run *r, int times, const char *hint)
+/* The same HALF pictures, `times` times over; the last has this label. */
+static enum ut_err try_batch(struct run *r, int times, const char *hint,
+                             int32_t last, struct ut_error *e)
 {
     static uint8_t images[2 * HALF * SIDE * SIDE * 3];
     float teacher[2 * HALF * TEACHER * PLACES];
-    const int32_t label[2 * HALF] = {0, 1, -1, 0, 1, -1};
+    const int32_t label[2 * HALF] = {0, 1, last, 0, 1, last};
     struct mdl_labels labels = {.label = label, .hint = hint ? teacher : NULL};
     size_t half = sizeof(images) / 2, map = sizeof(teacher) / 4 / 2;
-    struct ut_error e;
 
     seed = 7;
     for (size_t i = 0; i < half; i++)
@@ -110,8 +110,15 @@ static void learn(struct run *r, int times, const char *hint)
     for (size_t i = 0; i < map; i++)
         teacher[i] = teacher[map + i] = noise();
     assert_true(times <= 2);
-    if (mdl_trainer_batch(r->trainer, r->task, images, &labels, 1, &r->loss,
-                          &e))
+    return mdl_trainer_batch(r->trainer, r->task, images, &labels, 1, &r->loss,
+                             e);
+}
+
+static void learn(struct run *r, int times, const char *hint)
+{
+    struct ut_error e;
+
+    if (try_batch(r, times, hint, -1, &e))
         fail_msg("%s", e.msg);
 }
 
@@ -181,12 +188,12 @@ static void need_two_devices(void)
 }
 
 /* Batches and updates, and what they came to. */
-static void train(struct run *r, int updates, int times)
+static void train(struct run *r, int updates, int times, const char *hint)
 {
     struct ut_error e;
 
     for (int i = 0; i < updates; i++) {
-        learn(r, times, "root.stage5");
+        learn(r, times, hint);
         if (mdl_trainer_update(r->trainer, 0.01, NULL, &e))
             fail_msg("%s", e.msg);
     }
@@ -245,9 +252,9 @@ static void devices__equal_parts__move_as_one(void **state)
         open_run(&two, "cuda", 2 * HALF, 2, "root.stage5", &e) ||
         open_run(&here, "cpu", HALF, 1, "root.stage5", &e))
         fail_msg("%s", e.msg);
-    train(&one, 1, 1);
-    train(&two, 1, 2);
-    train(&here, 1, 1);
+    train(&one, 1, 1, "root.stage5");
+    train(&two, 1, 2, "root.stage5");
+    train(&here, 1, 1, "root.stage5");
     assert_true(fabs(one.loss - two.loss) < 1e-5 * one.loss);
     assert_true(fabs(one.loss - here.loss) < 1e-4 * here.loss);
     check_apart(&one, &two, &unmoved, 1e-3);
@@ -279,8 +286,8 @@ static void devices__gone_on_from_a_checkpoint__as_never_stopped(void **state)
     if (open_run(&straight, "cuda", 2 * HALF, 2, "root.stage5", &e) ||
         open_run(&stopped, "cuda", 2 * HALF, 2, "root.stage5", &e))
         fail_msg("%s", e.msg);
-    train(&straight, 4, 2);
-    train(&stopped, 2, 2);
+    train(&straight, 4, 2, "root.stage5");
+    train(&stopped, 2, 2, "root.stage5");
     if (mdl_trainer_write(stopped.trainer, path, NULL, 0, true, &e))
         fail_msg("%s", e.msg);
     close_run(&stopped);
@@ -288,7 +295,7 @@ static void devices__gone_on_from_a_checkpoint__as_never_stopped(void **state)
         open_trainer(&resumed, "cuda", 2 * HALF, 2, "root.stage5", 0, 1, &e) ||
         mdl_trainer_restore(resumed.trainer, &e))
         fail_msg("%s", e.msg);
-    train(&resumed, 2, 2);
+    train(&resumed, 2, 2, "root.stage5");
     assert_true(apart(&straight, &resumed, false) == 0);
     assert_true(apart(&straight, &resumed, true) == 0);
     assert_true(straight.loss == resumed.loss);
@@ -296,6 +303,36 @@ static void devices__gone_on_from_a_checkpoint__as_never_stopped(void **state)
     close_run(&resumed);
     unlink(path);
     unsetenv("TSCAF_HOST_DEVICES");
+}
+
+/* What a batch that failed in its loss had from the update before is no part of
+ * the next one's gradient. */
+static void batch__label_past_the_classes__gathers_nothing(void **state)
+{
+    static const char *const backends[] = {"cpu", "cuda"};
+
+    (void)state;
+    for (int i = 0; i < 2; i++) {
+        struct run good, failed;
+        const float *a, *b;
+        struct ut_error e;
+
+        if (open_run(&good, backends[i], HALF, 1, NULL, &e) ||
+            open_run(&failed, backends[i], HALF, 1, NULL, &e))
+            fail_msg("%s", e.msg);
+        train(&good, 1, 1, NULL);
+        train(&failed, 1, 1, NULL);
+        assert_int_equal(try_batch(&failed, 1, NULL, 4, &e), UT_EINVAL);
+        learn(&good, 1, NULL);
+        learn(&failed, 1, NULL);
+        a = mdl_trainer_gradient(good.trainer, "recognition.arcface.weight");
+        b = mdl_trainer_gradient(failed.trainer, "recognition.arcface.weight");
+        assert_non_null(a);
+        assert_non_null(b);
+        assert_memory_equal(a, b, 4 * 2 * 64 * sizeof(*a));
+        close_run(&good);
+        close_run(&failed);
+    }
 }
 
 static void devices__one_more_than_there_are__refused(void **state)
@@ -420,6 +457,7 @@ int main(void)
         cmocka_unit_test(lanes__equal_parts__as_one),
         cmocka_unit_test(devices__equal_parts__move_as_one),
         cmocka_unit_test(devices__gone_on_from_a_checkpoint__as_never_stopped),
+        cmocka_unit_test(batch__label_past_the_classes__gathers_nothing),
         cmocka_unit_test(devices__one_more_than_there_are__refused),
         cmocka_unit_test(
             update__clipped_and_at_a_branchs_rate__so_much_shorter),
