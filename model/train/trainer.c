@@ -312,6 +312,9 @@ enum ut_err mdl_trainer_leaf(struct mdl_trainer *t, const char *leaf,
 
     if (t->n_leaves == MAX_LEAVES)
         return ut_fail(e, UT_EBUSY, "over %d leaves", MAX_LEAVES);
+    if (t->begun)
+        return ut_fail(e, UT_EBUSY, "leaf %s comes after the first batch",
+                       leaf);
     snprintf(l->name, sizeof(l->name), "%s", leaf);
     snprintf(l->centres_name, sizeof(l->centres_name), "%s.arcface.weight",
              leaf);
@@ -480,12 +483,14 @@ enum ut_err mdl_trainer_batch(struct mdl_trainer *t, int task,
 
     if (!t->begun)
         rc = mdl_weights_place(&t->weights, t->lanes, t->n_lanes, e);
+    if (rc)
+        return rc;
     t->begun = true;
-    if (!rc)
-        rc = in_lanes(t, l, forward, images, e);
+    rc = in_lanes(t, l, forward, images, e);
+    if (rc)
+        return rc;
     l->stale = false;
-    if (!rc)
-        rc = loss_of(t, l, labels, weight, loss, e);
+    rc = loss_of(t, l, labels, weight, loss, e);
     if (!rc)
         rc = in_lanes(t, l, backward, images, e);
     return rc ? rc

@@ -53,9 +53,10 @@ struct mdl_recognition {
     uint64_t seed;
 };
 
-/* A leaf to train, by name; *task counts from 0. recognition is for an
- * embedding leaf and NULL for a binary one. rate: of this branch, times the
- * update's. */
+/* A leaf to train, by name, before the first batch; *task counts from 0. r is
+ * for an embedding leaf and NULL for a binary one. rate: of this branch, times
+ * the update's. Errors: UT_EINVAL, UT_EBUSY (too many leaves, or too late),
+ * UT_ENOMEM, those of the backend. */
 UT_MUSTUSE enum ut_err mdl_trainer_leaf(struct mdl_trainer *t, const char *leaf,
                                         const struct mdl_recognition *r,
                                         float rate, int *task,

@@ -60,7 +60,8 @@ struct mdl_weight *mdl_weights_next(const struct mdl_weights *w, int *at);
 /* After the last of them is there and restored, before the first batch: where
  * the lanes' backend can, they learn on the devices of these lanes, in the
  * order of the plans of mdl_weights_learn. The numbers here then stay as they
- * are until mdl_weights_read. Errors: UT_ENOMEM, UT_EDEVICE. */
+ * are until mdl_weights_read. Errors: UT_ENOMEM, UT_EDEVICE; then nothing is
+ * placed. */
 UT_MUSTUSE enum ut_err mdl_weights_place(struct mdl_weights *w,
                                          struct mdl_lane *const *lanes, int n,
                                          struct ut_error *e);

@@ -17,6 +17,7 @@ void weights_device_fini(struct mdl_weights *w)
 {
     if (w->learner.ctx)
         w->learner.ops->close(w->learner.ctx);
+    w->learner = (struct mdl_learner){0};
     if (w->placed) {
         free(w->placed->gathered);
         free(w->placed->squares);
@@ -25,6 +26,7 @@ void weights_device_fini(struct mdl_weights *w)
         free(w->placed->runs);
     }
     free(w->placed);
+    w->placed = NULL;
 }
 
 static bool allocate(struct mdl_placed *p)
@@ -63,6 +65,8 @@ enum ut_err mdl_weights_place(struct mdl_weights *w,
     if (!rc)
         rc = mdl_learner_open(lanes, n, tensors, p->n, &w->learner, e);
     free(tensors);
+    if (rc)
+        weights_device_fini(w);
     return rc;
 }
 

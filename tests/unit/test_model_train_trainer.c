@@ -335,6 +335,50 @@ static void batch__label_past_the_classes__gathers_nothing(void **state)
     }
 }
 
+/* A first batch that found no room may be tried again, and still trains on the
+ * device. */
+static void batch__no_room_at_first__learns_on_the_device_later(void **state)
+{
+    static const char name[] = "recognition.head.fc.weight";
+    struct run r;
+    struct ut_error e;
+    float before;
+
+    (void)state;
+    if (getenv("TSCAF_TEST_CUDA"))
+        return;
+    if (open_run(&r, "cuda", HALF, 1, NULL, &e))
+        fail_msg("%s", e.msg);
+    before = weight_of(&r, name)[0];
+    setenv("TSCAF_HOST_DEVICE_MIB", "0", 1);
+    assert_int_equal(try_batch(&r, 1, NULL, -1, &e), UT_ENOMEM);
+    unsetenv("TSCAF_HOST_DEVICE_MIB");
+    learn(&r, 1, NULL);
+    if (mdl_trainer_update(r.trainer, 0.01, NULL, &e))
+        fail_msg("%s", e.msg);
+    assert_true(weight_of(&r, name)[0] == before); /* it moved elsewhere */
+    if (mdl_trainer_read(r.trainer, &e))
+        fail_msg("%s", e.msg);
+    assert_true(weight_of(&r, name)[0] != before);
+    close_run(&r);
+}
+
+static void leaf__after_the_first_batch__refused(void **state)
+{
+    struct run r;
+    struct ut_error e;
+    int task;
+
+    (void)state;
+    if (open_run(&r, "cpu", HALF, 1, NULL, &e))
+        fail_msg("%s", e.msg);
+    learn(&r, 1, NULL);
+    assert_int_equal(mdl_trainer_leaf(r.trainer, "fatigue", NULL, 1, &task, &e),
+                     UT_EBUSY);
+    assert_non_null(strstr(e.msg, "fatigue comes after the first batch"));
+    close_run(&r);
+}
+
 static void devices__one_more_than_there_are__refused(void **state)
 {
     struct run r;
@@ -458,6 +502,8 @@ int main(void)
         cmocka_unit_test(devices__equal_parts__move_as_one),
         cmocka_unit_test(devices__gone_on_from_a_checkpoint__as_never_stopped),
         cmocka_unit_test(batch__label_past_the_classes__gathers_nothing),
+        cmocka_unit_test(batch__no_room_at_first__learns_on_the_device_later),
+        cmocka_unit_test(leaf__after_the_first_batch__refused),
         cmocka_unit_test(devices__one_more_than_there_are__refused),
         cmocka_unit_test(
             update__clipped_and_at_a_branchs_rate__so_much_shorter),
