@@ -32,6 +32,8 @@ int cmd_fail(const struct ut_error *e);
 UT_MUSTUSE enum ut_err cmd_open_backend(const char *name,
                                         struct mdl_backend **out,
                                         struct ut_error *e);
+/* Says the same of a backend that is opened later, before long work. */
+UT_MUSTUSE enum ut_err cmd_check_backend(const char *name, struct ut_error *e);
 
 /* Reads a spec from a JSON file, or the built-in of that name. */
 UT_MUSTUSE enum ut_err cmd_read_spec(const char *path, struct mdl_spec *out,

@@ -424,7 +424,10 @@ int cmd_train(int argc, char **argv)
     t.arg = &listener;
     sigaction(SIGINT, &action, NULL);
     sigaction(SIGTERM, &action, NULL);
-    rc = mdl_session_run(&t, &done, &e);
+    done = false;
+    rc = cmd_check_backend(t.trainer.backend, &e);
+    if (!rc)
+        rc = mdl_session_run(&t, &done, &e);
     warn(&listener.last);
     if (rc)
         return cmd_fail(&e);

@@ -326,7 +326,10 @@ int cmd_train_detector(int argc, char **argv)
         return code;
     sigaction(SIGINT, &action, NULL);
     sigaction(SIGTERM, &action, NULL);
-    rc = mdl_detector_train(&t, &done, &e);
+    done = false;
+    rc = cmd_check_backend(t.trainer.backend, &e);
+    if (!rc)
+        rc = mdl_detector_train(&t, &done, &e);
     warn(&listener.last);
     if (rc)
         return cmd_fail(&e);

@@ -52,6 +52,16 @@ enum ut_err cmd_open_backend(const char *name, struct mdl_backend **out,
     return rc;
 }
 
+enum ut_err cmd_check_backend(const char *name, struct ut_error *e)
+{
+    struct mdl_backend *b;
+    enum ut_err rc = cmd_open_backend(name, &b, e);
+
+    if (!rc)
+        mdl_backend_close(b);
+    return rc;
+}
+
 enum ut_err cmd_read_spec(const char *path, struct mdl_spec *out,
                           struct ut_error *e)
 {

@@ -159,6 +159,20 @@ static void train__cuda__as_others_and_after_a_lost_context(void **state)
     unsetenv("TSCAF_HOST_LOSE");
 }
 
+static void train__auto_without_a_gpu__says_why(void **state)
+{
+    (void)state;
+    shell_says(0,
+               "export TSCAF_CUDA_PLUGIN=/nowhere; tscaf-model train --model "
+               "base.safetensors --fatigue fatigue --batch 2 --steps 1 --out "
+               "noted 2>&1 >/dev/null | grep cuda; tscaf-model train --model "
+               "base.safetensors --fatigue fatigue --batch 2 --steps 1 --out "
+               "never --backend cuda 2>&1; [ -e never ] || echo nothing made",
+               "tscaf-model: cuda is not used: there is no plug-in /nowhere\n"
+               "tscaf-model: backend \"cuda\": there is no plug-in /nowhere\n"
+               "nothing made");
+}
+
 static void train__told_to_stop__checkpoint(void **state)
 {
     (void)state;
@@ -278,6 +292,7 @@ int main(void)
         cmocka_unit_test(train__two_queues__beats_the_untrained),
         cmocka_unit_test(train__killed_and_resumed__same_weights),
         cmocka_unit_test(train__cuda__as_others_and_after_a_lost_context),
+        cmocka_unit_test(train__auto_without_a_gpu__says_why),
         cmocka_unit_test(train__told_to_stop__checkpoint),
         cmocka_unit_test(train__stable_schedule__ended_later),
         cmocka_unit_test(train__short_and_broken_data__told),
