@@ -110,6 +110,8 @@ void gpu_meeting_close(struct gpu_meeting *m, bool lost)
         return;
     for (int i = 0; i < m->n && !lost && !m->over; i++)
         m->CommDestroy(m->comms[i]);
+    if (lost && !m->over) /* its threads still run in it */
+        m->library = NULL;
     drop(m);
 }
 
