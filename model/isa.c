@@ -3,19 +3,28 @@
 
 #include <pthread.h>
 #include <stdlib.h>
-#include <string.h>
+#include <strings.h>
 
 static enum mdl_isa known;
+
+/* As oneDNN reads it: the first of two names, in any case. */
+static const char *told(void)
+{
+    const char *text = getenv("ONEDNN_MAX_CPU_ISA");
+
+    return text && *text ? text : getenv("DNNL_MAX_CPU_ISA");
+}
 
 static enum mdl_isa limit(void)
 {
     static const char *const before[] = {"SSE41", "AVX"};
-    const char *text = getenv("DNNL_MAX_CPU_ISA");
+    const char *text = told();
 
     for (int i = 0; text && i < 2; i++)
-        if (!strcmp(text, before[i]))
+        if (!strcasecmp(text, before[i]))
             return MDL_ISA_ANY;
-    return text && !strncmp(text, "AVX2", 4) ? MDL_ISA_AVX2 : MDL_ISA_AVX512;
+    return text && !strncasecmp(text, "AVX2", 4) ? MDL_ISA_AVX2
+                                                 : MDL_ISA_AVX512;
 }
 
 static void look(void)

@@ -9,8 +9,9 @@ enum mdl_isa {
     MDL_ISA_AVX512, /* F, BW, VL, DQ */
 };
 
-/* What this processor has; less where $DNNL_MAX_CPU_ISA, which oneDNN heeds,
- * says "AVX2" or something before it. Read once. Thread: any. */
+/* What this processor has; less where $ONEDNN_MAX_CPU_ISA or, without it,
+ * $DNNL_MAX_CPU_ISA, which oneDNN heeds, says "AVX2" or something before it.
+ * Read once. Thread: any. */
 enum mdl_isa mdl_isa(void);
 
 #endif

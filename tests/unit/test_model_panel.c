@@ -1,8 +1,9 @@
-/* Panels against a plain double loop. */
+/* Panels against a plain double loop, with all vectors there are and fewer. */
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
+#include "model/isa.h"
 #include "model/panel.h"
 #include "tests/support/unit.h"
 
@@ -93,19 +94,32 @@ static void product__any_shape__as_a_double_loop(void **state)
         print_message("SKIPPED bfloat16: the processor has none\n");
 }
 
+/* What a program was told is all it uses, however it was told. */
+static void isa__told_so__no_more(void **state)
+{
+    const char *isa = getenv("ONEDNN_MAX_CPU_ISA");
+
+    (void)state;
+    if (isa && !strcmp(isa, "SSE41"))
+        assert_int_equal(mdl_isa(), MDL_ISA_ANY);
+    else if (isa)
+        assert_true(mdl_isa() <= MDL_ISA_AVX2);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(product__any_shape__as_a_double_loop),
+        cmocka_unit_test(isa__told_so__no_more),
     };
 
     int failed = cmocka_run_group_tests(tests, NULL, NULL);
-    const char *isa = getenv("DNNL_MAX_CPU_ISA");
+    const char *isa = getenv("ONEDNN_MAX_CPU_ISA");
 
     if (failed || (isa && !strcmp(isa, "SSE41")))
         return failed;
     /* The same with fewer vectors, which a program chooses once. */
-    setenv("DNNL_MAX_CPU_ISA", isa ? "SSE41" : "AVX2", 1);
+    setenv("ONEDNN_MAX_CPU_ISA", isa ? "SSE41" : "avx2", 1);
     execl("/proc/self/exe", "test_model_panel", (char *)NULL);
     return 1;
 }
