@@ -175,6 +175,13 @@ static enum ut_err move_statistics(struct mdl_weights *w,
     return rc;
 }
 
+/* Towards the batch's statistics in part i of n, one after another: so much
+ * that in the end they moved by momentum towards the mean of the parts'. */
+static float towards(float momentum, int i, int n)
+{
+    return momentum / ((float)n - momentum * (float)(n - 1 - i));
+}
+
 enum ut_err mdl_weights_learn(struct mdl_weights *w, const struct mdl_step *s,
                               struct mdl_plan *const *plans, int n,
                               float momentum, struct ut_error *e)
@@ -186,7 +193,7 @@ enum ut_err mdl_weights_learn(struct mdl_weights *w, const struct mdl_step *s,
     for (int i = 0; i < n && !rc; i++) {
         rc = gather(w, s, plans[i], e);
         if (!rc)
-            rc = move_statistics(w, s, plans[i], momentum / (float)n, e);
+            rc = move_statistics(w, s, plans[i], towards(momentum, i, n), e);
     }
     return rc;
 }
