@@ -1,11 +1,13 @@
 #ifndef MODEL_BACKENDS_CUDA_LEARNER_H
 #define MODEL_BACKENDS_CUDA_LEARNER_H
 
+#include "model/backends/cuda/learner_kernels.h"
 #include "model/backends/cuda/meeting.h"
 #include "model/backends/cuda/plan.h"
 #include "model/learner.h"
 
-/* What the files of a learner share: learner.c has the weights and moves them,
+/* What the files of a learner share: learner.c makes it and reads it,
+ * learner_plans.c is between it and plans, learner_update.c moves the weights,
  * losses.c computes the losses that have weights of their own. Inside this
  * folder only. */
 
@@ -43,12 +45,55 @@ struct learner {
                               none was asked for */
 };
 
+static inline void *learner_stream(const struct learner_device *d)
+{
+    return gpu_native(d->lane->stream);
+}
+
+static inline uint32_t learner_chunks(const struct learner *l, int tensor)
+{
+    return (uint32_t)GPU_CHUNKS(l->tensors[tensor].n);
+}
+
+/* What n numbers take of an array. */
+static inline size_t learner_aligned(size_t n)
+{
+    return (n + 63) / 64 * 64;
+}
+
+typedef enum ut_err learner_work(struct learner *l, struct learner_device *d,
+                                 void *arg, struct ut_error *e);
+
 /* learner.c. UT_EDEVICE: what it had there went with the device's context. */
 enum ut_err cuda_learner_gone(const struct learner_device *d,
                               struct ut_error *e);
+/* Does it entered, with the learner on the device. */
+enum ut_err cuda_learner_with(struct learner *l, int device,
+                              learner_work *do_it, void *arg,
+                              struct ut_error *e);
+/* Zeros for all tensors; *out is the caller's, by gpu_free. Entered. */
+enum ut_err cuda_learner_array(const struct learner *l,
+                               struct learner_device *d, float **out,
+                               struct ut_error *e);
+
+/* learner_plans.c, as in struct mdl_learner_ops. */
+enum ut_err cuda_learner_gather(void *learner, int device, void *plan,
+                                const struct mdl_gather *list, int n,
+                                struct ut_error *e);
+enum ut_err cuda_learner_run(void *learner, int device, void *plan,
+                             const struct mdl_running *list, int n,
+                             struct ut_error *e);
+
+/* learner_update.c, as in struct mdl_learner_ops. */
+enum ut_err cuda_learner_meet(void *learner, const bool *gathered,
+                              double *squares, struct ut_error *e);
+enum ut_err cuda_learner_update(void *learner, const struct mdl_optimizer *o,
+                                const struct mdl_move *moves, float factor,
+                                struct ut_error *e);
 
 /* losses.c, as in struct mdl_learner_ops. The gradient of the tensor is made
- * or added to on the first device; on the others learner.c makes it zero. */
+ * or added to on the first device; on the others learner_update.c makes it
+ * zero. */
 enum ut_err cuda_loss_arcface(void *learner, const struct mdl_arcface *a,
                               const struct mdl_own *own, const float *embedding,
                               const int32_t *label, int n, double *loss,

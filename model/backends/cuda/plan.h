@@ -218,7 +218,7 @@ enum ut_err cuda_get(void *ctx, void *plan, int value, float *to,
                      struct ut_error *e);
 enum ut_err cuda_refresh(void *ctx, void *plan, struct ut_error *e);
 
-/* learner.c */
+/* learner.c; learner_plans.c. */
 extern const struct mdl_learner_ops cuda_learner;
 /* Where a learner has the parameter: row-major float32 on the device, NULL:
  * nowhere. *apart: its updates are queued on another lane than p's; they are
