@@ -91,10 +91,10 @@ struct mdl_move {
 };
 
 /* Errors of all: UT_EDEVICE, also once the weights went with a device's
- * context. Thread: one at a time. */
+ * context; UT_ENOMEM, where nothing was done. Thread: one at a time. */
 struct mdl_learner_ops {
-    /* Of a backend and a lane on each device; both outlive it. Takes the
-     * host's numbers over. Errors: UT_ENOMEM, UT_EDEVICE. */
+    /* Of a backend and a lane on each device; both outlive it, and so do the
+     * addresses of the host's numbers, which it takes over. */
     enum ut_err (*open)(void *const *backends, void *const *lanes, int devices,
                         const struct mdl_tensor *tensors, int n, void **learner,
                         struct ut_error *e);
@@ -109,7 +109,8 @@ struct mdl_learner_ops {
                        struct ut_error *e);
 
     /* The losses of model/train/loss.h over the whole batch. Inputs and
-     * dembedding, dmap (set) are the host's. */
+     * dembedding, dmap (set) are the host's. Errors: also UT_EINVAL, for a
+     * label past the classes; nothing was done. */
     enum ut_err (*arcface)(void *learner, const struct mdl_arcface *a,
                            const struct mdl_own *own, const float *embedding,
                            const int32_t *label, int n, double *loss,

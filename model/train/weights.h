@@ -101,8 +101,9 @@ UT_MUSTUSE enum ut_err mdl_weights_hint(struct mdl_weights *all,
 
 /* One step of the optimiser over what gathered gradients, which are scaled
  * down to the norm clip (0: never); *norm (may be NULL) is theirs before.
- * Errors: UT_ESTATE naming a tensor that is not finite, the backend's; then
- * nothing moved. */
+ * Errors: UT_ESTATE naming a tensor that is not finite, UT_ENOMEM, the
+ * backend's; then nothing moved, unless a device is lost or memory of the
+ * host's ran out. */
 UT_MUSTUSE enum ut_err mdl_weights_update(struct mdl_weights *w,
                                           const struct mdl_optimizer *o,
                                           double rate, float clip, int threads,

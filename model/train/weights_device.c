@@ -162,14 +162,18 @@ enum ut_err weights_device_move(struct mdl_weights *w,
 {
     struct mdl_placed *p = w->placed;
     struct mdl_weight *x;
+    enum ut_err rc;
 
-    p->moments = o->kind != MDL_SGD;
-    for (int at = 0; (x = mdl_weights_next(w, &at));) {
-        x->moments.steps += x->gathered;
+    for (int at = 0; (x = mdl_weights_next(w, &at));)
         p->moves[x->tensor] = (struct mdl_move){.moves = x->gathered,
                                                 .decays = x->decays,
                                                 .rate = rate * x->rate,
-                                                .steps = x->moments.steps};
-    }
-    return w->learner.ops->update(w->learner.ctx, o, p->moves, factor, e);
+                                                .steps = x->moments.steps + 1};
+    rc = w->learner.ops->update(w->learner.ctx, o, p->moves, factor, e);
+    if (rc)
+        return rc;
+    p->moments = o->kind != MDL_SGD;
+    for (int at = 0; (x = mdl_weights_next(w, &at));)
+        x->moments.steps += x->gathered;
+    return UT_OK;
 }

@@ -45,6 +45,8 @@ static void fresh(struct mdl_model *m)
     ut_buf_fini(&text);
 }
 
+static struct mdl_optimizer optimizer = {MDL_SGD, 0.9f, 0, 0, 0};
+
 /* Of r->model as it is. */
 static enum ut_err open_trainer(struct run *r, const char *backend, int batch,
                                 int lanes, const char *hint, float clip,
@@ -57,7 +59,7 @@ static enum ut_err open_trainer(struct run *r, const char *backend, int batch,
         .lanes = lanes,
         .batch = batch,
         .momentum = 0.1f,
-        .optimizer = {MDL_SGD, 0.9f, 0, 0, 0},
+        .optimizer = optimizer,
     };
     struct mdl_recognition recognition = {
         .arcface = {.classes = 4, .k = 2, .scale = 16, .margin = 0.3f},
@@ -366,6 +368,36 @@ static void batch__no_room_at_first__learns_on_the_device_later(void **state)
     close_run(&r);
 }
 
+/* Neither a weight nor a count of steps moves in an update that found no room
+ * for what its optimiser remembers. */
+static void update__no_room_at_first__tried_again_as_the_first(void **state)
+{
+    const struct mdl_optimizer usual = optimizer;
+    struct run straight, again;
+    struct ut_error e;
+
+    (void)state;
+    if (getenv("TSCAF_TEST_CUDA"))
+        return;
+    optimizer = (struct mdl_optimizer){MDL_ADAMW, 0.9f, 0.999f, 1e-8f, 0.01f};
+    if (open_run(&straight, "cuda", HALF, 1, NULL, &e) ||
+        open_run(&again, "cuda", HALF, 1, NULL, &e))
+        fail_msg("%s", e.msg);
+    learn(&again, 1, NULL);
+    setenv("TSCAF_HOST_DEVICE_MIB", "0", 1);
+    assert_int_equal(mdl_trainer_update(again.trainer, 0.01, NULL, &e),
+                     UT_ENOMEM);
+    unsetenv("TSCAF_HOST_DEVICE_MIB");
+    if (mdl_trainer_update(again.trainer, 0.01, NULL, &e))
+        fail_msg("%s", e.msg);
+    train(&straight, 2, 1, NULL);
+    train(&again, 1, 1, NULL);
+    assert_true(apart(&straight, &again, false) == 0);
+    close_run(&straight);
+    close_run(&again);
+    optimizer = usual;
+}
+
 static void leaf__after_the_first_batch__refused(void **state)
 {
     struct run r;
@@ -506,6 +538,7 @@ int main(void)
         cmocka_unit_test(devices__gone_on_from_a_checkpoint__as_never_stopped),
         cmocka_unit_test(batch__label_past_the_classes__gathers_nothing),
         cmocka_unit_test(batch__no_room_at_first__learns_on_the_device_later),
+        cmocka_unit_test(update__no_room_at_first__tried_again_as_the_first),
         cmocka_unit_test(leaf__after_the_first_batch__refused),
         cmocka_unit_test(devices__one_more_than_there_are__refused),
         cmocka_unit_test(

@@ -179,6 +179,16 @@ static struct gpu_move move_of(const struct mdl_optimizer *o,
                              .fix = (float)sqrt(1 - pow(o->beta2, steps))};
 }
 
+static enum ut_err want_second(struct learner *l, struct learner_device *d,
+                               void *arg, struct ut_error *e)
+{
+    const struct update *a = arg;
+
+    return a->o->kind == MDL_SGD || d->second
+               ? UT_OK
+               : cuda_learner_array(l, d, &d->second, e);
+}
+
 static enum ut_err update(struct learner *l, struct learner_device *d,
                           void *arg, struct ut_error *e)
 {
@@ -189,15 +199,9 @@ static enum ut_err update(struct learner *l, struct learner_device *d,
                             .eps = a->o->eps,
                             .x = d->x,
                             .first = d->first,
+                            .second = d->second,
                             .gradient = d->gradient};
 
-    if (a->o->kind != MDL_SGD && !d->second) {
-        enum ut_err rc = cuda_learner_array(l, d, &d->second, e);
-
-        if (rc)
-            return rc;
-    }
-    out.second = d->second;
     for (int i = 0; i < l->n; i++) {
         struct gpu_move m;
 
@@ -225,6 +229,8 @@ enum ut_err cuda_learner_update(void *learner, const struct mdl_optimizer *o,
     struct update a = {o, moves, factor};
     enum ut_err rc = UT_OK;
 
+    for (int i = 0; i < l->devices && !rc; i++) /* before anything moves */
+        rc = cuda_learner_with(l, i, want_second, &a, e);
     for (int i = 0; i < l->devices && !rc; i++)
         rc = cuda_learner_with(l, i, update, &a, e);
     return rc;
