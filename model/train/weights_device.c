@@ -5,12 +5,15 @@
 
 struct mdl_placed {
     int n;
-    bool moments;               /* the optimiser has second ones */
-    bool *gathered;             /* [n] */
-    double *squares;            /* [n] */
-    struct mdl_move *moves;     /* [n] */
-    struct mdl_gather *gathers; /* [n] */
-    struct mdl_running *runs;   /* [n] */
+    bool moments;           /* the optimiser has second ones */
+    bool *gathered;         /* [n] */
+    double *squares;        /* [n] */
+    struct mdl_move *moves; /* [n] */
+    /* What operations left, of which several may share a parameter: these grow
+     * to the largest step's. */
+    struct mdl_gather *gathers;
+    struct mdl_running *runs;
+    int n_gathers, n_runs;
 };
 
 void weights_device_fini(struct mdl_weights *w)
@@ -36,9 +39,30 @@ static bool allocate(struct mdl_placed *p)
     p->gathered = calloc(n, sizeof(*p->gathered));
     p->squares = calloc(n, sizeof(*p->squares));
     p->moves = calloc(n, sizeof(*p->moves));
-    p->gathers = calloc(n, sizeof(*p->gathers));
-    p->runs = calloc(n, sizeof(*p->runs));
-    return p->gathered && p->squares && p->moves && p->gathers && p->runs;
+    return p->gathered && p->squares && p->moves;
+}
+
+static enum ut_err want_lists(struct mdl_placed *p, const struct mdl_step *s,
+                              struct ut_error *e)
+{
+    size_t gathers = (size_t)s->n_gradients, runs = (size_t)s->n_statistics;
+    void *more;
+
+    if (s->n_gradients > p->n_gathers) {
+        more = realloc(p->gathers, gathers * sizeof(*p->gathers));
+        if (!more)
+            return ut_fail(e, UT_ENOMEM, "no memory for a list of gradients");
+        p->gathers = more;
+        p->n_gathers = s->n_gradients;
+    }
+    if (s->n_statistics > p->n_runs) {
+        more = realloc(p->runs, runs * sizeof(*p->runs));
+        if (!more)
+            return ut_fail(e, UT_ENOMEM, "no memory for a list of statistics");
+        p->runs = more;
+        p->n_runs = s->n_statistics;
+    }
+    return UT_OK;
 }
 
 enum ut_err mdl_weights_place(struct mdl_weights *w,
@@ -115,8 +139,10 @@ enum ut_err weights_device_learn(struct mdl_weights *w,
                                  float momentum, struct ut_error *e)
 {
     struct mdl_placed *p = w->placed;
-    enum ut_err rc = UT_OK;
+    enum ut_err rc = want_lists(p, s, e);
 
+    if (rc)
+        return rc;
     for (int i = 0; i < s->n_gradients; i++) {
         const struct mdl_gradient *g = &s->gradients[i];
         struct mdl_weight *x = &w->list[g->param];

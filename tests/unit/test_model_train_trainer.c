@@ -9,6 +9,7 @@
 
 #include "base/buf.h"
 #include "model/train/trainer.h"
+#include "model/train/weights.h"
 #include "tests/support/unit.h"
 
 #define SIDE 112
@@ -398,6 +399,67 @@ static void update__no_room_at_first__tried_again_as_the_first(void **state)
     optimizer = usual;
 }
 
+#define SHARED 5 /* operations with one matrix of 3 x 3 */
+
+static void shared_gradient(const char *backend, float out[9])
+{
+    static const float mean[3], scale[] = {0.01f, 0.01f, 0.01f};
+    static const float up[] = {1, 2, 3};
+    static const uint8_t image[] = {40, 90, 200};
+    float x[] = {0.9f, 0.1f, -0.2f, 0.3f, 1.1f, 0.4f, -0.5f, 0.6f, 0.8f};
+    const float *got;
+    struct mdl_backend *b;
+    struct mdl_weights w;
+    struct mdl_graph g;
+    struct mdl_lane *lane;
+    struct mdl_plan *plan;
+    struct mdl_step s;
+    struct ut_error e;
+    int v, shared;
+
+    mdl_graph_init(&g);
+    mdl_graph_module(&g, "test");
+    v = mdl_graph_pool(
+        &g, mdl_graph_image(&g, mdl_graph_input(&g, 1, 1), mean, scale, false));
+    shared = mdl_graph_param(&g, MDL_VALUE_PARAM, mdl_shape_of(2, 3, 3), "x");
+    g.values[shared].data = x;
+    for (int i = 0; i < SHARED; i++)
+        v = mdl_graph_linear(&g, v, shared, -1);
+    if (mdl_weights_take(&g, &w, &e) ||
+        mdl_step_build(&g, &v, 1, w.trains, &s, &e) ||
+        mdl_backend_open(backend, 0, &b, &e) || mdl_lane_new(b, &lane, &e) ||
+        mdl_plan_new(lane, &s.graph, MDL_PREC_F32, 1, &plan, &e) ||
+        mdl_weights_place(&w, &lane, 1, &e) ||
+        mdl_plan_run_nodes(plan, image, 0, s.n_forward, &e) ||
+        mdl_plan_set(plan, s.seeds[0], up, &e) ||
+        mdl_plan_run_nodes(plan, image, s.n_forward, s.graph.n_nodes, &e) ||
+        mdl_weights_learn(&w, &s, &plan, 1, 0, &e))
+        fail_msg("%s: %s", backend, e.msg);
+    assert_int_equal(s.n_gradients, SHARED);
+    got = mdl_weights_gradient(&w, &w.list[shared]);
+    assert_non_null(got);
+    memcpy(out, got, 9 * sizeof(*out));
+    mdl_weights_fini(&w);
+    mdl_plan_free(plan);
+    mdl_lane_free(lane);
+    mdl_backend_close(b);
+    mdl_step_fini(&s);
+    mdl_graph_fini(&g);
+}
+
+/* More gradients come than there are weights. */
+static void learn__one_weight_of_many_operations__all_add_up(void **state)
+{
+    float here[9], there[9];
+
+    (void)state;
+    shared_gradient("cpu", here);
+    shared_gradient("cuda", there);
+    for (int i = 0; i < 9; i++)
+        assert_true(here[i] != 0 &&
+                    fabsf(there[i] - here[i]) < 1e-5f * fabsf(here[i]) + 1e-6f);
+}
+
 static void leaf__after_the_first_batch__refused(void **state)
 {
     struct run r;
@@ -539,6 +601,7 @@ int main(void)
         cmocka_unit_test(batch__label_past_the_classes__gathers_nothing),
         cmocka_unit_test(batch__no_room_at_first__learns_on_the_device_later),
         cmocka_unit_test(update__no_room_at_first__tried_again_as_the_first),
+        cmocka_unit_test(learn__one_weight_of_many_operations__all_add_up),
         cmocka_unit_test(leaf__after_the_first_batch__refused),
         cmocka_unit_test(devices__one_more_than_there_are__refused),
         cmocka_unit_test(
