@@ -113,6 +113,9 @@ static const struct option options[] = {
      "where --store is given"},
     {"if-none", BOOL, COMMAND_LINE, AT(if_none), 0, 0, "false", NULL,
      "with --create-key: only if there is no key yet, and else print nothing"},
+    {"copy-store", BOOL, COMMAND_LINE, AT(copy_store), 0, 0, "false", NULL,
+     "with --store: copy all that the SQLite file in --data holds into that "
+     "database, which must be empty, and exit"},
     {"healthcheck", BOOL, COMMAND_LINE, AT(healthcheck), 0, 0, "false", NULL,
      "ask the server that listens at --listen whether it is ready, and exit "
      "with 0 if it is, with 1 if not"},
@@ -474,6 +477,9 @@ enum ut_err srv_config_read(int argc, char *const *argv, char *const *env,
         rc = ut_fail(e, UT_EINVAL, "--grpc-cert: needs --grpc ADDR:PORT");
     if (!rc && c.if_none && !c.create_key)
         rc = ut_fail(e, UT_EINVAL, "--if-none: needs --create-key ROLE:NAME");
+    if (!rc && c.copy_store && !c.store)
+        rc = ut_fail(e, UT_EINVAL,
+                     "--copy-store: needs --store URL, where to copy to");
     if (rc) {
         srv_config_fini(&c);
         return rc;

@@ -62,7 +62,7 @@ struct srv_config {
     /* Only on the command line (config: environment too). */
     char *config;     /* file */
     char *create_key; /* "ROLE:NAME" */
-    bool if_none, healthcheck, help, version;
+    bool if_none, copy_store, healthcheck, help, version;
 };
 
 /* Reads everything. Errors: UT_EINVAL (the message names the option where it

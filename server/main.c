@@ -436,6 +436,35 @@ static int create_key(const struct srv_config *c)
     return rc ? complain(&e) : 0;
 }
 
+/* From SQLite in --data to PostgreSQL at --store, while no server runs. */
+static int copy_store(const struct srv_config *c)
+{
+    struct srv_store *from = NULL, *to = NULL;
+    struct srv_data_folder folder;
+    char path[600], said[400];
+    struct ut_error e;
+    enum ut_err rc;
+
+    snprintf(path, sizeof(path), "%s/tscaf.db", c->data);
+    if (access(path, R_OK))
+        rc = ut_fail(&e, UT_ENOTFOUND, "--copy-store: %s: %m", path);
+    else
+        rc = srv_data_folder_claim(c->data, &folder, &e);
+    if (rc)
+        return complain(&e);
+    rc = srv_store_open(c->data, NULL, &from, &e);
+    if (!rc)
+        rc = srv_store_open(c->data, c->store, &to, &e);
+    if (!rc)
+        rc = srv_store_copy(from, to, said, sizeof(said), &e);
+    if (!rc)
+        printf("copied from %s: %s\n", path, said);
+    srv_store_close(from);
+    srv_store_close(to);
+    srv_data_folder_release(&folder);
+    return rc ? complain(&e) : 0;
+}
+
 static void raise_limits(void)
 {
     struct rlimit files;
@@ -487,6 +516,11 @@ int main(int argc, char **argv)
     }
     if (c->create_key) {
         code = create_key(c);
+        srv_config_fini(c);
+        return code;
+    }
+    if (c->copy_store) {
+        code = copy_store(c);
         srv_config_fini(c);
         return code;
     }

@@ -73,6 +73,14 @@ UT_MUSTUSE enum ut_err srv_store_open(const char *dir, const char *url,
                                       struct ut_error *e);
 void srv_store_close(struct srv_store *s);
 
+/* Copies all of one store into another, which must be empty, in one
+ * transaction; nobody else may write to the first. said: what was copied, in
+ * words ("identity 3, face 5, ..."). Errors: UT_EEXISTS (not empty), UT_EIO,
+ * UT_EBUSY, UT_ENOMEM; then nothing was. */
+UT_MUSTUSE enum ut_err srv_store_copy(struct srv_store *from,
+                                      struct srv_store *to, char *said,
+                                      size_t len, struct ut_error *e);
+
 /* Between the two, what is read stays true and all changes are one, made by
  * the end if rc says that all went well, and else none. Other writers wait. */
 UT_MUSTUSE enum ut_err srv_store_begin(struct srv_store *s, struct ut_error *e);

@@ -407,6 +407,50 @@ static void key__made_and_revoked_on_one__counts_on_the_other(void **state)
     test_answer_fini(&r);
 }
 
+/* ---- from SQLite ---- */
+
+static void copy_store__from_sqlite__found_with_the_same_key(void **state)
+{
+    char url[160], store[200], id[64], key[64], out[400], wanted[200];
+    const char *copy[] = {store, "--copy-store", NULL};
+    struct test_server s;
+
+    (void)state;
+    test_postgres_database(&postgres, "copied", url);
+    snprintf(store, sizeof(store), "--store=%s", url);
+    test_server_start(&s, (const char *const[]){NULL});
+    test_enroll(&s, "Ada", 1, id);
+    assert_int_equal(test_server_run(&s, copy, out, sizeof(out)), 1);
+    assert_non_null(strstr(out, "is in use by another server"));
+    test_server_signal(&s, SIGTERM);
+    assert_int_equal(test_server_wait(&s), 0);
+    assert_int_equal(
+        test_server_run(&s,
+                        (const char *const[]){"--create-key", "admin:me", NULL},
+                        out, sizeof(out)),
+        0);
+    snprintf(key, sizeof(key), "%.*s", (int)strcspn(out, "\n"), out);
+    assert_int_equal(
+        test_server_run(&s, (const char *const[]){"--copy-store", NULL}, out,
+                        sizeof(out)),
+        2);
+    assert_non_null(strstr(out, "--copy-store: needs --store URL"));
+    assert_int_equal(test_server_run(&s, copy, out, sizeof(out)), 0);
+    snprintf(wanted, sizeof(wanted),
+             "identity 1, metadata 0, face 1, embedding 1, api_key 1");
+    if (!strstr(out, wanted))
+        fail_msg("%s", out);
+    assert_null(strstr(out, TEST_POSTGRES_PASSWORD));
+    assert_int_equal(test_server_run(&s, copy, out, sizeof(out)), 1);
+    assert_non_null(strstr(out, "is not empty: table identity has 1 rows"));
+    assert_null(strstr(out, TEST_POSTGRES_PASSWORD));
+    strcpy(s.key, key);
+    test_server_restart(&s, (const char *const[]){store, NULL});
+    strcpy(s.key, key);
+    wait_found(&s, 1, id, true);
+    assert_int_equal(test_server_stop(&s), 0);
+}
+
 static int stop_both(void **state)
 {
     int bad = test_server_stop(&a);
@@ -424,6 +468,7 @@ int main(void)
         cmocka_unit_test(model__activated_on_one__answers_on_the_other),
         cmocka_unit_test(
             job_and_dataset__of_one__told_and_refused_by_the_other),
+        cmocka_unit_test(copy_store__from_sqlite__found_with_the_same_key),
         cmocka_unit_test(key__made_and_revoked_on_one__counts_on_the_other),
     };
     int bad = 0;

@@ -4,6 +4,8 @@
 #include <ctype.h>
 #include <poll.h>
 #include <pthread.h>
+#include <sqlite3.h>
+#include <stdarg.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -11,6 +13,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "api/tscaf.pb-c.h"
 #include "server/store.h"
 #include "tests/support/postgres.h"
 #include "tests/support/unit.h"
@@ -376,12 +379,142 @@ static void write__cut_at_its_commit__known_whether_it_was_made(void **state)
     cut_at("cut_no_commit", "COMMIT", false, UT_EBUSY, "0|0");
 }
 
+/* ---- all of it from SQLite, and back ---- */
+
+static void fill(struct srv_store *s)
+{
+    float vector[8] = {1, -2, 0.5f, 1e-30f};
+    struct srv_face f = {.model_version = "0123456789abcdef",
+                         .box = {1.5f, 2, 3, 4},
+                         .quality = 87,
+                         .embedding = vector,
+                         .dim = 8,
+                         .crop = (uint8_t *)(uintptr_t) "p\0g",
+                         .crop_len = 3};
+    struct srv_identity x = {.name = strdup("J\xc3\xb6rg"),
+                             .external_id = strdup("e-1"),
+                             .consent_ref = strdup("paper 7")};
+    struct srv_key key = {.name = strdup("boss"), .role = 3};
+    Tscaf__V1__ModelInfo m = TSCAF__V1__MODEL_INFO__INIT;
+    const struct srv_record put = {SRV_TABLE_MODEL, "m1", &m.base};
+    struct ut_error e;
+
+    x.metadata = calloc(1, sizeof(*x.metadata));
+    x.metadata[0].key = strdup("depot");
+    x.metadata[0].value = strdup("");
+    x.n_metadata = 1;
+    m.reason = (char *)(uintptr_t) "m1";
+    memset(key.hash, 0xab, sizeof(key.hash));
+    assert_int_equal(srv_store_identity_create(s, "local", &x, &e), UT_OK);
+    snprintf(f.identity_id, sizeof(f.identity_id), "%s", x.id);
+    assert_int_equal(srv_store_face_add(s, "local", &f, &e), UT_OK);
+    f.crop = NULL;
+    f.crop_len = 0;
+    assert_int_equal(srv_store_face_add(s, "local", &f, &e), UT_OK);
+    assert_int_equal(srv_store_key_create(s, "local", &key, &e), UT_OK);
+    assert_int_equal(
+        srv_store_put(s, "local", "model.create", "m1", &put, 1, &e), UT_OK);
+    assert_int_equal(create(s, "without anything", &e), UT_OK);
+    srv_identity_fini(&x);
+    srv_key_fini(&key);
+}
+
+static int one_int(void *arg, int n, char **columns, char **names)
+{
+    (void)n;
+    (void)names;
+    *(int *)arg = atoi(columns[0]);
+    return 0;
+}
+
+static int ask(sqlite3 *db, const char *format, ...)
+{
+    va_list args;
+    char *sql, *why = NULL;
+    int out = -1;
+
+    va_start(args, format);
+    sql = sqlite3_vmprintf(format, args);
+    va_end(args);
+    if (sqlite3_exec(db, sql, one_int, &out, &why))
+        fail_msg("%s: %s", sql, why);
+    sqlite3_free(sql);
+    return out;
+}
+
+/* Every column of every table but the count of a row, byte for byte. */
+static void check_same(const char *a, const char *b)
+{
+    static const char *const tables[][2] = {
+        {"identity", "*"},
+        {"metadata", "*"},
+        {"face", "id, identity_id, model_version, x, y, w, h, quality, crop, "
+                 "created_ms"},
+        {"embedding", "face_id, model_version, vector"},
+        {"api_key", "id, name, role, hash, created_ms"},
+        {"model", "id, record"},
+        {"audit", "at_ms, actor, action, subject, detail"}};
+    sqlite3 *db;
+
+    assert_int_equal(sqlite3_open(a, &db), SQLITE_OK);
+    ask(db, "ATTACH %Q AS other", b);
+    for (size_t i = 0; i < sizeof(tables) / sizeof(tables[0]); i++) {
+        const char *t = tables[i][0], *columns = tables[i][1];
+
+        assert_true(ask(db, "SELECT count(*) FROM %s", t) > 0);
+        assert_int_equal(ask(db,
+                             "SELECT count(*) FROM (SELECT %s FROM %s EXCEPT "
+                             "SELECT %s FROM other.%s)",
+                             columns, t, columns, t),
+                         0);
+    }
+    assert_int_equal(ask(db,
+                         "SELECT (SELECT count(*) FROM other.audit) - (SELECT "
+                         "count(*) FROM audit)"),
+                     2); /* that it was copied, twice */
+    assert_int_equal(ask(db, "SELECT (SELECT count(*) FROM other.face) - "
+                             "(SELECT count(*) FROM face)"),
+                     0);
+    sqlite3_close(db);
+}
+
+static void copy__from_sqlite_and_back__the_same(void **state)
+{
+    struct srv_store *one, *two, *three;
+    char url[160], first[256], third[256], said[400];
+    struct ut_error e;
+
+    (void)state;
+    test_postgres_database(&server, "copy", url);
+    snprintf(first, sizeof(first), "%s/first", test_dir());
+    snprintf(third, sizeof(third), "%s/third", test_dir());
+    assert_int_equal(srv_store_open(first, NULL, &one, &e), UT_OK);
+    fill(one);
+    two = open_store(url);
+    assert_int_equal(srv_store_open(third, NULL, &three, &e), UT_OK);
+    if (srv_store_copy(one, two, said, sizeof(said), &e) ||
+        srv_store_copy(two, three, said, sizeof(said), &e))
+        fail_msg("%s", e.msg);
+    assert_string_equal(said, "identity 2, metadata 1, face 2, embedding 2, "
+                              "api_key 1, dataset 0, job 0, model 1, audit 7");
+    /* What is not empty stays as it is. */
+    assert_int_equal(srv_store_copy(one, two, said, sizeof(said), &e),
+                     UT_EEXISTS);
+    srv_store_close(one);
+    srv_store_close(two);
+    srv_store_close(three);
+    strcat(first, "/tscaf.db");
+    strcat(third, "/tscaf.db");
+    check_same(first, third);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(open__refused__named_without_the_password),
         cmocka_unit_test(open__newer_schema__refused_by_name),
         cmocka_unit_test(audit__changed_by_hand__refused_by_the_database),
+        cmocka_unit_test(copy__from_sqlite_and_back__the_same),
         cmocka_unit_test(write__several_at_once__all_there_in_turn),
         cmocka_unit_test(server__restarted_between_calls__nobody_notices),
         cmocka_unit_test(write__cut_before_it_began__made_once),
