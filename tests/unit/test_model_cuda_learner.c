@@ -880,6 +880,8 @@ static void gather__not_there__refused(void **state)
     struct mdl_gather list[64];
     struct rig r = {0};
     struct held h;
+    float *x;
+    size_t n;
     void *l;
 
     (void)state;
@@ -893,6 +895,18 @@ static void gather__not_there__refused(void **state)
     run_step(&r, NULL);
     list[0].at = 1;
     refused(r.learner->gather(l, 0, r.plan, list, 1, &e), "is no gradient of");
+    /* What comes before it has gathered. */
+    n = h.list[list[0].tensor].n;
+    x = calloc(n, sizeof(*x));
+    expect(&r, l, list[0].tensor, MDL_GRADIENT, x, n);
+    list[0].at = 0;
+    list[1].at = 1u << 20;
+    refused(r.learner->gather(l, 0, r.plan, list, 2, &e), "is no gradient of");
+    FINE(r.learner->get(l, list[0].tensor, MDL_GRADIENT, x, &e));
+    assert_true(x[0] != 0);
+    FINE(r.learner->gather(l, 0, r.plan, list, 1, &e));
+    expect(&r, l, list[0].tensor, MDL_GRADIENT, x, n);
+    free(x);
     r.learner->close(l);
     close_rig(&r);
 }

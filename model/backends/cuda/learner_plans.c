@@ -94,7 +94,7 @@ static enum ut_err gather(struct learner *l, struct learner_device *d,
 
         rc = value_of(d, a->plan, g->value, g->at + n, &m, e);
         if (rc)
-            return rc;
+            break; /* those before it have gathered */
         if (out.n == GPU_LIST || gathers(&out, to))
             send_gathers(d, &out);
         out.of[out.n++] =
@@ -153,7 +153,7 @@ static enum ut_err run(struct learner *l, struct learner_device *d, void *arg,
 
         rc = value_of(d, a->plan, r->value, (size_t)2 * n, &m, e);
         if (rc)
-            return rc;
+            break;
         if (out.n == GPU_LIST || runs(&out, mean))
             send_runs(d, &out);
         out.of[out.n++] = (struct gpu_run){.stats = m->data,
