@@ -9,6 +9,14 @@
 #define MDL_PLUGIN_SYMBOL "tscaf_plugin" /* const struct mdl_plugin */
 #define MDL_PLUGIN_ABI 1                 /* of struct mdl_plugin and its use */
 
+/* The structs of learner.h that both sides look into. */
+#define MDL_PLUGIN_LEARNER                                                     \
+    (sizeof(struct mdl_learner_ops) * 7 + sizeof(struct mdl_tensor) * 11 +     \
+     sizeof(struct mdl_gather) * 13 + sizeof(struct mdl_running) * 17 +        \
+     sizeof(struct mdl_own) * 19 + sizeof(struct mdl_move) * 23 +              \
+     sizeof(struct mdl_optimizer) * 29 + sizeof(struct mdl_arcface) * 37 +     \
+     sizeof(struct mdl_distill) * 41 + sizeof(struct mdl_hint) * 43)
+
 /* Changes with the structs that both sides look into. */
 #define MDL_PLUGIN_LAYOUT                                                      \
     (uint32_t)(                                                                \
@@ -17,7 +25,7 @@
             31 +                                                               \
         (sizeof(struct mdl_backend_ops) * 31 + sizeof(struct mdl_index_ops)) * \
             31 +                                                               \
-        sizeof(struct mdl_learner_ops) * 7 + sizeof(struct mdl_device_stats))
+        MDL_PLUGIN_LEARNER + sizeof(struct mdl_device_stats))
 
 struct mdl_plugin {
     uint32_t abi, layout; /* of the sources it was built from */
