@@ -15,7 +15,7 @@
  * A learner spans n devices (data parallel). Each has all the weights, runs
  * its part of a batch, and moves the weights as the others do. */
 
-#define MDL_LEARNER_DEVICES 64
+#define MDL_LEARNER_DEVICES 64 /* at most */
 
 enum mdl_optimizer_kind {
     MDL_SGD,   /* momentum beta1 */

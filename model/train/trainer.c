@@ -9,7 +9,7 @@
 #include "model/train/weights.h"
 
 #define MAX_LEAVES 8
-#define MAX_LANES 64
+#define MAX_LANES MDL_LEARNER_DEVICES
 
 struct leaf {
     char name[MDL_NAME_LEN];

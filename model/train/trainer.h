@@ -71,7 +71,10 @@ struct mdl_labels {
 };
 
 /* Forward, loss, backward over images [batch, H, W, 3]; the gradients, times
- * weight, are added up and running statistics move. */
+ * weight, are added up and running statistics move. Errors: UT_EINVAL for a
+ * label past the classes, UT_ESTATE where the loss is not finite, UT_ENOMEM,
+ * those of the backend; the first batch also finds room for weights on their
+ * devices. */
 UT_MUSTUSE enum ut_err mdl_trainer_batch(struct mdl_trainer *t, int task,
                                          const uint8_t *images,
                                          const struct mdl_labels *labels,
