@@ -73,7 +73,7 @@ UT_MUSTUSE enum ut_err mdl_weights_read(struct mdl_weights *w, bool state,
 /* After plans of s ran, each on its part of a batch: gathers their gradients,
  * and moves running statistics by running += momentum * (batch's - running),
  * the variance unbiased, where the batch's are the mean of the parts'. Errors:
- * the backend's. */
+ * the backend's; what gathered is then unknown, and the training over. */
 UT_MUSTUSE enum ut_err mdl_weights_learn(struct mdl_weights *w,
                                          const struct mdl_step *s,
                                          struct mdl_plan *const *plans, int n,
