@@ -235,29 +235,13 @@ static void plan_free(void *ctx, void *plan)
 static enum ut_err grow(struct plan *p, struct ut_error *e)
 {
     struct lane *l = p->lane;
-    void *at = NULL;
-    enum ut_err rc = UT_OK;
+    enum ut_err rc;
 
     if (p->work_size <= l->work_size && p->host_size <= l->host_size)
         return UT_OK;
     l->generation++;
-    if (p->work_size > l->work_size) {
-        gpu_free(l->work);
-        l->work = NULL;
-        l->work_size = 0;
-        rc = gpu_alloc(p->work_size, &at, e);
-        l->work = at;
-        l->work_size = rc ? 0 : p->work_size;
-    }
-    if (!rc && p->host_size > l->host_size) {
-        gpu_unpin(l->host);
-        l->host = NULL;
-        l->host_size = 0;
-        rc = gpu_pin(p->host_size, &at, e);
-        l->host = rc ? NULL : at;
-        l->host_size = rc ? 0 : p->host_size;
-    }
-    return rc;
+    rc = cuda_grow(&l->work, &l->work_size, p->work_size, false, e);
+    return rc ? rc : cuda_grow(&l->host, &l->host_size, p->host_size, true, e);
 }
 
 /* Records the run that wants these outputs. Without a recording a run queues

@@ -101,25 +101,10 @@ enum ut_err cuda_loss_memory(struct losses *s, const char *what, int n,
                              size_t work, size_t host, struct ut_error *e)
 {
     struct ut_error why = {0};
-    void *at = NULL;
-    enum ut_err rc = UT_OK;
+    enum ut_err rc = cuda_grow(&s->work, &s->work_size, work, false, &why);
 
-    if (work > s->work_size) {
-        gpu_free(s->work);
-        s->work = NULL;
-        s->work_size = 0;
-        rc = gpu_alloc(work, &at, &why);
-        s->work = rc ? NULL : at;
-        s->work_size = rc ? 0 : work;
-    }
-    if (!rc && host > s->host_size) {
-        gpu_unpin(s->host);
-        s->host = NULL;
-        s->host_size = 0;
-        rc = gpu_pin(host, &at, &why);
-        s->host = rc ? NULL : at;
-        s->host_size = rc ? 0 : host;
-    }
+    if (!rc)
+        rc = cuda_grow(&s->host, &s->host_size, host, true, &why);
     return rc ? ut_fail(e, rc, "%s of %d faces needs %zu MiB: %.180s", what, n,
                         work >> 20, why.msg)
               : UT_OK;

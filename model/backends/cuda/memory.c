@@ -138,3 +138,22 @@ enum ut_err cuda_place(struct plan *p, struct ut_error *e)
     free(lives);
     return UT_OK;
 }
+
+enum ut_err cuda_grow(char **at, size_t *size, size_t want, bool pinned,
+                      struct ut_error *e)
+{
+    void *more = NULL;
+    enum ut_err rc;
+
+    if (want <= *size)
+        return UT_OK;
+    (pinned ? gpu_unpin : gpu_free)(*at);
+    *at = NULL;
+    *size = 0;
+    rc = (pinned ? gpu_pin : gpu_alloc)(want, &more, e);
+    if (rc)
+        return rc;
+    *at = more;
+    *size = want;
+    return UT_OK;
+}

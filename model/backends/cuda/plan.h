@@ -161,6 +161,10 @@ void cuda_shape(struct plan *p);
 /* An input of mdl_graph_given. */
 bool cuda_is_given(const struct plan *p, int v);
 enum ut_err cuda_place(struct plan *p, struct ut_error *e);
+/* At least want bytes at *at, on the device or, pinned, on the host; where
+ * there are fewer it moves, and what lay there is gone. */
+enum ut_err cuda_grow(char **at, size_t *size, size_t want, bool pinned,
+                      struct ut_error *e);
 /* weights.c */
 enum ut_err cuda_weights_get(struct plan *p, int value, enum layout layout,
                              enum gpu_type type, const struct gpu_map *x,
