@@ -89,7 +89,7 @@ enum ut_err mdl_weights_place(struct mdl_weights *w,
     if (!rc)
         rc = mdl_learner_open(lanes, n, tensors, p->n, &w->learner, e);
     free(tensors);
-    if (rc)
+    if (!w->learner.ops) /* an error, or they learn here */
         weights_device_fini(w);
     return rc;
 }
