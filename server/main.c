@@ -445,7 +445,7 @@ static int copy_store(const struct srv_config *c)
     struct ut_error e;
     enum ut_err rc;
 
-    snprintf(path, sizeof(path), "%s/tscaf.db", c->data);
+    snprintf(path, sizeof(path), "%s/" SRV_STORE_FILE, c->data);
     if (access(path, R_OK))
         rc = ut_fail(&e, UT_ENOTFOUND, "--copy-store: %s: %m", path);
     else

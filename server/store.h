@@ -62,12 +62,14 @@ void srv_audit_fini(struct srv_audit *x);
 
 struct srv_store;
 
+#define SRV_STORE_FILE "tscaf.db" /* SQLite's, in the data folder */
+
 /* Opens the database at url ("postgres://..."), or opens or creates
- * DIR/tscaf.db where url is NULL; migrates its schema. DIR is made if it is
- * missing. A connection that is lost later is made again by the calls that need
- * it. Errors: UT_EIO, UT_EBUSY (PostgreSQL cannot be reached), UT_EINVAL (no
- * such URL), UT_EFORMAT (newer schema); none shows the URL, which may hold a
- * password. */
+ * DIR/SRV_STORE_FILE where url is NULL; migrates its schema. DIR is made if it
+ * is missing. A connection that is lost later is made again by the calls that
+ * need it. Errors: UT_EIO, UT_EBUSY (PostgreSQL cannot be reached), UT_EINVAL
+ * (no such URL), UT_EFORMAT (newer schema); none shows the URL, which may hold
+ * a password. */
 UT_MUSTUSE enum ut_err srv_store_open(const char *dir, const char *url,
                                       struct srv_store **out,
                                       struct ut_error *e);

@@ -203,7 +203,7 @@ enum ut_err srv_sqlite_open(struct srv_store *s, const char *dir,
         return ut_fail(e, UT_ENOMEM, "no memory for the store");
     s->ops = &ops;
     s->db = d;
-    snprintf(s->where, sizeof(s->where), "%s/tscaf.db", dir);
+    snprintf(s->where, sizeof(s->where), "%s/" SRV_STORE_FILE, dir);
     if (sqlite3_open(s->where, &d->db))
         return fail(s, e);
     sqlite3_extended_result_codes(d->db, 1);

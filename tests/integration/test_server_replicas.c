@@ -451,6 +451,23 @@ static void copy_store__from_sqlite__found_with_the_same_key(void **state)
     assert_int_equal(test_server_stop(&s), 0);
 }
 
+static void copy_store__without_a_file__named(void **state)
+{
+    struct test_server s = {0};
+    char out[400];
+
+    (void)state;
+    assert_int_equal(
+        test_server_run(&s,
+                        (const char *const[]){"--store=postgres://nobody",
+                                              "--copy-store", NULL},
+                        out, sizeof(out)),
+        1);
+    if (!strstr(out, "/data/tscaf.db: No such file or directory"))
+        fail_msg("%s", out);
+    test_server_remove(&s);
+}
+
 static int stop_both(void **state)
 {
     int bad = test_server_stop(&a);
@@ -469,6 +486,7 @@ int main(void)
         cmocka_unit_test(
             job_and_dataset__of_one__told_and_refused_by_the_other),
         cmocka_unit_test(copy_store__from_sqlite__found_with_the_same_key),
+        cmocka_unit_test(copy_store__without_a_file__named),
         cmocka_unit_test(key__made_and_revoked_on_one__counts_on_the_other),
     };
     int bad = 0;
