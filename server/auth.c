@@ -148,9 +148,9 @@ enum ut_err srv_auth_check(const struct srv_auth *a, const char *secret,
     if (!a->closed)
         return ut_fail(e, UT_EINVAL,
                        "no API key exists yet: until then only this machine "
-                       "may ask, for localhost, through no proxy and from no "
-                       "other site's page; tscafd --create-key admin:NAME "
-                       "makes one");
+                       "may ask, for localhost, through no proxy, over "
+                       "HTTP/1.1 or later and from no other site's page; "
+                       "tscafd --create-key admin:NAME makes one");
     if (!secret)
         return ut_fail(e, UT_EINVAL,
                        "an API key is needed: send \"Authorization: Bearer "

@@ -38,6 +38,7 @@ struct srv_http_exchange {
     char request_id[SRV_HTTP_REQUEST_ID_LEN]; /* the client's or ours */
     const char *peer;                         /* its address */
     bool loopback;                            /* it is on this machine */
+    bool http10;                              /* asked over HTTP/1.0 */
     int64_t start_us;
     int64_t until_us; /* a duplex exchange ends then; 0: when its ends want */
     size_t taken;     /* bytes of its messages before this one */

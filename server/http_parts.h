@@ -33,7 +33,7 @@ struct exchange {
     struct ut_buf unsent; /* of a stream */
     size_t unsent_at;     /* what is before it has gone */
     bool streams, over;   /* over: nothing more will be written */
-    bool chunked, bad_uri, needs_host, discard, close, suspended;
+    bool chunked, bad_uri, discard, close, suspended;
     bool handed;     /* to handle(), and not answered yet */
     bool duplex;     /* its body is messages */
     bool answered;   /* the message that is its body, of a duplex one */

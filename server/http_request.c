@@ -117,7 +117,7 @@ static void check_header(struct exchange *x)
     else if (x->bad_uri)
         http_refuse(x, SRV_REJECT_HEADERS, API_INVALID_ARGUMENT, 400, false,
                     "the path or query has a NUL or a space in it");
-    else if (f.hosts > 1 || (!f.hosts && x->needs_host))
+    else if (f.hosts > 1 || (!f.hosts && !x->x.http10))
         http_refuse(x, SRV_REJECT_HEADERS, API_INVALID_ARGUMENT, 400, false,
                     "a request has one Host field, this one has %d", f.hosts);
     else if (len > h->c.max_body_bytes)
@@ -231,7 +231,7 @@ enum MHD_Result http_on_request(void *arg, struct MHD_Connection *mhd,
         return MHD_NO; /* there was no memory for it */
     *len = 0;
     if (x->conn->phase == HEADER) {
-        x->needs_host = strcmp(version, "HTTP/1.0") != 0;
+        x->x.http10 = strcmp(version, "HTTP/1.0") == 0;
         return on_header(x, method, url);
     }
     if (x->conn->phase == WORKING)

@@ -20,7 +20,9 @@ static bool names_loopback(const char *authority)
     return srv_config_loopback(host);
 }
 
-/* What proxies say of whom they ask for. */
+/* What proxies say of whom they ask for. nginx says nothing unless told to, and
+ * then names this machine as the Host, but asks over HTTP/1.0 (before 1.29.7),
+ * which browsers, curl and clients of today do not. */
 static bool is_passed_on(const struct srv_http_exchange *x)
 {
     static const char *const fields[] = {
@@ -30,7 +32,7 @@ static bool is_passed_on(const struct srv_http_exchange *x)
     for (size_t i = 0; i < sizeof(fields) / sizeof(fields[0]); i++)
         if (srv_http_field(x, fields[i]))
             return true;
-    return false;
+    return x->http10;
 }
 
 /* https://fetch.spec.whatwg.org/#origin-header: with all but plain GETs. */

@@ -381,6 +381,11 @@ static int serve(struct server *s)
         srv_log_line(app->log, SRV_LOG_INFO, NULL,
                      "HTTP/2 and gRPC: %s port %d%s", s->config.grpc_host,
                      srv_h2_port(app->h2), s->config.grpc_cert ? ", TLS" : "");
+    if (!srv_auth_keys(app->auth))
+        srv_log_line(app->log, SRV_LOG_WARN, NULL,
+                     "no API key exists yet: whoever asks from this machine "
+                     "may do everything; make one (POST /v1/keys, tscaf keys "
+                     "create) before a proxy or a tunnel leads here");
     s->started.fn = on_started;
     rc = srv_pool_push(app->store_pool, start_job, s, &e);
     if (rc)

@@ -316,6 +316,28 @@ static void keys__made_used_deleted__as_their_roles_allow(void **state)
     assert_int_equal(test_server_stop(&s), 0);
 }
 
+static void no_key_yet__warned_of_until_there_is_one(void **state)
+{
+    struct test_server s;
+    char out[200], *log;
+
+    (void)state;
+    test_server_start(&s, NULL);
+    log = test_server_log(&s);
+    assert_non_null(strstr(log, "no API key exists yet"));
+    free(log);
+    test_server_signal(&s, SIGTERM);
+    assert_int_equal(test_server_wait(&s), 0);
+    assert_int_equal(test_server_run(&s, FLAGS("--create-key", "admin:me"), out,
+                                     sizeof(out)),
+                     0);
+    test_server_restart(&s, NULL);
+    log = test_server_log(&s);
+    assert_null(strstr(log, "no API key"));
+    free(log);
+    assert_int_equal(test_server_stop(&s), 0);
+}
+
 static void
 beyond_loopback__without_and_with_a_key__refused_then_served(void **state)
 {
@@ -523,6 +545,7 @@ int main(void)
         cmocka_unit_test(errors__each_status__in_the_one_shape),
         cmocka_unit_test(errors__that_need_a_face__told),
         cmocka_unit_test(keys__made_used_deleted__as_their_roles_allow),
+        cmocka_unit_test(no_key_yet__warned_of_until_there_is_one),
         cmocka_unit_test(
             beyond_loopback__without_and_with_a_key__refused_then_served),
         cmocka_unit_test(command_line__mistakes__exit_2_and_a_word),

@@ -203,6 +203,9 @@ static void no_key_yet__open_to_this_machine_alone(void **state)
         AS("Host: localhost\r\nForwarded: for=192.0.2.1\r\n"),
         AS("Host: localhost\r\nX-Real-IP: 192.0.2.1\r\n"),
         AS("Host: localhost\r\nVia: 1.1 edge\r\n"),
+        /* nginx, told nothing but whom to ask. */
+        "PATCH /echo/a HTTP/1.0\r\nHost: 127.0.0.1:8080\r\n"
+        "Connection: close\r\n\r\n",
     };
 
     (void)state;
