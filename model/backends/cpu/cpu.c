@@ -196,16 +196,23 @@ static const struct mdl_map *inputs(const struct plan *p,
     return list;
 }
 
-static void run_act(struct plan *p, struct step *s)
+/* What a convolution adds to its result, or NULL. */
+static const struct mdl_map *residual(const struct plan *p,
+                                      const struct mdl_node *n)
+{
+    int value = n->in[MDL_IN_RESIDUAL];
+
+    return value >= 0 ? &p->maps[value] : NULL;
+}
+
+static void run_winograd(struct plan *p, struct step *s)
 {
     const struct mdl_node *n = s->node;
-    const struct mdl_map *x = &p->maps[n->in[0]], *y = &p->maps[n->out];
+    const struct mdl_map *more = residual(p, n);
 
-    p->ctx->kernels->copy(x, y);
-    if (y->vector)
-        mdl_k_activate(y, n->act, n->alpha, s->slope);
-    else
-        p->ctx->kernels->epilogue(y, n->act, n->alpha, s->slope, NULL, NULL);
+    mdl_wino_run(s->wino, p->batch, p->maps[n->in[0]].data,
+                 more ? more->data : NULL, p->maps[n->out].data,
+                 p->base + p->scratch);
 }
 
 static void run_kernel(struct plan *p, struct step *s, const void *in)
@@ -221,21 +228,17 @@ static void run_kernel(struct plan *p, struct step *s, const void *in)
         mdl_k_image(n, in, p->batch, y->height * y->width, y->bf16, y->data);
         return;
     case MDL_OP_CONV:
-        mdl_wino_run(s->wino, p->batch, x->data,
-                     n->in[MDL_IN_RESIDUAL] >= 0
-                         ? p->maps[n->in[MDL_IN_RESIDUAL]].data
-                         : NULL,
-                     y->data, p->base + p->scratch);
+        run_winograd(p, s);
         return;
     case MDL_OP_LINEAR:
-        mdl_fc_run(x, s->weights->packed, cpu_param(p, n, MDL_IN_B), n->act,
-                   n->alpha, s->slope, y);
+        mdl_fc_run(x, s->weights->packed, cpu_param(p, n, MDL_IN_B), y);
+        p->ctx->kernels->act(y, n->act, n->alpha, s->slope, NULL, NULL, y);
         return;
     case MDL_OP_BATCHNORM:
         p->ctx->kernels->affine(x, s->scale, s->offset, y);
         return;
     case MDL_OP_ACT:
-        run_act(p, s);
+        p->ctx->kernels->act(x, n->act, n->alpha, s->slope, NULL, NULL, y);
         return;
     case MDL_OP_POOL:
         p->ctx->kernels->pool(x, y);
@@ -267,6 +270,7 @@ static enum ut_err run_step(struct plan *p, struct step *s, const void *in,
                             struct ut_error *e)
 {
     const struct mdl_node *n = s->node;
+    const struct mdl_map *y = &p->maps[n->out];
     enum ut_err rc;
 
     if (!s->primitive) {
@@ -281,10 +285,8 @@ static enum ut_err run_step(struct plan *p, struct step *s, const void *in,
             cpu_check(dnnl_stream_wait(p->lane->stream), mdl_op_name(n->op), e);
     if (rc || !s->epilogue)
         return rc;
-    p->ctx->kernels->epilogue(
-        &p->maps[n->out], s->act, n->alpha, s->slope, s->shift,
-        n->in[MDL_IN_RESIDUAL] >= 0 ? p->maps[n->in[MDL_IN_RESIDUAL]].data
-                                    : NULL);
+    p->ctx->kernels->act(y, s->act, n->alpha, s->slope, s->shift,
+                         residual(p, n), y);
     return UT_OK;
 }
 
@@ -314,7 +316,7 @@ static enum ut_err run(void *ctx, void *plan, const struct mdl_io *io,
     }
     for (int i = 0; i < g->n_outputs; i++)
         if (wanted >> i & 1)
-            p->ctx->kernels->output(&p->maps[g->outputs[i]], io->out[i]);
+            p->ctx->kernels->to_rows(&p->maps[g->outputs[i]], io->out[i]);
     return UT_OK;
 }
 
@@ -367,7 +369,7 @@ static enum ut_err get(void *ctx, void *plan, int value, float *to,
 
     (void)ctx;
     if (!v->whole) {
-        p->ctx->training->to_rows(&p->maps[value], to);
+        p->ctx->kernels->to_rows(&p->maps[value], to);
         return UT_OK;
     }
     if (!n) {

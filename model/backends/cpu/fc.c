@@ -55,7 +55,6 @@ void mdl_fc_pack(const struct mdl_map *x, int outputs, const float *w,
 }
 
 void mdl_fc_run(const struct mdl_map *x, const void *packed, const float *bias,
-                enum mdl_act act, float alpha, const float *slope,
                 const struct mdl_map *y)
 {
     size_t n = inputs_of(x), n_out = (size_t)y->channels;
@@ -65,5 +64,4 @@ void mdl_fc_run(const struct mdl_map *x, const void *packed, const float *bias,
         for (size_t o = 0; o < n_out; o++)
             out[(size_t)r * n_out + o] = bias ? bias[o] : 0;
     mdl_panel_product(x->bf16, packed, n_out, n, x->data, n, y->batch, out);
-    mdl_k_activate(y, act, alpha, slope);
 }

@@ -19,9 +19,8 @@ size_t mdl_fc_bytes(const struct mdl_map *x, int outputs);
 void mdl_fc_pack(const struct mdl_map *x, int outputs, const float *w,
                  void *packed);
 
-/* y: a vector map; bias [outputs] or NULL; slope [outputs] for PReLU. */
+/* y: a vector map; bias [outputs] or NULL. */
 void mdl_fc_run(const struct mdl_map *x, const void *packed, const float *bias,
-                enum mdl_act act, float alpha, const float *slope,
                 const struct mdl_map *y);
 
 #endif

@@ -196,7 +196,7 @@ static const float *rows_of(const struct plan *p, const struct mdl_map *x)
 
     if (x->vector)
         return x->data;
-    p->ctx->training->to_rows(x, rows);
+    p->ctx->kernels->to_rows(x, rows);
     return rows;
 }
 
@@ -240,15 +240,6 @@ static void linear_dw(struct plan *p, struct step *s)
                rows_of(p, map(p, n, 0)), k, 0, p->maps[n->out].data, k);
 }
 
-static void add(struct plan *p, const struct mdl_node *n)
-{
-    struct mdl_map list[MDL_NODE_INPUTS];
-
-    for (int i = 0; i < n->n_in; i++)
-        list[i] = p->maps[n->in[i]];
-    p->ctx->training->add(list, n->n_in, &p->maps[n->out]);
-}
-
 bool cpu_run_gradient(struct plan *p, struct step *s)
 {
     const struct mdl_node *n = s->node;
@@ -264,11 +255,9 @@ bool cpu_run_gradient(struct plan *p, struct step *s)
     case MDL_OP_LINEAR_DW:
         linear_dw(p, s);
         return true;
-    case MDL_OP_ADD:
-        add(p, n);
-        return true;
     case MDL_OP_ACT:
-        p->ctx->training->act(n->act, n->alpha, array(p, n, 1), x, out);
+        p->ctx->kernels->act(x, n->act, n->alpha, array(p, n, 1), NULL, NULL,
+                             out);
         return true;
     case MDL_OP_BN_STATS:
         p->ctx->training->bn_stats(x, out->data);

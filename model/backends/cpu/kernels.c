@@ -5,18 +5,6 @@
 
 #include "model/backends/cpu/per_isa.h"
 
-void mdl_k_activate(const struct mdl_map *y, enum mdl_act act, float alpha,
-                    const float *slope)
-{
-    float *v = y->data;
-
-    if (act == MDL_ACT_NONE)
-        return;
-    for (int n = 0; n < y->batch; n++)
-        for (int c = 0; c < y->channels; c++, v++)
-            *v = mdl_activate(act, alpha, slope ? slope[c] : 0, *v);
-}
-
 INLINE void image(const struct mdl_node *n, const uint8_t *rgb, int batch,
                   int pixels, bool bf16, void *out)
 {

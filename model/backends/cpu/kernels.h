@@ -42,47 +42,23 @@ static inline uint16_t mdl_bf16_of(float f)
     return (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
 }
 
-static inline float mdl_activate(enum mdl_act act, float alpha, float slope,
-                                 float x)
-{
-    switch (act) {
-    case MDL_ACT_NONE:
-        return x;
-    case MDL_ACT_RELU:
-        return x > 0 ? x : 0;
-    case MDL_ACT_RELU6:
-        return x > 0 ? (x < 6 ? x : 6) : 0;
-    case MDL_ACT_LEAKY:
-        return x > 0 ? x : alpha * x;
-    case MDL_ACT_PRELU:
-        return x > 0 ? x : slope * x;
-    case MDL_ACT_SIGMOID:
-        return 1 / (1 + expf(-x));
-    }
-    return x;
-}
-
-/* y = act(y), in place, of a vector map. */
-void mdl_k_activate(const struct mdl_map *y, enum mdl_act act, float alpha,
-                    const float *slope);
 /* u8 [batch, h, w, 3] to [batch, 3, h, w], plain, float32 or bfloat16. */
 void mdl_k_image(const struct mdl_node *n, const uint8_t *rgb, int batch,
                  int pixels, bool bf16, void *out);
 void mdl_k_l2norm(const struct mdl_map *x, const struct mdl_map *y);
 
-/* Those that know how maps lie. Arrays of channels are [blocks * lanes], zero
- * where padded. */
+/* Those that know how maps lie; maps or vectors. Arrays are by channel. They
+ * use OpenMP's threads. */
 struct mdl_kernels {
     int lanes;
-    /* y = act(y) + shift + residual, in place; slope, shift and residual may
+    /* y = act(x) + shift + residual; y may be x. slope, shift and residual may
      * be NULL. */
-    void (*epilogue)(const struct mdl_map *y, enum mdl_act act, float alpha,
-                     const float *slope, const float *shift,
-                     const void *residual);
+    void (*act)(const struct mdl_map *x, enum mdl_act act, float alpha,
+                const float *slope, const float *shift,
+                const struct mdl_map *residual, const struct mdl_map *y);
     /* y = s x + t by channel. */
     void (*affine)(const struct mdl_map *x, const float *s, const float *t,
                    const struct mdl_map *y);
-    void (*copy)(const struct mdl_map *x, const struct mdl_map *y);
     void (*pool)(const struct mdl_map *x, const struct mdl_map *y);
     void (*add)(const struct mdl_map *x, int n, const struct mdl_map *y);
     void (*scale)(const struct mdl_map *x, const struct mdl_map *s,
@@ -91,7 +67,7 @@ struct mdl_kernels {
     void (*concat)(const struct mdl_map *x, int n, const struct mdl_map *y);
     void (*softmax)(const struct mdl_map *x, const struct mdl_map *y);
     /* To row-major float32 [batch, C, H, W]. */
-    void (*output)(const struct mdl_map *x, float *out);
+    void (*to_rows)(const struct mdl_map *x, float *rows);
 };
 extern const struct mdl_kernels mdl_kernels_8, mdl_kernels_16;
 

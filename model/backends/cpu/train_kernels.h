@@ -19,14 +19,11 @@ struct mdl_train_kernels {
                   const float *stats, const float *dparam, float eps,
                   const struct mdl_map *dy, const struct mdl_map *dx);
 
-    void (*act)(enum mdl_act act, float alpha, const float *slope,
-                const struct mdl_map *x, const struct mdl_map *y);
     void (*act_dx)(enum mdl_act act, float alpha, const float *slope,
                    const struct mdl_map *x, const struct mdl_map *dy,
                    const struct mdl_map *dx);
     void (*act_dslope)(const struct mdl_map *x, const struct mdl_map *dy,
                        float *dslope);
-    void (*add)(const struct mdl_map *x, int n, const struct mdl_map *y);
     void (*sum)(const struct mdl_map *x, float *sums);
     void (*pool_dx)(const struct mdl_map *dy, const struct mdl_map *dx);
     void (*scale_ds)(const struct mdl_map *x, const struct mdl_map *dy,
@@ -38,8 +35,7 @@ struct mdl_train_kernels {
     void (*softmax_dx)(const struct mdl_map *y, const struct mdl_map *dy,
                        const struct mdl_map *dx);
 
-    /* Between a map and rows of plain floats [batch, C * H * W]. */
-    void (*to_rows)(const struct mdl_map *x, float *rows);
+    /* What to_rows of struct mdl_kernels wrote. */
     void (*from_rows)(const float *rows, const struct mdl_map *x);
 };
 extern const struct mdl_train_kernels mdl_train_kernels_8, mdl_train_kernels_16;

@@ -1,152 +1,7 @@
-/* Training's own kernels, over maps in blocks of LANES channels; included once
- * for each width by train_kernels_LANES.c. A block is LANES channels of one
- * image: area rows of so many floats that lie together; of a vector it is one
- * row, which may be shorter at the end. */
-#include <math.h>
-#include <string.h>
-
-#include "model/backends/cpu/per_isa.h"
+/* Training's own kernels; included once for each width by
+ * train_kernels_LANES.c. */
+#include "model/backends/cpu/rows_body.h"
 #include "model/backends/cpu/train_kernels.h"
-
-static inline int blocks(const struct mdl_map *m)
-{
-    return (m->channels + LANES - 1) / LANES;
-}
-
-/* Vectors of the compiler's own: LANES of them whatever the processor has. */
-typedef float vec __attribute__((vector_size(4 * LANES)));
-typedef int32_t ivec __attribute__((vector_size(4 * LANES)));
-typedef uint32_t uvec __attribute__((vector_size(4 * LANES)));
-typedef uint16_t hvec __attribute__((vector_size(2 * LANES)));
-
-/* How a map's rows lie. Kernels are compiled for each. */
-enum kind { ROWS_F32, ROWS_BF16, ROWS_VECTOR };
-
-#define EACH_KIND(body, m, ...)                                                \
-    do {                                                                       \
-        if ((m)->vector)                                                       \
-            body(ROWS_VECTOR, __VA_ARGS__);                                    \
-        else if ((m)->bf16)                                                    \
-            body(ROWS_BF16, __VA_ARGS__);                                      \
-        else                                                                   \
-            body(ROWS_F32, __VA_ARGS__);                                       \
-    } while (0)
-
-static inline int area(const struct mdl_map *m)
-{
-    return m->vector ? 1 : m->height * m->width;
-}
-
-/* Channels of block b; lanes past them are padding, zero in maps. */
-static inline int channels(const struct mdl_map *m, int b)
-{
-    int left = m->channels - b * LANES;
-
-    return left < LANES ? left : LANES;
-}
-
-/* The rows of image n's block b: where they begin, how many channels the last
- * has. By value, so that a store through it changes nothing in a loop. */
-struct rows {
-    char *at;
-    int lanes;
-};
-
-INLINE struct rows rows_of(enum kind kind, const struct mdl_map *m, int n,
-                           int b)
-{
-    size_t size = kind == ROWS_BF16 ? sizeof(uint16_t) : sizeof(float);
-    size_t at = kind == ROWS_VECTOR
-                    ? (size_t)n * (size_t)m->channels + (size_t)b * LANES
-                    : ((size_t)n * (size_t)blocks(m) + (size_t)b) *
-                          (size_t)area(m) * LANES;
-
-    return (struct rows){(char *)m->data + at * size, channels(m, b)};
-}
-
-/* Row i as a vector, zero past the channels. */
-INLINE vec load(enum kind kind, struct rows r, int i)
-{
-    const char *at = r.at + (size_t)i * LANES * (kind == ROWS_BF16 ? 2 : 4);
-    vec v = {0};
-    uvec w;
-    hvec h;
-
-    if (kind == ROWS_F32) {
-        memcpy(&v, at, sizeof(v));
-    } else if (kind == ROWS_BF16) {
-        memcpy(&h, at, sizeof(h));
-        w = __builtin_convertvector(h, uvec) << 16;
-        memcpy(&v, &w, sizeof(v));
-    } else {
-        for (int k = 0; k < r.lanes; k++)
-            v[k] = ((const float *)(const void *)at)[k];
-    }
-    return v;
-}
-
-INLINE void store(enum kind kind, struct rows r, int i, vec v)
-{
-    char *at = r.at + (size_t)i * LANES * (kind == ROWS_BF16 ? 2 : 4);
-    uvec w;
-    hvec h;
-
-    if (kind == ROWS_F32) {
-        memcpy(at, &v, sizeof(v));
-    } else if (kind == ROWS_BF16) { /* to the nearest, ties to even */
-        memcpy(&w, &v, sizeof(w));
-        w += 0x7fff + (w >> 16 & 1);
-        h = __builtin_convertvector(w >> 16, hvec);
-        memcpy(at, &h, sizeof(h));
-    } else {
-        for (int k = 0; k < r.lanes; k++)
-            ((float *)(void *)at)[k] = v[k];
-    }
-}
-
-/* The same where speed is no matter. */
-static enum kind kind_of(const struct mdl_map *m)
-{
-    return m->vector ? ROWS_VECTOR : m->bf16 ? ROWS_BF16 : ROWS_F32;
-}
-
-INLINE vec get(const struct mdl_map *m, int n, int b, int i)
-{
-    enum kind kind = kind_of(m);
-
-    return load(kind, rows_of(kind, m, n, b), i);
-}
-
-INLINE void put(const struct mdl_map *m, int n, int b, int i, vec v)
-{
-    enum kind kind = kind_of(m);
-
-    store(kind, rows_of(kind, m, n, b), i, v);
-}
-
-/* A block of a parameter, zero past the channels or if it is absent. */
-INLINE vec param(const struct mdl_map *m, int b, const float *from,
-                 float otherwise)
-{
-    vec v = {0};
-
-    for (int k = 0; k < LANES; k++)
-        v[k] = k >= channels(m, b) ? 0 : from ? from[b * LANES + k] : otherwise;
-    return v;
-}
-
-/* where is all ones: a, else b. */
-INLINE vec choose(ivec where, vec a, vec b)
-{
-    return (vec)((where & (ivec)a) | (~where & (ivec)b));
-}
-
-#define EACH_BLOCK(m, n, b)                                                    \
-    _Pragma("omp parallel for collapse(2) schedule(static)") for (             \
-        int n = 0; n < (m)->batch; n++) for (int b = 0; b < blocks(m); b++)
-#define EACH_CHANNEL_BLOCK(m, b)                                               \
-    _Pragma("omp parallel for schedule(static)") for (int b = 0;               \
-                                                      b < blocks(m); b++)
 
 /* An image's sums in float, the batch's in double. */
 INLINE void add_to(double sums[LANES], vec v)
@@ -343,101 +198,38 @@ static void t_bn_dx(const struct mdl_map *x, const float *gamma,
 
 /* ---- activations ---- */
 
-/* f(v), or with back: d f'(v). */
-INLINE vec activated(enum mdl_act act, vec slope, vec v, vec d, bool back)
+INLINE void act_dx_rows(enum mdl_act act, enum kind kind, vec slope,
+                        const struct mdl_map *x, const struct mdl_map *dy,
+                        int n, int b, const struct mdl_map *dx)
 {
-    const vec zero = {0}, three = zero + 3, six = zero + 6;
-    vec y = back ? d : v;
-
-    switch (act) {
-    case MDL_ACT_RELU:
-        return (vec)((ivec)y & (v > zero));
-    case MDL_ACT_RELU6:
-        if (back) /* |v - 3| < 3: gcc takes two masks' "and" apart by lanes */
-            return (vec)((ivec)d &
-                         ((vec)((ivec)(v - three) & INT32_MAX) < three));
-        return (vec)((ivec)choose(v < six, v, six) & (v > zero));
-    case MDL_ACT_LEAKY:
-    case MDL_ACT_PRELU:
-        return choose(v > zero, y, slope * y);
-    case MDL_ACT_SIGMOID:
-        for (int k = 0; k < LANES; k++) {
-            float s = 1 / (1 + expf(-v[k]));
-
-            y[k] = back ? d[k] * s * (1 - s) : s;
-        }
-        return y;
-    case MDL_ACT_NONE:
-        break;
-    }
-    return y;
-}
-
-/* Padding stays zero, also where f(0) is not. */
-INLINE void act_rows(enum kind kind, enum mdl_act act, vec slope,
-                     const struct mdl_map *x, const struct mdl_map *dy,
-                     bool back, int n, int b, const struct mdl_map *y)
-{
-    struct rows in = rows_of(kind, x, n, b), from = rows_of(kind, dy, n, b);
-    struct rows out = rows_of(kind, y, n, b);
+    struct rows in = rows_of(kind, x, n, b), back = rows_of(kind, dy, n, b);
+    struct rows out = rows_of(kind, dx, n, b);
     const int places = area(x);
-    ivec lanes = {0};
 
-    for (int k = 0; k < LANES; k++)
-        lanes[k] = k < in.lanes ? -1 : 0;
-    for (int i = 0; i < places; i++) {
-        vec v = load(kind, in, i), d = back ? load(kind, from, i) : v;
-
-        v = activated(act, slope, v, d, back);
-        if (act == MDL_ACT_SIGMOID)
-            v = (vec)((ivec)v & lanes);
-        store(kind, out, i, v);
-    }
+    for (int i = 0; i < places; i++)
+        store(kind, out, i,
+              activated(act, slope, load(kind, in, i), load(kind, back, i),
+                        true));
 }
 
-/* Each activation and direction in loops of its own. */
-INLINE void act_kind(enum kind kind, enum mdl_act act, vec slope,
-                     const struct mdl_map *x, const struct mdl_map *dy, int n,
-                     int b, const struct mdl_map *y)
+INLINE void act_dx_kind(enum kind kind, enum mdl_act act, vec slope,
+                        const struct mdl_map *x, const struct mdl_map *dy,
+                        int n, int b, const struct mdl_map *dx)
 {
-#define ACT_ROWS(known)                                                        \
-    case known:                                                                \
-        if (dy)                                                                \
-            act_rows(kind, known, slope, x, dy, true, n, b, y);                \
-        else                                                                   \
-            act_rows(kind, known, slope, x, x, false, n, b, y);                \
-        return
-    switch (act) {
-        ACT_ROWS(MDL_ACT_NONE);
-        ACT_ROWS(MDL_ACT_RELU);
-        ACT_ROWS(MDL_ACT_RELU6);
-        ACT_ROWS(MDL_ACT_LEAKY);
-        ACT_ROWS(MDL_ACT_PRELU);
-        ACT_ROWS(MDL_ACT_SIGMOID);
-    }
-#undef ACT_ROWS
+    EACH_ACT(act_dx_rows, act, kind, slope, x, dy, n, b, dx);
 }
 
-INLINE void act_of_block(enum mdl_act act, float alpha, const float *slope,
-                         const struct mdl_map *x, const struct mdl_map *dy,
-                         int n, int b, const struct mdl_map *y)
+INLINE void act_dx_of_block(enum mdl_act act, float alpha, const float *slope,
+                            const struct mdl_map *x, const struct mdl_map *dy,
+                            int n, int b, const struct mdl_map *dx)
 {
-    EACH_KIND(act_kind, x, act, param(x, b, slope, alpha), x, dy, n, b, y);
+    EACH_KIND(act_dx_kind, x, act, param(x, b, slope, alpha), x, dy, n, b, dx);
 }
-PER_ISA(static, act_block, act_of_block,
+PER_ISA(static, act_dx_block, act_dx_of_block,
         (enum mdl_act act, float alpha, const float *slope,
          const struct mdl_map *x, const struct mdl_map *dy, int n, int b,
-         const struct mdl_map *y),
-        (act, alpha, slope, x, dy, n, b, y))
-
-static void t_act(enum mdl_act act, float alpha, const float *slope,
-                  const struct mdl_map *x, const struct mdl_map *y)
-{
-    EACH_BLOCK(x, n, b)
-    {
-        act_block(act, alpha, slope, x, NULL, n, b, y);
-    }
-}
+         const struct mdl_map *dx),
+        (act, alpha, slope, x, dy, n, b, dx))
 
 static void t_act_dx(enum mdl_act act, float alpha, const float *slope,
                      const struct mdl_map *x, const struct mdl_map *dy,
@@ -445,7 +237,7 @@ static void t_act_dx(enum mdl_act act, float alpha, const float *slope,
 {
     EACH_BLOCK(x, n, b)
     {
-        act_block(act, alpha, slope, x, dy, n, b, dx);
+        act_dx_block(act, alpha, slope, x, dy, n, b, dx);
     }
 }
 
@@ -508,41 +300,6 @@ static void t_sum(const struct mdl_map *x, float *sums)
 }
 
 /* ---- the rest ---- */
-
-INLINE void add_rows(enum kind kind, const struct mdl_map *x, int count,
-                     const struct mdl_map *y, int n, int b)
-{
-    struct rows in[MDL_NODE_INPUTS], out = rows_of(kind, y, n, b);
-    const int places = area(y);
-
-    for (int k = 0; k < count; k++)
-        in[k] = rows_of(kind, &x[k], n, b);
-    for (int i = 0; i < places; i++) {
-        vec sum = load(kind, in[0], i);
-
-        for (int k = 1; k < count; k++)
-            sum += load(kind, in[k], i);
-        store(kind, out, i, sum);
-    }
-}
-
-INLINE void add_of_block(const struct mdl_map *x, int count,
-                         const struct mdl_map *y, int n, int b)
-{
-    EACH_KIND(add_rows, y, x, count, y, n, b);
-}
-PER_ISA(static, add_block, add_of_block,
-        (const struct mdl_map *x, int count, const struct mdl_map *y, int n,
-         int b),
-        (x, count, y, n, b))
-
-static void t_add(const struct mdl_map *x, int count, const struct mdl_map *y)
-{
-    EACH_BLOCK(y, n, b)
-    {
-        add_block(x, count, y, n, b);
-    }
-}
 
 static void t_pool_dx(const struct mdl_map *dy, const struct mdl_map *dx)
 {
@@ -663,25 +420,6 @@ static void t_softmax_dx(const struct mdl_map *y, const struct mdl_map *dy,
     }
 }
 
-static void t_to_rows(const struct mdl_map *x, float *rows)
-{
-    int places = area(x);
-
-    EACH_BLOCK(x, n, b)
-    {
-        float *to =
-            rows + ((size_t)n * (size_t)x->channels + (size_t)b * LANES) *
-                       (size_t)places;
-
-        for (int i = 0; i < places; i++) {
-            vec v = get(x, n, b, i);
-
-            for (int k = 0; k < channels(x, b); k++)
-                to[k * places + i] = v[k];
-        }
-    }
-}
-
 static void t_from_rows(const float *rows, const struct mdl_map *x)
 {
     int places = area(x);
@@ -707,17 +445,14 @@ const struct mdl_train_kernels KERNELS = {
     .bn_train = t_bn_train,
     .bn_dparam = t_bn_dparam,
     .bn_dx = t_bn_dx,
-    .act = t_act,
     .act_dx = t_act_dx,
     .act_dslope = t_act_dslope,
     .sum = t_sum,
-    .add = t_add,
     .pool_dx = t_pool_dx,
     .scale_ds = t_scale_ds,
     .l2norm_dx = t_l2norm_dx,
     .upsample_dx = t_upsample_dx,
     .slice = t_slice,
     .softmax_dx = t_softmax_dx,
-    .to_rows = t_to_rows,
     .from_rows = t_from_rows,
 };
