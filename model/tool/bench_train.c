@@ -68,9 +68,13 @@ static enum ut_err measure(struct mdl_trainer *t, int task, int side, int batch,
         int64_t at = ut_clock_us(), middle;
 
         rc = mdl_trainer_batch(t, task, images, &labels, 1, &loss, e);
+        if (!rc) /* a device is left with the gradients to gather */
+            rc = mdl_trainer_wait(t, e);
         middle = ut_clock_us();
         if (!rc)
             rc = mdl_trainer_update(t, 1e-4, NULL, e);
+        if (!rc) /* and here with the optimiser */
+            rc = mdl_trainer_wait(t, e);
         if (r >= 0) {
             ms[r] = (double)(ut_clock_us() - at) / 1e3;
             update_ms[r] = (double)(ut_clock_us() - middle) / 1e3;

@@ -512,6 +512,11 @@ enum ut_err mdl_trainer_update(struct mdl_trainer *t, double rate, double *norm,
     return rc;
 }
 
+enum ut_err mdl_trainer_wait(struct mdl_trainer *t, struct ut_error *e)
+{
+    return mdl_weights_wait(&t->weights, e);
+}
+
 /* ---- reading ---- */
 
 void mdl_trainer_profile(struct mdl_trainer *t, int task,

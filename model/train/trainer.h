@@ -87,6 +87,11 @@ UT_MUSTUSE enum ut_err mdl_trainer_batch(struct mdl_trainer *t, int task,
 UT_MUSTUSE enum ut_err mdl_trainer_update(struct mdl_trainer *t, double rate,
                                           double *norm, struct ut_error *e);
 
+/* Until all of that is done, wherever the weights learn: to measure it. Errors:
+ * UT_EDEVICE. */
+UT_MUSTUSE enum ut_err mdl_trainer_wait(struct mdl_trainer *t,
+                                        struct ut_error *e);
+
 /* Writes the model with its weights as they are now, training's own tensors
  * included; state: also what the optimiser remembers. Pairs as in
  * mdl_model_write. By a temporary file and a rename. */

@@ -70,6 +70,11 @@ UT_MUSTUSE enum ut_err mdl_weights_place(struct mdl_weights *w,
 UT_MUSTUSE enum ut_err mdl_weights_read(struct mdl_weights *w, bool state,
                                         struct ut_error *e);
 
+/* Until the devices, if there are any, have done all that is queued on them.
+ * Errors: UT_EDEVICE. */
+UT_MUSTUSE enum ut_err mdl_weights_wait(const struct mdl_weights *w,
+                                        struct ut_error *e);
+
 /* After plans of s ran, each on its part of a batch: gathers their gradients,
  * and moves running statistics by running += momentum * (batch's - running),
  * the variance unbiased, where the batch's are the mean of the parts'. Errors:

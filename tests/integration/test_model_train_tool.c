@@ -154,6 +154,10 @@ static void train__cuda__as_others_and_after_a_lost_context(void **state)
         "same",
         "exit 1\ntscaf-model: a step: CUDA: a batch: an illegal access\n"
         "mended\nthe same");
+    shell_says(0,
+               "tscaf-model bench --train --json --reps 1 --batch 2 --backend "
+               "cuda base.safetensors",
+               "\"update_ms\":");
     unsetenv("TSCAF_CUDA_PLUGIN");
     unsetenv("TSCAF_CUDA_CACHE");
     unsetenv("TSCAF_HOST_LOSE");

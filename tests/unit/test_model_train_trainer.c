@@ -369,6 +369,32 @@ static void batch__no_room_at_first__learns_on_the_device_later(void **state)
     close_run(&r);
 }
 
+/* A device that fails in what was queued is noticed by whoever waits for it. */
+static void wait__device_lost_after_an_update__said(void **state)
+{
+    char file[] = "/tmp/tscaf-test-XXXXXX";
+    int fd = mkstemp(file);
+    struct run r;
+    struct ut_error e;
+
+    (void)state;
+    assert_true(fd >= 0);
+    close(fd);
+    if (!getenv("TSCAF_TEST_CUDA")) {
+        if (open_run(&r, "cuda", HALF, 1, NULL, &e))
+            fail_msg("%s", e.msg);
+        learn(&r, 1, NULL);
+        if (mdl_trainer_update(r.trainer, 0.01, NULL, &e) ||
+            mdl_trainer_wait(r.trainer, &e))
+            fail_msg("%s", e.msg);
+        setenv("TSCAF_HOST_LOSE", file, 1);
+        assert_int_equal(mdl_trainer_wait(r.trainer, &e), UT_EDEVICE);
+        unsetenv("TSCAF_HOST_LOSE");
+        close_run(&r);
+    }
+    unlink(file);
+}
+
 /* Neither a weight nor a count of steps moves in an update that found no room
  * for what its optimiser remembers. */
 static void update__no_room_at_first__tried_again_as_the_first(void **state)
@@ -600,6 +626,7 @@ int main(void)
         cmocka_unit_test(devices__gone_on_from_a_checkpoint__as_never_stopped),
         cmocka_unit_test(batch__label_past_the_classes__gathers_nothing),
         cmocka_unit_test(batch__no_room_at_first__learns_on_the_device_later),
+        cmocka_unit_test(wait__device_lost_after_an_update__said),
         cmocka_unit_test(update__no_room_at_first__tried_again_as_the_first),
         cmocka_unit_test(learn__one_weight_of_many_operations__all_add_up),
         cmocka_unit_test(leaf__after_the_first_batch__refused),
