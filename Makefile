@@ -36,7 +36,7 @@ LDFLAGS  += $(FLAGS_$(VARIANT))
 
 MAINS := server/main.c $(wildcard client/example*.c client/tool/*.c model/tool/*.c)
 # Of the CUDA plug-in, only what has a unit test is in libmodel.a.
-src   = $(filter-out $(MAINS) $(filter-out %/choice.c,$(wildcard model/backends/cuda/*.c)),$(shell find $(1) -name '*.c' | sort))
+src   = $(filter-out $(MAINS) $(filter-out %/choice.c %/meeting.c,$(wildcard model/backends/cuda/*.c)),$(shell find $(1) -name '*.c' | sort))
 obj   = $(patsubst %.c,$B/%.o,$(1))
 libs  = $(foreach f,$(1),$(if $(PKGS_$f),$(shell $(PKG) --libs $(PKGS_$f))) $(LIBS_$f))
 ar    = $(patsubst %,$B/lib%.a,$(1))

@@ -27,8 +27,20 @@ void gpu_meeting_close(struct gpu_meeting *m, bool lost);
 enum ut_err gpu_meet(struct gpu_meeting *m, const struct gpu_sum *sums, int n,
                      struct ut_error *e);
 /* Until all that is queued on all of the streams is done. A device that fails
- * leaves the others waiting for it: then nobody meets any more, and the error
- * is UT_EDEVICE. */
+ * leaves the others waiting for it, and so does one that cannot be reached, for
+ * longer than GPU_MEETING_MS: then nobody meets any more, and the error is
+ * UT_EDEVICE. */
 enum ut_err gpu_meeting_wait(struct gpu_meeting *m, struct ut_error *e);
+
+/* A step takes seconds at most, and a hundred times that under a debugger or a
+ * sanitizer; NCCL, where links are blocked, waits without an error. */
+#define GPU_MEETING_MS (10 * 60 * 1000)
+
+/* *busy: device i has not ended yet. An error ends the watch. */
+typedef enum ut_err gpu_look(void *arg, int i, bool *busy, struct ut_error *e);
+/* For meetings: looks at the n devices until none is busy; after limit_ms the
+ * error is UT_EDEVICE, and names those that are. */
+enum ut_err gpu_watch(const int *devices, int n, gpu_look *look, void *arg,
+                      int64_t limit_ms, struct ut_error *e);
 
 #endif

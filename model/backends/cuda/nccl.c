@@ -7,12 +7,10 @@
 #include <dlfcn.h>
 #include <nccl.h>
 #include <stdlib.h>
-#include <time.h>
 
 #include "model/backends/cuda/engines.h"
 
 #define LIBRARY "libnccl.so.2"
-#define LOOK_NS 20000 /* how often one looks whether a meeting is over */
 
 #define FUNCTIONS(F)                                                           \
     F(CommInitAll)                                                             \
@@ -164,17 +162,16 @@ enum ut_err gpu_meet(struct gpu_meeting *m, const struct gpu_sum *sums, int n,
     return rc;
 }
 
-/* *busy: this device is not done. */
-static enum ut_err look(const struct gpu_meeting *m, int i, bool *busy,
-                        struct ut_error *e)
+static enum ut_err look(void *arg, int i, bool *busy, struct ut_error *e)
 {
+    const struct gpu_meeting *m = arg;
     ncclResult_t failed = ncclSuccess;
     cudaError_t s = cudaSetDevice(m->devices[i]);
     enum ut_err rc;
 
     if (s == cudaSuccess)
         s = cudaStreamQuery(m->streams[i]);
-    *busy |= s == cudaErrorNotReady;
+    *busy = s == cudaErrorNotReady;
     if (s != cudaSuccess && s != cudaErrorNotReady)
         return ut_fail(e, UT_EDEVICE, "CUDA: GPU %d, as it met the others: %s",
                        m->devices[i], cudaGetErrorString(s));
@@ -184,17 +181,8 @@ static enum ut_err look(const struct gpu_meeting *m, int i, bool *busy,
 
 enum ut_err gpu_meeting_wait(struct gpu_meeting *m, struct ut_error *e)
 {
-    const struct timespec nap = {.tv_nsec = LOOK_NS};
-    enum ut_err rc = UT_OK;
-    bool busy = true;
+    enum ut_err rc = gpu_watch(m->devices, m->n, look, m, GPU_MEETING_MS, e);
 
-    while (busy && !rc) {
-        busy = false;
-        for (int i = 0; i < m->n && !rc; i++)
-            rc = look(m, i, &busy, e);
-        if (busy && !rc)
-            nanosleep(&nap, NULL);
-    }
     cudaGetLastError(); /* "not ready" is told as an error */
     if (rc)
         end(m);
