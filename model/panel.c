@@ -10,8 +10,9 @@
 #define ROWS 8   /* of x per kernel call: 16 accumulators                 */
 #define GROUP 32 /* rows of x that pass while a chunk of W is cached      */
 #define CHUNK                                                                  \
-    1024 /* columns, even: their part of a panel and of a group                \
-            stay in the second-level cache                        */
+    1024         /* columns, even: their part of a panel and of a group        \
+                    stay in the second-level cache                        */
+#define BLOCK 64 /* columns of a panel, 8 KiB, between AVX2's quarters   */
 
 size_t mdl_panel_count(size_t rows, size_t columns)
 {
@@ -100,16 +101,24 @@ half_avx2(int rows, const float *x, size_t stride, const float *w, size_t n,
         _mm256_storeu_ps(&acc[r][8 * v], a[r][v]);
 }
 
+/* The quarters of a tile in turn over a few columns of w, which stay in the
+ * first-level cache, so that w comes from memory line by line, once. */
 static inline __attribute__((always_inline)) AVX2 void
 tile_avx2(int rows, const float *x, const float *w, size_t n,
           float acc[ROWS][OUTS])
 {
-    for (int v = 0; v < OUTS; v += 16) {
-        float(*half)[OUTS] = (float(*)[OUTS]) & acc[0][v];
+    for (size_t i = 0; i < n; i += BLOCK) {
+        size_t left = n - i < BLOCK ? n - i : BLOCK;
 
-        half_avx2(rows < 4 ? rows : 4, x, (size_t)rows, w + v, n, half);
-        if (rows > 4)
-            half_avx2(rows - 4, x + 4, (size_t)rows, w + v, n, half + 4);
+        for (int v = 0; v < OUTS; v += 16) {
+            float(*half)[OUTS] = (float(*)[OUTS]) & acc[0][v];
+
+            half_avx2(rows < 4 ? rows : 4, x, (size_t)rows, w + v, left, half);
+            if (rows > 4)
+                half_avx2(rows - 4, x + 4, (size_t)rows, w + v, left, half + 4);
+        }
+        x += BLOCK * (size_t)rows;
+        w += BLOCK * OUTS;
     }
 }
 
