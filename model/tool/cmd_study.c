@@ -27,9 +27,9 @@ static const char help[] =
     "markdown,\n"
     "after every one. TRAIN OPTIONS are those of `tscaf-model train`: data, "
     "steps,\n"
-    "batch and so on; model, seed and mode are set by the study. Stopped or "
-    "killed,\n"
-    "the same line goes on.\n"
+    "batch and so on; model, seed, mode and precision are set by the study. "
+    "Stopped\n"
+    "or killed, the same line goes on.\n"
     "\n"
     "  --networks LIST     mobilenetv2, iresnet50, mobilenetv2:0.5 (a width); "
     "Table 2\n"
@@ -42,6 +42,9 @@ static const char help[] =
     "(1,2,3,4,5)\n"
     "  --test-fatigue DATA, --pairs FILE, --pictures DIR, --faces DATA\n"
     "                      what is tested on, as in eval; at least one\n"
+    "  --precision P       of the trainings, float32 or bfloat16: what the "
+    "machine is\n"
+    "                      good at; FILE tells which had which (float32)\n"
     "  --backend NAME      of the tests\n"
     "\n"
     "DIR keeps a model, a log for `plot training`, and figures of every "
@@ -241,13 +244,15 @@ static enum ut_err train(const struct study *s, const struct study_run *r,
                          const char *out, struct ut_error *e)
 {
     char base[4096], log[4096], seed[16], weight[16];
-    const char *own[] = {"--model",  base,
-                         "--out",    out,
-                         "--name",   r->id,
-                         "--seed",   seed,
-                         "--mode",   r->weight > 0 ? "accumulate" : "alternate",
-                         "--weight", weight,
-                         "--resume", "--json"};
+    const char *own[] = {
+        "--model",     base,
+        "--out",       out,
+        "--name",      r->id,
+        "--seed",      seed,
+        "--mode",      r->weight > 0 ? "accumulate" : "alternate",
+        "--weight",    weight,
+        "--precision", s->precision,
+        "--resume",    "--json"};
     int n_own = (int)(sizeof(own) / sizeof(own[0])), code = 0;
     char **argv = calloc((size_t)(s->n_train + n_own) + 3, sizeof(*argv));
     enum ut_err rc = UT_OK;
@@ -298,8 +303,10 @@ static enum ut_err test(const struct study *s, const char *path, json_t *into,
         rc = tool_figures_faces(v, &s->tests, &o, e);
         json_object_set_new(into, "faces", o);
     }
-    if (!rc)
+    if (!rc) {
+        json_object_set_new(into, "precision", json_string(s->precision));
         json_object_set_new(into, "version", json_string(m.version));
+    }
     mdl_evaluator_free(v);
     mdl_model_close(&m);
     return rc;
@@ -436,6 +443,11 @@ static bool set(struct study *s, int option, const char *text)
     case 'i':
         s->tests.faces = text;
         return true;
+    case 'P':
+        n = mdl_precision_parse(text);
+        if (n >= 0)
+            s->precision = mdl_precision_name((enum mdl_precision)n);
+        return n >= 0;
     case 'b':
         s->backend = text;
         return true;
@@ -457,6 +469,7 @@ static int parse(struct study *s, int argc, char **argv)
         {"pairs", required_argument, NULL, 'p'},
         {"pictures", required_argument, NULL, 'd'},
         {"faces", required_argument, NULL, 'i'},
+        {"precision", required_argument, NULL, 'P'},
         {"backend", required_argument, NULL, 'b'},
         {"help", no_argument, NULL, 'h'},
         {0},
@@ -499,6 +512,7 @@ int cmd_study(int argc, char **argv)
                         .seeds = {1},
                         .n_seeds = 1,
                         .dim = 512,
+                        .precision = "float32",
                         .tables = {false, true, true, true, true, true},
                         .tests.false_match_rate = 1e-3};
     code = parse(s, argc, argv);

@@ -24,7 +24,7 @@ struct study_run {
 };
 
 struct study {
-    const char *work, *report, *backend;
+    const char *work, *report, *backend, *precision;
     struct tool_tests tests;
     char networks[STUDY_NETWORKS][24];
     int n_networks, seeds[STUDY_SEEDS], n_seeds;

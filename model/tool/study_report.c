@@ -253,6 +253,31 @@ static void tables(FILE *f, const struct study *s)
     }
 }
 
+static bool was_in(const struct study_run *r, const char *precision)
+{
+    const json_t *p = json_object_get(r->figures, "precision");
+
+    return p && !strcmp(json_string_value(p), precision);
+}
+
+/* Which trainings had a precision: all, or these. */
+static void precision(FILE *f, const struct study *s, const char *name)
+{
+    int done = 0, in = 0;
+
+    for (int i = 0; i < s->n_runs; i++) {
+        done += s->runs[i].figures != NULL;
+        in += was_in(&s->runs[i], name);
+    }
+    if (!in)
+        return;
+    fprintf(f, "- In %s:%s", name, in == done ? " all" : "");
+    for (int i = 0; i < s->n_runs && in < done; i++)
+        if (was_in(&s->runs[i], name))
+            fprintf(f, " %s", s->runs[i].id);
+    fprintf(f, ".\n");
+}
+
 static void settings(FILE *f, const struct study *s)
 {
     const struct tool_tests *t = &s->tests;
@@ -269,6 +294,8 @@ static void settings(FILE *f, const struct study *s)
             "batch of both datasets, one "
             "of alternation a batch of one.\n",
             s->dim);
+    for (int p = MDL_PREC_F32; p <= MDL_PREC_TF32; p++)
+        precision(f, s, mdl_precision_name((enum mdl_precision)p));
     if (t->fatigue)
         fprintf(f, "- Fatigue is tested on `%s`.\n", t->fatigue);
     if (t->pairs)
