@@ -44,7 +44,8 @@ ar    = $(patsubst %,$B/lib%.a,$(1))
 PROTOS   := api/tscaf api/oip/inference api/health/health api/reflection/reflection api/reflection/descriptor model/onnx/onnx
 WEIGHTS  := $(wildcard model/weights/*.safetensors)
 PROGRAMS := $B/tscafd $B/tscaf $B/tscaf-model
-TESTS    := $(patsubst tests/%.c,$B/tests/%,$(wildcard tests/unit/test_*.c tests/golden/test_*.c tests/integration/test_*.c))
+# In this order they run: what takes long begins first.
+TESTS    := $(patsubst tests/%.c,$B/tests/%,$(wildcard tests/golden/test_*.c tests/integration/test_*.c tests/unit/test_*.c))
 BENCHES  := $(patsubst tests/%.c,$B/tests/%,$(wildcard tests/bench/bench_*.c))
 FUZZERS  := $(patsubst tests/%.c,$B/tests/%,$(wildcard tests/fuzz/fuzz_*.c))
 SUPPORT  := $(patsubst %.c,$B/%.o,$(wildcard tests/support/*.c))
