@@ -1,12 +1,25 @@
-/* The bfloat16 Winograd kernel against the convolution's definition. */
+/* The Winograd kernels against the convolution's definition. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "model/backends/cpu/winograd.h"
+#include "model/isa.h"
 #include "model/tensor.h"
 #include "tests/support/unit.h"
+
+struct kind {
+    const struct mdl_wino_kernel *kernel;
+    int lanes; /* of a block of channels */
+    bool bf16;
+    double bound; /* of an error, where results are about 1 */
+};
+
+struct shape {
+    int channels, outputs, height, width, batch;
+    bool blocked, epilogue;
+};
 
 static float noise(unsigned *seed)
 {
@@ -14,94 +27,142 @@ static float noise(unsigned *seed)
     return (float)(*seed >> 8 & 0xffff) / 32768 - 1;
 }
 
+static int up(int n, int to)
+{
+    return (n + to - 1) / to * to;
+}
+
+static void *zeros(size_t bytes)
+{
+    size_t size = (bytes + 63) / 64 * 64;
+    void *p = aligned_alloc(64, size);
+
+    memset(p, 0, size);
+    return p;
+}
+
 static float *noises(size_t n, float scale, unsigned *seed)
 {
-    float *v = malloc(n * sizeof(*v));
+    float *v = zeros((n + 16) * sizeof(*v));
 
     for (size_t i = 0; i < n; i++)
         v[i] = scale * noise(seed);
     return v;
 }
 
-/* n noisy values and their bfloat16 roundings; the floats are the rounded. */
-static float *halves(size_t n, uint16_t **bits, unsigned *seed)
+static struct mdl_wino_layout layout(const struct kind *k,
+                                     const struct shape *s, int channels)
 {
-    float *v = noises(n, 1, seed);
+    ptrdiff_t padded = up(channels, k->lanes);
+    struct mdl_wino_layout l = {.image = padded * s->height * s->width};
 
-    *bits = aligned_alloc(64, (n * 2 + 63) / 64 * 64);
-    mdl_f32_to_bf16(v, *bits, n);
-    mdl_bf16_to_f32(*bits, v, n);
-    return v;
-}
-
-static struct mdl_wino_layout layout(int channels, int h, int w, bool blocked)
-{
-    struct mdl_wino_layout l = {.image = (ptrdiff_t)channels * h * w};
-
-    l.pixel = blocked ? 16 : channels;
-    l.row = l.pixel * w;
-    l.block = blocked ? (ptrdiff_t)16 * h * w : 16;
+    l.pixel = s->blocked ? k->lanes : padded;
+    l.row = l.pixel * s->width;
+    l.block = s->blocked ? l.row * s->height : k->lanes;
     return l;
 }
 
-static ptrdiff_t place(const struct mdl_wino_layout *l, int n, int c, int h,
-                       int w)
+static size_t place(const struct kind *k, const struct mdl_wino_layout *l,
+                    int n, int c, int h, int w)
 {
-    return n * l->image + h * l->row + w * l->pixel + c / 16 * l->block +
-           c % 16;
+    return (size_t)(n * l->image + h * l->row + w * l->pixel +
+                    c / k->lanes * l->block + c % k->lanes);
+}
+
+/* A map as the kernel reads it, noisy, and zero where channels are padded;
+ * *floats: what it holds. */
+static void *map(const struct kind *k, const struct shape *s,
+                 const struct mdl_wino_layout *l, int channels, float **floats,
+                 unsigned *seed)
+{
+    size_t n = (size_t)(l->image * s->batch);
+    float *v = *floats = zeros(n * sizeof(*v));
+    uint16_t *bits = k->bf16 ? zeros(n * sizeof(*bits)) : NULL;
+
+    for (int i = 0; i < s->batch * channels; i++)
+        for (int p = 0; p < s->height * s->width; p++)
+            v[place(k, l, i / channels, i % channels, p / s->width,
+                    p % s->width)] = noise(seed);
+    if (!k->bf16)
+        return memcpy(zeros(n * sizeof(*v)), v, n * sizeof(*v));
+    mdl_f32_to_bf16(v, bits, n);
+    mdl_bf16_to_f32(bits, v, n);
+    return bits;
 }
 
 /* The definition, at one place. */
-static double expected(const struct mdl_wino *c, const float *w, const float *x,
-                       const float *residual, int n, int o, int row, int col)
+static double expected(const struct kind *k, const struct mdl_wino *c,
+                       const float *w, const float *x, const float *residual,
+                       int n, int o, int row, int col)
 {
     double sum = c->bias ? c->bias[o] : 0;
 
     for (int i = 0; i < c->channels; i++)
         for (int a = 0; a < 9; a++) {
-            int h = row + a / 3 - 1, k = col + a % 3 - 1;
+            int h = row + a / 3 - 1, v = col + a % 3 - 1;
 
-            if (h >= 0 && h < c->height && k >= 0 && k < c->width)
+            if (h >= 0 && h < c->height && v >= 0 && v < c->width)
                 sum += (double)
                            w[((size_t)o * (size_t)c->channels + (size_t)i) * 9 +
                              (size_t)a] *
-                       x[place(&c->in, n, i, h, k)];
+                       x[place(k, &c->in, n, i, h, v)];
         }
     if (c->slope && sum < 0)
         sum *= c->slope[o];
     return sum + (c->shift ? c->shift[o] : 0) +
-           (residual ? residual[place(&c->out, n, o, row, col)] : 0);
+           (residual ? residual[place(k, &c->out, n, o, row, col)] : 0);
 }
 
-struct shape {
-    int channels, outputs, height, width, batch;
-    bool blocked, epilogue;
-};
+/* Some of the outputs, and that padded ones are zero. */
+static void compare(const struct kind *k, const struct shape *s,
+                    const struct mdl_wino *c, const float *w, const float *x,
+                    const float *residual, const float *got)
+{
+    int outputs = up(s->outputs, k->lanes);
+    double worst = 0;
 
-static void check(const struct shape *s)
+    for (int i = 0; i < 4000; i++) {
+        int n = i % s->batch, o = i * 7 % outputs;
+        int row = i * 3 % s->height, col = i * 5 % s->width;
+        float y = got[place(k, &c->out, n, o, row, col)];
+        double off;
+
+        if (o >= s->outputs) {
+            assert_true(y == 0);
+            continue;
+        }
+        off = fabs(expected(k, c, w, x, residual, n, o, row, col) - y);
+        worst = off > worst ? off : worst;
+        if (!(off < k->bound))
+            fail_msg("%s, %d to %d channels, %dx%d, %d images: off by %g at "
+                     "%d %d %d %d",
+                     k->kernel->name, s->channels, s->outputs, s->height,
+                     s->width, s->batch, off, n, o, row, col);
+    }
+    assert_true(worst > 0);
+}
+
+static void check(const struct kind *k, const struct shape *s)
 {
     unsigned seed = 3;
-    size_t ins = (size_t)(s->batch * s->channels * s->height * s->width);
-    size_t outs = (size_t)(s->batch * s->outputs * s->height * s->width);
-    float *w = noises((size_t)(s->channels * s->outputs * 9),
-                      1 / sqrtf((float)s->channels * 9), &seed);
-    float *v[3];
-    uint16_t *u =
-        aligned_alloc(64, 2 * mdl_wino_weights_count(s->channels, s->outputs));
-    uint16_t *x, *r;
-    float *xf = halves(ins, &x, &seed), *rf = halves(outs, &r, &seed);
-    float *got = malloc(outs * sizeof(*got));
     struct mdl_wino c = {
+        .kernel = k->kernel,
         .channels = s->channels,
         .outputs = s->outputs,
         .height = s->height,
         .width = s->width,
-        .in = layout(s->channels, s->height, s->width, s->blocked),
-        .out = layout(s->outputs, s->height, s->width, s->blocked),
-        .weights = u,
+        .in = layout(k, s, s->channels),
+        .out = layout(k, s, s->outputs),
     };
-    void *scratch;
-    double worst = 0;
+    float *w = noises((size_t)(s->channels * s->outputs * 9),
+                      1 / sqrtf((float)s->channels * 9), &seed);
+    void *u = zeros(k->kernel->weights_bytes(s->channels, s->outputs));
+    float *v[3], *xf, *rf, *got;
+    void *x = map(k, s, &c.in, s->channels, &xf, &seed);
+    void *r = map(k, s, &c.out, s->outputs, &rf, &seed);
+    size_t outs = (size_t)(c.out.image * s->batch);
+    size_t size = k->kernel->scratch(&c, s->batch);
+    void *scratch = zeros(size);
 
     for (int i = 0; i < 3; i++)
         v[i] = noises((size_t)s->outputs, 0.5f, &seed);
@@ -110,29 +171,18 @@ static void check(const struct shape *s)
         c.slope = v[1];
         c.shift = v[2];
     }
-    scratch = aligned_alloc(64, mdl_wino_scratch(&c));
     /* What lies in the scratch must not matter, NaN included. */
-    memset(scratch, 0xff, mdl_wino_scratch(&c));
-    mdl_wino_weights(w, s->channels, s->outputs, u);
+    memset(scratch, 0xff, size);
+    k->kernel->pack(w, s->channels, s->outputs, u);
+    c.weights = u;
     /* The residual is added in place, as the backend does. */
-    mdl_wino_run(&c, s->batch, x, s->epilogue ? r : NULL, r, scratch);
-    mdl_bf16_to_f32(r, got, outs);
-    for (int i = 0; i < 4000; i++) {
-        int n = i % s->batch, o = i * 7 % s->outputs;
-        int row = i * 3 % s->height, col = i * 5 % s->width;
-        double want =
-            expected(&c, w, xf, s->epilogue ? rf : NULL, n, o, row, col);
-        double off = fabs(want - got[place(&c.out, n, o, row, col)]);
-
-        worst = off > worst ? off : worst;
-        if (isnan(off))
-            fail_msg("NaN at %d %d %d %d", n, o, row, col);
-    }
-    /* x is exact, w and V are rounded to 8 bits: a relative 2^-9 each on a sum
-     * of C * 9 terms of size 1/sqrt(9 C), amplified by at most 4 in A^T M A;
-     * the result of size 3 is rounded to 2^-8 of itself. */
-    assert_true(worst < 4 * 2 * 0x1p-9 + 3 * 0x1p-8);
-    assert_true(worst > 0);
+    k->kernel->run(&c, s->batch, x, s->epilogue ? r : NULL, r, scratch);
+    got = zeros(outs * sizeof(*got));
+    if (k->bf16)
+        mdl_bf16_to_f32(r, got, outs);
+    else
+        memcpy(got, r, outs * sizeof(*got));
+    compare(k, s, &c, w, xf, s->epilogue ? rf : NULL, got);
     free(w);
     free(u);
     free(x);
@@ -145,7 +195,7 @@ static void check(const struct shape *s)
         free(v[i]);
 }
 
-static void wino__shapes_and_layouts__as_defined(void **state)
+static void bf16__shapes_and_layouts__as_defined(void **state)
 {
     static const struct shape shapes[] = {
         {64, 64, 12, 12, 1, false, true},  {64, 64, 12, 12, 1, true, true},
@@ -153,30 +203,79 @@ static void wino__shapes_and_layouts__as_defined(void **state)
         {64, 64, 1, 1, 1, false, false},   {96, 192, 5, 9, 2, true, false},
         {512, 512, 7, 7, 1, false, false}, {64, 64, 56, 56, 1, true, false},
     };
+    /* x is exact, w and V are rounded to 8 bits: a relative 2^-9 each on a sum
+     * of C * 9 terms of size 1/sqrt(9 C), amplified by at most 4 in A^T M A;
+     * the result of size 3 is rounded to 2^-8 of itself. */
+    const struct kind k = {&mdl_wino_bf16, 16, true,
+                           4 * 2 * 0x1p-9 + 3 * 0x1p-8};
 
     (void)state;
-    if (!mdl_wino_available()) {
+    if (!mdl_wino_bf16_available()) {
         printf("SKIPPED test_model_winograd: no AVX-512 BF16 here\n");
         return;
     }
     for (size_t i = 0; i < sizeof(shapes) / sizeof(shapes[0]); i++)
-        check(&shapes[i]);
+        check(&k, &shapes[i]);
 }
 
-static void fits__multiples_only(void **state)
+static void f32__shapes_and_layouts__as_defined(void **state)
 {
+    static const struct shape shapes[] = {
+        /* IResNet50's maps */
+        {8, 16, 112, 112, 1, true, true},
+        {64, 64, 56, 56, 1, true, true},
+        {32, 48, 28, 28, 2, true, true},
+        {256, 256, 14, 14, 3, true, true},
+        {512, 512, 7, 7, 2, true, true},
+        /* channels that fill no block; sides that fill no tile */
+        {3, 5, 9, 6, 1, true, true},
+        {17, 20, 13, 31, 2, true, true},
+        {20, 33, 5, 4, 9, true, false},
+        {1, 1, 1, 1, 1, true, false},
+        /* 2, 3, 4, 5 tiles beside sixes */
+        {8, 8, 4, 8, 1, true, false},
+        {16, 24, 4, 12, 1, true, false},
+        {16, 24, 8, 20, 1, true, true},
+        {16, 24, 11, 40, 1, true, true},
+        {40, 16, 1, 20, 1, true, true},
+        {64, 16, 12, 12, 1, false, true},
+        {24, 32, 7, 7, 5, false, false},
+    };
+    /* Every number is rounded to 2^-24 of itself, and A^T M A makes the errors
+     * larger. Four times what these shapes show. */
+    const struct kind k = {&mdl_wino_f32, 8, false, 1e-5};
+
     (void)state;
-    assert_true(mdl_wino_fits(32, 64));
-    assert_false(mdl_wino_fits(16, 64));
-    assert_false(mdl_wino_fits(64, 32));
-    assert_false(mdl_wino_fits(3, 64));
+    if (mdl_isa() < MDL_ISA_AVX2) {
+        printf("SKIPPED test_model_winograd: no AVX2 here\n");
+        return;
+    }
+    for (size_t i = 0; i < sizeof(shapes) / sizeof(shapes[0]); i++)
+        check(&k, &shapes[i]);
+}
+
+static void choose__what_suits__or_none(void **state)
+{
+    const struct mdl_wino_kernel *f32 =
+        mdl_isa() == MDL_ISA_AVX2 ? &mdl_wino_f32 : NULL;
+    const struct mdl_wino_kernel *bf16 =
+        mdl_wino_bf16_available() ? &mdl_wino_bf16 : NULL;
+
+    (void)state;
+    assert_ptr_equal(mdl_wino_choose(true, 32, 64, 7, 7), bf16);
+    assert_null(mdl_wino_choose(true, 16, 64, 7, 7));
+    assert_null(mdl_wino_choose(true, 64, 32, 7, 7));
+    assert_ptr_equal(mdl_wino_choose(false, 5, 3, 4, 4), f32);
+    assert_null(mdl_wino_choose(false, 64, 64, 3, 7));
+    assert_null(mdl_wino_choose(false, 64, 64, 7, 3));
 }
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(wino__shapes_and_layouts__as_defined),
-        cmocka_unit_test(fits__multiples_only),
+        cmocka_unit_test(bf16__shapes_and_layouts__as_defined),
+        cmocka_unit_test(f32__shapes_and_layouts__as_defined),
+        cmocka_unit_test(choose__what_suits__or_none),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -12,19 +12,25 @@ static dnnl_data_type_t type_of(const struct plan *p)
     return p->bf16 ? dnnl_bf16 : dnnl_f32;
 }
 
+/* The one map that does not lie in blocks of channels. */
+static bool is_image(const struct plan *p, int v)
+{
+    int producer = p->g->values[v].producer;
+
+    return producer >= 0 && p->g->nodes[producer].op == MDL_OP_IMAGE;
+}
+
 dnnl_memory_desc_t cpu_desc(const struct plan *p, int v)
 {
     const struct mdl_map *m = &p->maps[v];
     dnnl_dims_t dims = {m->batch, m->channels, m->height, m->width};
-    bool image = p->g->values[v].producer >= 0 &&
-                 p->g->nodes[p->g->values[v].producer].op == MDL_OP_IMAGE;
     dnnl_memory_desc_t d;
 
     if (m->vector)
         dnnl_memory_desc_init_by_tag(&d, 2, dims, dnnl_f32, dnnl_nc);
     else
         dnnl_memory_desc_init_by_tag(&d, 4, dims, type_of(p),
-                                     image           ? dnnl_nchw
+                                     is_image(p, v)  ? dnnl_nchw
                                      : m->lanes == 8 ? dnnl_nChw8c
                                                      : dnnl_nChw16c);
     return d;
@@ -44,20 +50,27 @@ dnnl_memory_desc_t cpu_plain(int n, const dnnl_dims_t dims, dnnl_data_type_t t)
     return d;
 }
 
-/* n floats with zeros up to whole blocks of any size; NULL stays NULL. */
-static enum ut_err pad(const float *from, int64_t n, float **out,
-                       struct ut_error *e)
+/* n zeros, and up to whole blocks of any size. */
+static enum ut_err zeros(int64_t n, float **out, struct ut_error *e)
 {
     size_t len = (size_t)(n + 15) / 16 * 16 * sizeof(float);
 
-    if (!from)
-        return UT_OK;
     *out = aligned_alloc(ALIGN, (len + ALIGN - 1) / ALIGN * ALIGN);
     if (!*out)
         return ut_fail(e, UT_ENOMEM, "no memory for a plan");
     memset(*out, 0, len);
-    memcpy(*out, from, (size_t)n * sizeof(float));
     return UT_OK;
+}
+
+/* n floats, then zeros as above; NULL stays NULL. */
+static enum ut_err pad(const float *from, int64_t n, float **out,
+                       struct ut_error *e)
+{
+    enum ut_err rc = from ? zeros(n, out, e) : UT_OK;
+
+    if (from && !rc)
+        memcpy(*out, from, (size_t)n * sizeof(float));
+    return rc;
 }
 
 const float *cpu_param(const struct plan *p, const struct mdl_node *n, int role)
@@ -189,13 +202,39 @@ static dnnl_status_t conv_desc(struct plan *p, const struct mdl_node *n,
     return s;
 }
 
+static bool is_plain_3x3(const struct mdl_node *n)
+{
+    return n->kernel == 3 && n->stride == 1 && n->pad == 1 && n->groups == 1;
+}
+
+/* Whether an activation is a slope below zero, and no more. */
+static bool is_slope(enum mdl_act act)
+{
+    return act == MDL_ACT_NONE || act == MDL_ACT_RELU || act == MDL_ACT_LEAKY ||
+           act == MDL_ACT_PRELU;
+}
+
+const struct mdl_wino_kernel *cpu_wino(const struct plan *p,
+                                       const struct mdl_node *n)
+{
+    const struct mdl_map *x = &p->maps[n->in[MDL_IN_X]];
+
+    if (p->trains || !is_plain_3x3(n) || !is_slope(n->act) ||
+        is_image(p, n->in[MDL_IN_X]))
+        return NULL;
+    return mdl_wino_choose(p->bf16, x->channels, p->maps[n->out].channels,
+                           x->height, x->width);
+}
+
 static enum ut_err build_wino(struct plan *p, struct step *s,
+                              const struct mdl_wino_kernel *kernel,
                               struct ut_error *e)
 {
     const struct mdl_node *n = s->node;
     const struct mdl_map *x = &p->maps[n->in[MDL_IN_X]];
     const struct mdl_map *y = &p->maps[n->out];
-    ptrdiff_t plane = (ptrdiff_t)x->height * x->width * 16;
+    ptrdiff_t pixel = x->lanes, row = pixel * x->width, plane = row * x->height;
+    size_t scratch;
     enum ut_err rc;
 
     s->wino = calloc(1, sizeof(*s->wino));
@@ -204,29 +243,30 @@ static enum ut_err build_wino(struct plan *p, struct step *s,
     rc = cpu_weights_get(p, n, WEIGHTS_WINO, NULL, NULL, &s->weights, e);
     if (!rc)
         rc = pad(cpu_param(p, n, MDL_IN_B), y->channels, &s->padded_bias, e);
+    if (!rc && (n->act == MDL_ACT_RELU || n->act == MDL_ACT_LEAKY))
+        rc = zeros(y->channels, &s->slope, e);
+    for (int c = 0; n->act == MDL_ACT_LEAKY && !rc && c < y->channels; c++)
+        s->slope[c] = n->alpha;
     if (rc)
         return rc;
     *s->wino = (struct mdl_wino){
+        .kernel = kernel,
         .channels = x->channels,
         .outputs = y->channels,
         .height = x->height,
         .width = x->width,
-        .in = {plane * mdl_map_blocks(x), 16 * x->width, 16, plane},
-        .out = {plane * mdl_map_blocks(y), 16 * x->width, 16, plane},
+        .in = {plane * mdl_map_blocks(x), row, pixel, plane},
+        .out = {plane * mdl_map_blocks(y), row, pixel, plane},
         .weights = s->weights->packed,
         .bias = s->padded_bias,
         .slope = s->slope,
         .shift = s->shift,
     };
-    if (mdl_wino_scratch(s->wino) > p->scratch_size)
-        p->scratch_size = mdl_wino_scratch(s->wino);
-    strcpy(s->detail, "winograd bf16 F(2,3)");
+    scratch = kernel->scratch(s->wino, p->batch);
+    if (scratch > p->scratch_size)
+        p->scratch_size = scratch;
+    strncpy(s->detail, kernel->name, sizeof(s->detail) - 1);
     return UT_OK;
-}
-
-static bool is_plain_3x3(const struct mdl_node *n)
-{
-    return n->kernel == 3 && n->stride == 1 && n->pad == 1 && n->groups == 1;
 }
 
 static enum ut_err build_conv(struct plan *p, struct step *s,
@@ -244,6 +284,7 @@ static enum ut_err build_conv(struct plan *p, struct step *s,
     dnnl_memory_desc_t src = cpu_desc(p, n->in[MDL_IN_X]);
     dnnl_memory_desc_t dst = cpu_desc(p, n->out);
     dnnl_primitive_desc_t pd = NULL;
+    const struct mdl_wino_kernel *wino = cpu_wino(p, n);
     bool fuse = n->act != MDL_ACT_PRELU;
     enum ut_err rc;
 
@@ -252,10 +293,8 @@ static enum ut_err build_conv(struct plan *p, struct step *s,
         rc = pad(cpu_param(p, n, MDL_IN_SHIFT), outputs, &s->shift, e);
     if (rc)
         return rc;
-    if (p->bf16 && !p->trains && is_plain_3x3(n) &&
-        mdl_wino_fits(ins, outputs) &&
-        (n->act == MDL_ACT_NONE || n->act == MDL_ACT_PRELU))
-        return build_wino(p, s, e);
+    if (wino)
+        return build_wino(p, s, wino, e);
     if (!p->bf16 && is_plain_3x3(n) && ins >= 16 && outputs >= 16 &&
         (n->act == MDL_ACT_NONE || n->act == MDL_ACT_RELU ||
          n->act == MDL_ACT_PRELU))

@@ -4,7 +4,8 @@
  *            nChw8c in float32: what oneDNN's convolutions are written for;
  *            but the image, which is nchw
  *   vectors  [batch, C] float32
- *   3x3      stride 1: our Winograd in bfloat16, oneDNN's in float32
+ *   3x3      stride 1: our Winograd in bfloat16 and over nChw8c, oneDNN's in
+ *            float32 over nChw16c
  *   1x1, stride 2, depthwise: oneDNN direct
  *
  * A step runs only if an output that was asked for needs it. Memory is planned
@@ -100,7 +101,7 @@ static bool supports(void *ctx, enum mdl_precision precision)
 {
     (void)ctx;
     return precision == MDL_PREC_F32 ||
-           (precision == MDL_PREC_BF16 && mdl_wino_available());
+           (precision == MDL_PREC_BF16 && mdl_wino_bf16_available());
 }
 
 /* ---- plans ---- */
@@ -210,9 +211,9 @@ static void run_winograd(struct plan *p, struct step *s)
     const struct mdl_node *n = s->node;
     const struct mdl_map *more = residual(p, n);
 
-    mdl_wino_run(s->wino, p->batch, p->maps[n->in[0]].data,
-                 more ? more->data : NULL, p->maps[n->out].data,
-                 p->base + p->scratch);
+    s->wino->kernel->run(s->wino, p->batch, p->maps[n->in[0]].data,
+                         more ? more->data : NULL, p->maps[n->out].data,
+                         p->base + p->scratch);
 }
 
 static void run_kernel(struct plan *p, struct step *s, const void *in)

@@ -115,6 +115,9 @@ enum ut_err cpu_weights_refresh(struct plan *p, struct weights *w,
 
 /* build.c. What s->node needs to run. */
 enum ut_err cpu_build(struct plan *p, struct step *s, struct ut_error *e);
+/* Our kernel for the convolution n, or NULL: it is oneDNN's. */
+const struct mdl_wino_kernel *cpu_wino(const struct plan *p,
+                                       const struct mdl_node *n);
 /* An argument of a step's primitive; one in the workspace, whose place is set
  * when the plan is bound (value -1: the scratchpad). */
 void cpu_arg(struct step *s, int which, dnnl_memory_t m);

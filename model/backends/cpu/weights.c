@@ -90,8 +90,9 @@ static enum ut_err pack(struct plan *p, const struct mdl_node *n,
     const struct mdl_map *x = &p->maps[n->in[MDL_IN_X]];
     int outputs = p->maps[n->out].channels;
     bool fc = w->layout == WEIGHTS_FC;
+    const struct mdl_wino_kernel *wino = fc ? NULL : cpu_wino(p, n);
     size_t size = fc ? mdl_fc_bytes(x, outputs)
-                     : 2 * mdl_wino_weights_count(x->channels, outputs);
+                     : wino->weights_bytes(x->channels, outputs);
 
     w->packed = aligned_alloc(ALIGN, (size + ALIGN - 1) / ALIGN * ALIGN);
     if (!w->packed)
@@ -99,7 +100,7 @@ static enum ut_err pack(struct plan *p, const struct mdl_node *n,
     if (fc)
         mdl_fc_pack(x, outputs, w->from, w->packed);
     else
-        mdl_wino_weights(w->from, x->channels, outputs, w->packed);
+        wino->pack(w->from, x->channels, outputs, w->packed);
     return UT_OK;
 }
 

@@ -5,48 +5,60 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* A 3x3, stride 1, pad 1 convolution in bfloat16 by Winograd F(2x2, 3x3), with
- * its epilogue: y = act(conv(x) + bias) + shift + residual. 2.25 times fewer
- * multiplications than direct; accumulates in float32.
+/* 3x3, stride 1, pad 1 convolutions by Winograd's fewer multiplications, with
+ * their epilogue: y = act(conv(x) + bias) + shift + residual. Accumulated in
+ * float32.
  * Source: Lavin and Gray 2015, "Fast Algorithms for Convolutional Neural
- * Networks", section 4.1. */
+ * Networks", section 4. */
 
-/* Where 16 channels of a pixel lie, in elements: nhwc and nChw16c alike. */
+/* Where a block of channels of a pixel lies, in elements. */
 struct mdl_wino_layout {
-    ptrdiff_t image, row, pixel,
-        block; /* next image, row, pixel, 16 channels */
+    ptrdiff_t image, row, pixel, block; /* next of each */
 };
+
+struct mdl_wino_kernel;
 
 struct mdl_wino {
-    int channels, outputs; /* multiples of 32 and of 64 */
+    const struct mdl_wino_kernel *kernel;
+    int channels, outputs;
     int height, width;
     struct mdl_wino_layout in, out;
-    const uint16_t *weights; /* mdl_wino_weights' output */
-    const float *bias;       /* [outputs] or NULL */
-    const float *slope;      /* [outputs]: PReLU; NULL: no activation */
-    const float *shift;      /* [outputs] or NULL */
+    const void *weights; /* as the kernel packed them */
+    /* Each [outputs], with zeros up to a whole block of channels, or NULL. */
+    const float *bias;
+    const float *slope; /* of what is below zero; NULL: no activation */
+    const float *shift;
 };
 
-/* Whether this processor has what the kernel needs (AVX-512 BF16). */
-bool mdl_wino_available(void);
+struct mdl_wino_kernel {
+    const char *name;
+    /* Bytes of the transformed weights. */
+    size_t (*weights_bytes)(int channels, int outputs);
+    /* Transforms w, [outputs, channels, 3, 3] float32, into out, 64-byte
+     * aligned. */
+    void (*pack)(const float *w, int channels, int outputs, void *out);
+    /* Bytes of scratch that a run over so many images needs. */
+    size_t (*scratch)(const struct mdl_wino *c, int batch);
+    /* x, y, residual: elements of the kernel's type in the layouts given
+     * (residual in out's, or NULL; it may be y itself). scratch: 64-byte
+     * aligned. Thread: any, one scratch per thread. */
+    void (*run)(const struct mdl_wino *c, int batch, const void *x,
+                const void *residual, void *y, void *scratch);
+};
 
-/* Whether the kernel takes such channels. */
-bool mdl_wino_fits(int channels, int outputs);
+/* F(2x2, 3x3), 2.25 times fewer multiplications: bfloat16 in blocks of 16
+ * channels, by AVX-512 BF16; so many channels and outputs as are multiples of
+ * 32 and of 64. */
+extern const struct mdl_wino_kernel mdl_wino_bf16;
+bool mdl_wino_bf16_available(void);
 
-/* Elements of the transformed weights. */
-size_t mdl_wino_weights_count(int channels, int outputs);
+/* F(4x4, 3x3), 4 times fewer: float32 in blocks of 8 channels, zero where
+ * padded, by AVX2. */
+extern const struct mdl_wino_kernel mdl_wino_f32;
 
-/* Transforms w, [outputs, channels, 3, 3] float32, into out, 64-byte aligned,
- * mdl_wino_weights_count elements. */
-void mdl_wino_weights(const float *w, int channels, int outputs, uint16_t *out);
-
-/* Bytes of scratch that one run needs. */
-size_t mdl_wino_scratch(const struct mdl_wino *c);
-
-/* x, y, residual: bfloat16 in the layouts given (residual in out's, or NULL;
- * it may be y itself). scratch: 64-byte aligned. Thread: any, one scratch per
- * thread. */
-void mdl_wino_run(const struct mdl_wino *c, int batch, const uint16_t *x,
-                  const uint16_t *residual, uint16_t *y, void *scratch);
+/* The kernel that does such a convolution faster than oneDNN on this
+ * processor; NULL if none does. */
+const struct mdl_wino_kernel *
+mdl_wino_choose(bool bf16, int channels, int outputs, int height, int width);
 
 #endif
