@@ -1,5 +1,5 @@
 // Two versions of the model side by side: what they are, how they were trained,
-// and what they got on held-out pictures.
+// and what they got on pictures that were held out.
 import { h, large, number } from './dom.js';
 
 const TASKS = ['fatigue', 'recognition'];
@@ -42,13 +42,13 @@ export function comparison() {
         const base = list.find((m) => m.model.version === s.base_version);
         return base ? short(base) : s.base_version?.slice(0, 8) ?? '–';
       })),
-      setting('Updates', 'steps'), setting('Pictures a batch', 'batch'), setting('Learning rate', 'rate'), setting('Two queues', 'mode'),
-      row('Weights', two.map((m) => large(m.parameters))), row('Multiply-adds a face', two.map((m) => large(m.multiply_adds))),
+      setting('Training steps', 'steps'), setting('Pictures a step (batch)', 'batch'), setting('Speed of learning (rate)', 'rate'), setting('Two datasets (mode)', 'mode'),
+      row('Size (weights)', two.map((m) => large(m.parameters))), row('Work a face (multiply-adds)', two.map((m) => large(m.multiply_adds))),
       row('Drowsy from', two.map((m) => number(m.fatigue_threshold, 3))), row('Match from', two.map((m) => number(m.identity_threshold, 3))),
       ...TASKS.flatMap((task, i) => [
-        row(`Held out, ${task}`, results[i].map((f) => f.error || (f.pictures ? `${number(f.pictures)} of ${names[f.dataset] ?? f.dataset}` : '–'))),
-        row(`AUC, ${task}`, results[i].map((f) => number(f.auc, 4))),
-        row(`Equal error rate, ${task}`, results[i].map((f) => number(f.rate, 4)))]));
+        row(`Tested on, ${task}`, results[i].map((f) => f.error || (f.pictures ? `${number(f.pictures)} of ${names[f.dataset] ?? f.dataset}` : '–'))),
+        row(`Told apart (AUC), ${task}`, results[i].map((f) => number(f.auc, 4))),
+        row(`Mistakes (equal error rate), ${task}`, results[i].map((f) => number(f.rate, 4)))]));
     const apart = TASKS.filter((_, i) => results[i].every((f) => f.pictures) && results[i][0].dataset !== results[i][1].dataset);
     note.textContent = apart.length ? `Figures of ${apart.join(' and ')} are of different datasets: they say little about which is better.` : '';
   }

@@ -88,7 +88,7 @@ function datasetCard(server, changed) {
   return {
     refresh,
     close: choice.close,
-    node: card('Datasets', choice.node, problem, table(['Name', 'Kind', 'Pictures', 'Classes', 'Groups', 'Left out', 'Add', ''], body), said, looked,
+    node: card('Datasets', choice.node, problem, table(['Name', 'Kind', 'Pictures', 'Labels (classes)', 'Kept together (groups)', 'Left out', 'Add', ''], body), said, looked,
       h('form', { class: 'row', onsubmit: trying(problem, async () => {
         await datasets.create({ name: name.value.trim(), kind: kind.value, path: path.value.trim() });
         name.value = path.value = '';
@@ -109,7 +109,7 @@ function jobForm(started) {
     base: select('job-base'), fatigue: select('job-fatigue'), recognition: select('job-recognition'),
     steps: input('job-steps', 1000, { min: 1 }), batch: input('job-batch', 32, { min: 2, max: 1024 }),
     rate: input('job-rate', 0.002, { min: 0, step: 'any' }), heldOut: input('job-held', 0.2, { min: 0, max: 0.9, step: 'any' }),
-    mode: h('select', { id: 'job-mode' }, h('option', null, 'alternate'), h('option', null, 'accumulate')),
+    mode: h('select', { id: 'job-mode' }, h('option', { value: 'alternate' }, 'in turn (alternate)'), h('option', { value: 'accumulate' }, 'together (accumulate)')),
     frozen: h('input', { id: 'job-frozen', type: 'checkbox' }),
   };
   const options = (node, list, first) => {
@@ -130,9 +130,9 @@ function jobForm(started) {
     }) }, h('div', { class: 'fields' },
       field('job-name', 'Name of the model', f.name), field('job-base', 'Start from', f.base),
       field('job-fatigue', 'Fatigue dataset', f.fatigue), field('job-recognition', 'Recognition dataset', f.recognition),
-      field('job-steps', 'Updates', f.steps), field('job-batch', 'Pictures a batch', f.batch),
-      field('job-rate', 'Learning rate', f.rate), field('job-held', 'Held out', f.heldOut), field('job-mode', 'Two queues', f.mode),
-      field('job-frozen', 'Only the branches', f.frozen)), problem,
+      field('job-steps', 'Training steps', f.steps), field('job-batch', 'Pictures a step (batch)', f.batch),
+      field('job-rate', 'Speed of learning (rate)', f.rate), field('job-held', 'Share kept for the test (held_out)', f.heldOut),
+      field('job-mode', 'Two datasets (mode)', f.mode), field('job-frozen', 'Leave what both tasks share (frozen_root)', f.frozen)), problem,
     h('div', { class: 'row end' }, h('button', { type: 'submit', class: 'primary' }, 'Start')))),
   };
 }
@@ -153,18 +153,20 @@ function watched(problem, changed) {
 
   function draw(job) {
     const p = job.progress ?? {};
-    const bar = h('progress', { max: p.steps || 1, value: p.step || 0, 'aria-label': 'Updates done' });
+    const bar = h('progress', { max: p.steps || 1, value: p.step || 0, 'aria-label': 'Steps done' });
     const act = (text, f) => small(text, `${text} ${job.name}`, trying(problem, async () => { await f(job.id); changed(); }));
     node.replaceChildren(
       h('div', { class: 'row' }, h('strong', null, job.name || job.id), h('span', { class: 'badge', id: 'job-state' }, job.state), job.reason && h('span', { class: 'muted' }, job.reason),
         h('span', { class: 'grow' }), job.state === 'running' && act('Pause', jobs.pause), job.state === 'paused' && act('Resume', jobs.resume),
         [...GOING, 'paused'].includes(job.state) && act('Cancel', jobs.cancel)),
       bar, (p.warnings ?? []).map((text) => h('p', { class: 'problem' }, text)),
-      lines(Object.entries(curves).filter(([, points]) => points.length).map(([name, points]) => ({ name: `${name} loss`, points })), { label: 'losses by update' }),
-      h('dl', { class: 'facts' }, [['update', `${number(p.step)} of ${number(p.steps)}`], ['pictures a second', number(p.images_per_second, 1)],
-        ['learning rate', (p.rate ?? 0).toPrecision(3)], ['gradient', number(p.gradient_norm, 3)],
-        ['time left', GOING.includes(job.state) ? duration(p.seconds_left) : '–'], ['broken pictures', number(p.broken)]].map(([k, v]) => h('div', null, h('dt', null, k), h('dd', null, v)))),
-      job.figures.length > 0 && table(['Held out', 'Pictures', 'AUC', 'before', 'in use', 'Equal error rate', 'before', 'in use'], h('tbody', null, figureRows(job.figures))));
+      lines(Object.entries(curves).filter(([, points]) => points.length).map(([name, points]) => ({ name: `${name} error (loss)`, points })), { label: 'errors by step' }),
+      h('dl', { class: 'facts' }, [['step', `${number(p.step)} of ${number(p.steps)}`], ['pictures a second', number(p.images_per_second, 1)],
+        ['learning speed (rate)', String(+(p.rate ?? 0).toPrecision(3))], ['pull (gradient_norm)', number(p.gradient_norm, 1)],
+        ['time left', GOING.includes(job.state) ? duration(p.seconds_left) : '–'], ['unreadable pictures', number(p.broken)]].map(([k, v]) => h('div', null, h('dt', null, k), h('dd', null, v)))),
+      job.figures.length > 0 && table(['Test', 'Pictures', 'Told apart (AUC)', 'before', 'in use', 'Mistakes (equal error rate)', 'before', 'in use'], h('tbody', null, figureRows(job.figures))),
+      job.figures.length > 0 && h('p', { class: 'muted' }, 'On pictures that were kept from training. Told apart: 1 is always, 0.5 is guessing. Mistakes: the share of wrong answers, where both kinds are as frequent. '
+        + 'Before: the model that this one started from; in use: the one that answered when it was tested.'));
   }
 
   function show(job) {
@@ -229,7 +231,7 @@ function jobsCard(changed) {
   }
 
   return { refresh, view, close: view.close,
-    node: card('Jobs', null, problem, table(['Model', 'State', 'Updates', 'Made', ''], body), view.node) };
+    node: card('Jobs', null, problem, table(['Model', 'State', 'Steps', 'Made', ''], body), view.node) };
 }
 
 // ---- Versions ----
@@ -247,7 +249,7 @@ function versionsCard(server, changed, comparing) {
     return h('tr', { class: m.state }, cell(name), cell(h('code', null, version.slice(0, 8))), cell(h('span', { class: `badge ${m.state}` }, m.state)),
       cell(m.passed ? 'passed' : '–'), cell(`${large(m.parameters)} weights`), h('td', { class: 'muted wide' }, m.reason), h('td', null,
         m.state === 'candidate' && small('Activate', `Activate ${name} ${version}`, act(async () => {
-          if (!m.passed && !await confirm({ title: `Activate ${name} all the same?`, text: m.reason || 'Its held-out figures did not pass.', action: 'Activate', danger: true })) return;
+          if (!m.passed && !await confirm({ title: `Activate ${name} all the same?`, text: m.reason || 'It did not pass its test on pictures that were kept from training.', action: 'Activate', danger: true })) return;
           await versions.activate(version, !m.passed);
         })), m.state === 'candidate' && m.job_id && m.compared_with !== active && small('Compare', `Compare ${name} ${version} with the one in use`,
           trying(problem, async () => comparing(await jobs.compare(m.job_id)))), m.state === 'previous' && small('Roll back to it', `Roll back to ${name} ${version}`, act(versions.rollback)), ' ',
@@ -267,7 +269,7 @@ function versionsCard(server, changed, comparing) {
   }
 
   return { refresh, datasets: compare.datasets, close: () => { gone = true; clearTimeout(timer); },
-    node: card('Versions of the model', null, problem, table(['Name', 'Version', 'State', 'Held-out figures', 'Size', '', ''], body), compare.node) };
+    node: card('Versions of the model', null, problem, table(['Name', 'Version', 'State', 'Test', 'Size', '', ''], body), compare.node) };
 }
 
 export function open(root, server) {

@@ -12,9 +12,9 @@ static bool ran_dry(const struct mdl_progress *p, int task, char *text,
     long long dry = p->queue[task].dry;
 
     snprintf(text, size,
-             "the %s queue ran dry %lld times: reading the pictures is slower "
-             "than training",
-             mdl_task_names[task], dry);
+             "training waited %lld times for pictures of %s: reading them is "
+             "slower than training",
+             dry, mdl_task_names[task]);
     return dry > 1 + p->step / 10;
 }
 

@@ -33,9 +33,9 @@ async function fillJob(page, { name, steps, fatigue = false, recognition = false
   await page.getByLabel('Name of the model').fill(name);
   if (fatigue) await page.getByLabel('Fatigue dataset').selectOption({ index: 1 });
   if (recognition) await page.getByLabel('Recognition dataset').selectOption({ index: 1 });
-  await page.getByLabel('Updates', { exact: true }).fill(String(steps));
-  await page.getByLabel('Pictures a batch').fill('4');
-  await page.getByLabel('Held out').fill('0.3');
+  await page.getByLabel('Training steps').fill(String(steps));
+  await page.getByLabel('Pictures a step').fill('4');
+  await page.getByLabel('Share kept for the test').fill('0.3');
   await page.getByRole('button', { name: 'Start', exact: true }).click();
 }
 
@@ -101,9 +101,11 @@ test('training: a job of both queues watched to its end, its model compared, act
   await fillJob(page, { name: 'second', steps: 40, fatigue: true, recognition: true });
   await page.locator('#job-state').getByText('succeeded').waitFor();
   for (const [i, queue] of ['fatigue', 'recognition'].entries()) { // a curve each
-    await page.getByText(`${queue} loss`).waitFor();
+    await page.getByText(`${queue} error (loss)`).waitFor();
     assert.match(await page.locator(`path.series-${i}`).getAttribute('d'), /^M.*L/);
   }
+  await page.getByRole('columnheader', { name: 'Told apart (AUC)' }).waitFor();
+  await page.getByText(/^On pictures that were kept from training/).waitFor();
   // A page that has seen none of it shows the same curves: all that the server kept, to the end.
   const { jobs } = await api(s.server, 'GET', 'v1/jobs');
   const { losses } = await api(s.server, 'GET', `v1/jobs/${jobs.find((j) => j.name === 'second').id}/losses`);
@@ -121,12 +123,12 @@ test('training: a job of both queues watched to its end, its model compared, act
   const got = JSON.parse(models.find((m) => m.model.name === 'second').card).held_out.fatigue;
   const beside = page.getByRole('table', { name: 'Two versions side by side' });
   const figures = async (name) => (await beside.getByRole('row', { name }).getByRole('cell').allInnerTexts());
-  assert.deepEqual(await figures('AUC, fatigue'), [got.base_auc.toFixed(4), got.auc.toFixed(4)]);
-  assert.deepEqual(await figures('Equal error rate, fatigue'), [got.base_equal_error_rate.toFixed(4), got.equal_error_rate.toFixed(4)]);
-  assert.deepEqual(await figures('Updates'), ['–', '40']);
-  assert.deepEqual(await figures('Held out, fatigue'), Array(2).fill(`${got.pictures} of Drawn drivers`));
+  assert.deepEqual(await figures('Told apart (AUC), fatigue'), [got.base_auc.toFixed(4), got.auc.toFixed(4)]);
+  assert.deepEqual(await figures('Mistakes (equal error rate), fatigue'), [got.base_equal_error_rate.toFixed(4), got.equal_error_rate.toFixed(4)]);
+  assert.deepEqual(await figures('Training steps'), ['–', '40']);
+  assert.deepEqual(await figures('Tested on, fatigue'), Array(2).fill(`${got.pictures} of Drawn drivers`));
   await page.getByLabel('Other version').selectOption({ index: 0 });
-  assert.deepEqual(await figures('Updates'), ['–', '–']);
+  assert.deepEqual(await figures('Training steps'), ['–', '–']);
   await page.getByLabel('Other version').selectOption({ index: 1 });
   await shoot(page, 'training', { fullPage: true });
 

@@ -13,10 +13,10 @@ static void warnings__at_the_limit_and_one_past__silent_and_told(void **state)
         {{.step = 100}, NULL},
         {{.step = 100, .queue[MDL_FATIGUE].dry = 11}, NULL},
         {{.step = 100, .queue[MDL_FATIGUE].dry = 12},
-         "the fatigue queue ran dry 12 times"},
+         "training waited 12 times for pictures of fatigue"},
         {{.step = 1, .queue[MDL_RECOGNITION].dry = 1}, NULL}, /* the first */
         {{.step = 1, .queue[MDL_RECOGNITION].dry = 2},
-         "the recognition queue ran dry 2 times"},
+         "training waited 2 times for pictures of recognition"},
         {{.trained = {true, true}, .epochs = {20, 1}}, NULL},
         {{.trained = {true, true}, .epochs = {21, 1}},
          "the fatigue data were gone through 21 times, "
