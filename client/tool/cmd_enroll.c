@@ -12,6 +12,7 @@
 #include "base/clock.h"
 #include "client/pictures.h"
 #include "client/tool/cmd.h"
+#include "client/tool/journal.h"
 
 #define MAX_PARALLEL 256
 #define JOURNAL ".tscaf-enrolled"
@@ -64,17 +65,11 @@ struct picture {
     char *bytes; /* while it is sent */
 };
 
-/* A line of the journal: this picture is that face. */
-struct entry {
-    char face[64], identity[64];
-    char *path;
-    int line;
-};
-
 struct enrolment {
     struct cmd cmd;
     struct cl_client *client;
     const char *dir, *input, *consent, *journal_path;
+    struct journal journal;
     bool force, progress;
     int parallel, exit;
 
@@ -82,9 +77,6 @@ struct enrolment {
     int n_people, next_person;
     struct picture *ready; /* pictures whose identity is known */
     int n_ready, cap_ready, next_ready;
-    struct entry *entries; /* sorted by path */
-    int n_entries;
-    FILE *journal;
 
     int n_pictures, enrolled, kept, refused;
     struct ut_buf report; /* a line for each refusal */
@@ -99,104 +91,6 @@ static const char *relative(const struct enrolment *all, const char *path)
 
     return !strncmp(path, all->dir, n) ? path + n + strspn(path + n, "/")
                                        : path;
-}
-
-/* ---- the journal: "face_id<TAB>identity_id<TAB>path" ---- */
-
-static int by_path(const void *a, const void *b)
-{
-    return strcmp(((const struct entry *)a)->path,
-                  ((const struct entry *)b)->path);
-}
-
-static int by_path_and_line(const void *a, const void *b)
-{
-    int order = by_path(a, b);
-
-    return order ? order
-                 : ((const struct entry *)a)->line -
-                       ((const struct entry *)b)->line;
-}
-
-/* Sorted by path; of a path that was enrolled again, the last line counts. */
-static void journal_sort(struct enrolment *all)
-{
-    int n = 0;
-
-    if (!all->n_entries)
-        return;
-    qsort(all->entries, (size_t)all->n_entries, sizeof(struct entry),
-          by_path_and_line);
-    for (int i = 0; i < all->n_entries; i++) {
-        struct entry *x = &all->entries[i];
-
-        if (i + 1 < all->n_entries && !by_path(x, x + 1))
-            free(x->path);
-        else
-            all->entries[n++] = *x;
-    }
-    all->n_entries = n;
-}
-
-static enum ut_err journal_open(struct enrolment *all)
-{
-    char *line = NULL;
-    size_t size = 0;
-    ssize_t len;
-    int cap = 0;
-
-    all->journal = fopen(all->journal_path, "a+");
-    if (!all->journal)
-        return ut_fail(&all->e, UT_EIO,
-                       "%.150s: %s; --journal can name another file",
-                       all->journal_path, strerror(errno));
-    rewind(all->journal);
-    while ((len = getline(&line, &size, all->journal)) > 0) {
-        struct entry x;
-        int at = 0;
-
-        /* A line that a crash cut short is no line. */
-        if (line[len - 1] != '\n') {
-            fseek(all->journal, 0, SEEK_END); /* from reading to writing */
-            fputc('\n', all->journal);
-            break;
-        }
-        line[len - 1] = '\0';
-        if (sscanf(line, "%63[^\t]\t%63[^\t]\t%n", x.face, x.identity, &at) !=
-                2 ||
-            !at)
-            continue;
-        if (all->n_entries == cap) {
-            struct entry *more;
-
-            cap = cap ? 2 * cap : 256;
-            more = realloc(all->entries, (size_t)cap * sizeof(*more));
-            if (!more)
-                break;
-            all->entries = more;
-        }
-        x.path = strdup(line + at);
-        if (!x.path)
-            break;
-        x.line = all->n_entries;
-        all->entries[all->n_entries++] = x;
-    }
-    free(line);
-    journal_sort(all);
-    return fseek(all->journal, 0, SEEK_END)
-               ? ut_fail(&all->e, UT_EIO, "%.150s: %s", all->journal_path,
-                         strerror(errno))
-               : UT_OK;
-}
-
-static const struct entry *journal_find(const struct enrolment *all,
-                                        const char *path)
-{
-    struct entry key = {.path = (char *)(uintptr_t)relative(all, path)};
-
-    return all->n_entries ? bsearch(&key, all->entries, (size_t)all->n_entries,
-                                    sizeof(key), by_path)
-                          : NULL;
 }
 
 /* ---- telling ---- */
@@ -432,7 +326,8 @@ static void on_faces(void *ctx, struct cl_answer *a)
     }
     r = (const Tscaf__V1__ListFacesResponse *)m;
     for (int i = 0; i < p->files.n; i++) {
-        const struct entry *x = journal_find(p->all, p->files.paths[i]);
+        const struct journal_entry *x =
+            journal_find(&p->all->journal, relative(p->all, p->files.paths[i]));
 
         for (size_t k = 0; x && k < r->n_faces && !p->enrolled[i]; k++)
             p->enrolled[i] = !strcmp(x->face, r->faces[k]->id);
@@ -464,11 +359,8 @@ static void on_enrolled(void *ctx, struct cl_answer *a)
         return;
     }
     all->enrolled++;
-    fprintf(all->journal, "%s\t%s\t%s\n", ((Tscaf__V1__FaceRecord *)m)->id,
-            p->id, relative(all, path));
-    if (fflush(all->journal))
-        stop(all, ut_fail(&all->e, UT_EIO, "%.150s: %s", all->journal_path,
-                          strerror(errno)));
+    stop(all, journal_add(&all->journal, ((Tscaf__V1__FaceRecord *)m)->id,
+                          p->id, relative(all, path), &all->e));
     tell(all, p, path, ((Tscaf__V1__FaceRecord *)m)->id, NULL);
     protobuf_c_message_free_unpacked(m, NULL);
     show_progress(all);
@@ -622,8 +514,7 @@ static int parse(struct enrolment *all, int argc, char **argv)
 static void enrolment_fini(struct enrolment *all)
 {
     cl_close(all->client);
-    if (all->journal)
-        fclose(all->journal);
+    journal_close(&all->journal);
     for (int i = 0; all->ready && i < all->n_ready; i++)
         free(all->ready[i].bytes);
     for (int i = 0; i < all->n_people; i++) {
@@ -631,9 +522,6 @@ static void enrolment_fini(struct enrolment *all)
         free(all->people[i].enrolled);
         cl_pictures_fini(&all->people[i].files);
     }
-    for (int i = 0; i < all->n_entries; i++)
-        free(all->entries[i].path);
-    free(all->entries);
     free(all->ready);
     free(all->people);
     ut_buf_fini(&all->report);
@@ -643,7 +531,7 @@ int cmd_enroll(int argc, char **argv)
 {
     struct enrolment all = {
         .parallel = 4, .consent = "", .progress = isatty(STDERR_FILENO)};
-    char journal[4096];
+    char beside[4096];
     int code;
 
     cmd_init(&all.cmd, "enroll", help);
@@ -652,12 +540,12 @@ int cmd_enroll(int argc, char **argv)
     if (code >= 0)
         return code;
     if (!all.journal_path) {
-        snprintf(journal, sizeof(journal), "%s/%s", all.dir, JOURNAL);
-        all.journal_path = journal;
+        snprintf(beside, sizeof(beside), "%s/%s", all.dir, JOURNAL);
+        all.journal_path = beside;
     }
     all.rc = find_people(&all);
     if (!all.rc)
-        all.rc = journal_open(&all);
+        all.rc = journal_open(&all.journal, all.journal_path, &all.e);
     if (!all.rc)
         all.rc = cl_open(&all.cmd.client, &all.client, &all.e);
     if (!all.rc) {
