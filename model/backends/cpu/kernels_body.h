@@ -61,16 +61,6 @@ static void k_act(const struct mdl_map *x, enum mdl_act act, float alpha,
 
 /* ---- the rest ---- */
 
-INLINE void affine_rows(enum kind kind, const struct mdl_map *x, vec s, vec t,
-                        int n, int b, const struct mdl_map *y)
-{
-    struct rows in = rows_of(kind, x, n, b), out = rows_of(kind, y, n, b);
-    const int places = area(x);
-
-    for (int i = 0; i < places; i++)
-        store(kind, out, i, load(kind, in, i) * s + t);
-}
-
 INLINE void affine_of_block(const struct mdl_map *x, const float *s,
                             const float *t, int n, int b,
                             const struct mdl_map *y)

@@ -212,3 +212,14 @@ INLINE ivec channel_mask(struct rows r)
         lanes[k] = k < r.lanes ? -1 : 0;
     return lanes;
 }
+
+/* y = s x + t. */
+INLINE void affine_rows(enum kind kind, const struct mdl_map *x, vec s, vec t,
+                        int n, int b, const struct mdl_map *y)
+{
+    struct rows in = rows_of(kind, x, n, b), out = rows_of(kind, y, n, b);
+    const int places = area(x);
+
+    for (int i = 0; i < places; i++)
+        store(kind, out, i, load(kind, in, i) * s + t);
+}

@@ -73,16 +73,6 @@ INLINE vec inverse(const struct mdl_map *x, int b, const float *stats,
     return v;
 }
 
-INLINE void train_rows(enum kind kind, const struct mdl_map *x, int n, int b,
-                       vec k, vec t, const struct mdl_map *y)
-{
-    struct rows in = rows_of(kind, x, n, b), out = rows_of(kind, y, n, b);
-    const int places = area(x);
-
-    for (int i = 0; i < places; i++)
-        store(kind, out, i, load(kind, in, i) * k + t);
-}
-
 INLINE void train_of_block(const struct mdl_map *x, const float *gamma,
                            const float *beta, const float *stats, float eps,
                            int n, int b, const struct mdl_map *y)
@@ -90,7 +80,7 @@ INLINE void train_of_block(const struct mdl_map *x, const float *gamma,
     vec k = inverse(x, b, stats, eps) * param(x, b, gamma, 1);
     vec t = param(x, b, beta, 0) - param(x, b, stats, 0) * k;
 
-    EACH_KIND(train_rows, x, x, n, b, k, t, y);
+    EACH_KIND(affine_rows, x, x, k, t, n, b, y);
 }
 PER_ISA(static, train_block, train_of_block,
         (const struct mdl_map *x, const float *gamma, const float *beta,
