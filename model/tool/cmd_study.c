@@ -44,7 +44,9 @@ static const char help[] =
     "                      what is tested on, as in eval; at least one\n"
     "  --precision P       of the trainings, float32 or bfloat16: what the "
     "machine is\n"
-    "                      good at; FILE tells which had which (float32)\n"
+    "                      good at; one that has begun keeps its own, and FILE "
+    "tells "
+    "(float32)\n"
     "  --backend NAME      of the tests\n"
     "\n"
     "DIR keeps a model, a log for `plot training`, and figures of every "
@@ -239,9 +241,33 @@ static enum ut_err run_child(char *const *argv, const char *log, int *code,
     return UT_OK;
 }
 
+/* What a training was begun in, it is in to its end. */
+static enum ut_err begun_in(const struct study *s, const struct study_run *r,
+                            enum mdl_precision *out, struct ut_error *e)
+{
+    char path[4096];
+    struct ut_buf text;
+    enum ut_err rc = UT_OK;
+    int precision;
+
+    ut_buf_init(&text, 64);
+    path_of(s, r->id, ".precision", path);
+    if (access(path, F_OK))
+        rc = write_text(path, mdl_precision_name(s->precision), e);
+    if (!rc)
+        rc = ut_buf_add_file(&text, path, e);
+    precision = rc ? 0 : mdl_precision_parse(text.data ? text.data : "");
+    if (!rc && precision < 0)
+        rc = ut_fail(e, UT_EINVAL, "%.150s: is not a precision", path);
+    *out = (enum mdl_precision)precision;
+    ut_buf_fini(&text);
+    return rc;
+}
+
 /* The study's own options come last: they win. */
 static enum ut_err train(const struct study *s, const struct study_run *r,
-                         const char *out, struct ut_error *e)
+                         enum mdl_precision precision, const char *out,
+                         struct ut_error *e)
 {
     char base[4096], log[4096], seed[16], weight[16];
     const char *own[] = {
@@ -251,7 +277,7 @@ static enum ut_err train(const struct study *s, const struct study_run *r,
         "--seed",      seed,
         "--mode",      r->weight > 0 ? "accumulate" : "alternate",
         "--weight",    weight,
-        "--precision", s->precision,
+        "--precision", mdl_precision_name(precision),
         "--resume",    "--json"};
     int n_own = (int)(sizeof(own) / sizeof(own[0])), code = 0;
     char **argv = calloc((size_t)(s->n_train + n_own) + 3, sizeof(*argv));
@@ -303,10 +329,8 @@ static enum ut_err test(const struct study *s, const char *path, json_t *into,
         rc = tool_figures_faces(v, &s->tests, &o, e);
         json_object_set_new(into, "faces", o);
     }
-    if (!rc) {
-        json_object_set_new(into, "precision", json_string(s->precision));
+    if (!rc)
         json_object_set_new(into, "version", json_string(m.version));
-    }
     mdl_evaluator_free(v);
     mdl_model_close(&m);
     return rc;
@@ -317,7 +341,8 @@ static enum ut_err do_run(const struct study *s, struct study_run *r,
                           struct ut_error *e)
 {
     char model[4096], figures[4096], *text;
-    enum ut_err rc = UT_OK;
+    enum mdl_precision precision;
+    enum ut_err rc;
     json_t *o;
 
     path_of(s, r->id, ".safetensors", model);
@@ -325,11 +350,12 @@ static enum ut_err do_run(const struct study *s, struct study_run *r,
     r->figures = json_load_file(figures, 0, NULL);
     if (r->figures)
         return UT_OK;
-    if (access(model, F_OK))
-        rc = train(s, r, model, e);
+    rc = begun_in(s, r, &precision, e);
+    if (!rc && access(model, F_OK))
+        rc = train(s, r, precision, model, e);
     if (rc)
         return rc;
-    o = json_object();
+    o = json_pack("{s:s}", "precision", mdl_precision_name(precision));
     rc = test(s, model, o, e);
     text = rc ? NULL : json_dumps(o, JSON_INDENT(1) | JSON_PRESERVE_ORDER);
     if (!rc)
@@ -445,9 +471,8 @@ static bool set(struct study *s, int option, const char *text)
         return true;
     case 'P':
         n = mdl_precision_parse(text);
-        if (n >= 0)
-            s->precision = mdl_precision_name((enum mdl_precision)n);
-        return n >= 0;
+        s->precision = (enum mdl_precision)n;
+        return n == MDL_PREC_F32 || n == MDL_PREC_BF16;
     case 'b':
         s->backend = text;
         return true;
@@ -489,6 +514,12 @@ static int parse(struct study *s, int argc, char **argv)
     }
     s->train = argv + optind;
     s->n_train = argc - optind;
+    for (int i = 0; i < s->n_train; i++)
+        if (!strncmp(s->train[i], "--precision", 11)) {
+            fprintf(stderr, "tscaf-model study: --precision stands before "
+                            "--, as the study may change it\n");
+            return 2;
+        }
     if (!s->work || !s->report || !s->n_train ||
         (!s->tests.fatigue && !s->tests.pairs && !s->tests.faces)) {
         fputs(help, stderr);
@@ -512,7 +543,7 @@ int cmd_study(int argc, char **argv)
                         .seeds = {1},
                         .n_seeds = 1,
                         .dim = 512,
-                        .precision = "float32",
+                        .precision = MDL_PREC_F32,
                         .tables = {false, true, true, true, true, true},
                         .tests.false_match_rate = 1e-3};
     code = parse(s, argc, argv);

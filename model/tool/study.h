@@ -24,7 +24,8 @@ struct study_run {
 };
 
 struct study {
-    const char *work, *report, *backend, *precision;
+    const char *work, *report, *backend;
+    enum mdl_precision precision; /* of trainings that begin */
     struct tool_tests tests;
     char networks[STUDY_NETWORKS][24];
     int n_networks, seeds[STUDY_SEEDS], n_seeds;

@@ -69,10 +69,12 @@ static void study__killed__goes_on_to_the_same(void **state)
                "--tables 5 --work two --report two.md " TRAIN
                "&& find two -name '*.safetensors' -newer mark | wc -l",
                "\n0\n");
-    /* A study may go on in another precision, and says so. */
+    /* A study may go on in another precision: what has begun keeps its own,
+     * and the report says so. */
     shell_says(0, "cat two.md", "- In float32: all.");
     shell_says(0,
-               "sed -i s/float32/bfloat16/ two/*parallel*.json && " STUDY
+               "rm two/*tree*.json && sed -i s/float32/bfloat16/ "
+               "two/*parallel*.json && " STUDY "--precision bfloat16 "
                "--tables 5 --work two --report two.md " TRAIN "&& cat two.md",
                "- In float32: mobilenetv2:0.1-lase-tree-alternate-s1.\n"
                "- In bfloat16: mobilenetv2:0.1-lase-parallel-alternate-s1.\n");
@@ -108,6 +110,9 @@ static void study__mistakes__named(void **state)
     shell_says(2, "tscaf-model study --networks vgg16", "cannot be \"vgg16\"");
     shell_says(2, "tscaf-model study --networks ../x", "cannot be");
     shell_says(2, "tscaf-model study --precision half", "cannot be \"half\"");
+    shell_says(2, "tscaf-model study --precision int8", "cannot be \"int8\"");
+    shell_says(2, STUDY "--work x --report y -- --precision bfloat16",
+               "stands before --");
     shell_says(2, "tscaf-model study --tables 6", "cannot be \"6\"");
     shell_says(2, "tscaf-model study --seeds 1,", "cannot be \"1,\"");
     shell_says(2, STUDY "--work x --report y", "usage:");
