@@ -134,6 +134,8 @@ struct mdl_learner_ops {
     enum ut_err (*update)(void *learner, const struct mdl_optimizer *o,
                           const struct mdl_move *moves, float factor,
                           struct ut_error *e);
+    /* Until all devices have done what is queued on them. */
+    enum ut_err (*wait)(void *learner, struct ut_error *e);
     /* Of the first device, to the host. */
     enum ut_err (*get)(void *learner, int tensor, enum mdl_learned what,
                        float *to, struct ut_error *e);

@@ -121,16 +121,9 @@ enum ut_err mdl_weights_read(struct mdl_weights *w, bool state,
     return rc;
 }
 
-/* What is read comes after all that is queued. */
 enum ut_err mdl_weights_wait(const struct mdl_weights *w, struct ut_error *e)
 {
-    const struct mdl_weight *x, *least = NULL;
-    float *to = w->scratch; /* it has room for any gradient */
-
-    for (int at = 0; w->learner.ops && (x = mdl_weights_next(w, &at));)
-        if (x->gradient && (!least || x->n < least->n))
-            least = x;
-    return least ? get(w, least, MDL_X, &to, e) : UT_OK;
+    return w->learner.ops ? w->learner.ops->wait(w->learner.ctx, e) : UT_OK;
 }
 
 const float *mdl_weights_gradient(const struct mdl_weights *all,

@@ -332,6 +332,24 @@ static enum ut_err get_one(void *learner, int tensor, enum mdl_learned what,
     return cuda_learner_with(learner, 0, get, &a, e);
 }
 
+static enum ut_err wait_one(struct learner *l, struct learner_device *d,
+                            void *arg, struct ut_error *e)
+{
+    (void)l;
+    (void)arg;
+    return gpu_wait(d->lane->stream, e);
+}
+
+static enum ut_err wait_all(void *learner, struct ut_error *e)
+{
+    struct learner *l = learner;
+    enum ut_err rc = UT_OK;
+
+    for (int i = 0; i < l->devices && !rc; i++)
+        rc = cuda_learner_with(l, i, wait_one, NULL, e);
+    return rc;
+}
+
 const struct mdl_learner_ops cuda_learner = {
     .open = open_learner,
     .close = close_learner,
@@ -342,5 +360,6 @@ const struct mdl_learner_ops cuda_learner = {
     .hint = cuda_loss_hint,
     .meet = cuda_learner_meet,
     .update = cuda_learner_update,
+    .wait = wait_all,
     .get = get_one,
 };

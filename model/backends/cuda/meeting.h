@@ -26,10 +26,10 @@ void gpu_meeting_close(struct gpu_meeting *m, bool lost);
 /* All sums at once, queued on the streams. */
 enum ut_err gpu_meet(struct gpu_meeting *m, const struct gpu_sum *sums, int n,
                      struct ut_error *e);
-/* Until all that is queued on all of the streams is done. A device that fails
- * leaves the others waiting for it, and so does one that cannot be reached, for
- * longer than GPU_MEETING_MS: then nobody meets any more, and the error is
- * UT_EDEVICE. */
+/* Until all that is queued on all of the streams is done. UT_EDEVICE, and
+ * nobody meets any more: a device failed, which leaves the others waiting, or
+ * the wait was longer than GPU_MEETING_MS, as for one that cannot be
+ * reached. */
 enum ut_err gpu_meeting_wait(struct gpu_meeting *m, struct ut_error *e);
 
 /* A step takes seconds at most, and a hundred times that under a debugger or a
