@@ -39,19 +39,13 @@ static void ready__asked_by_any_of_its_addresses__exit_0(void **state)
 
 static void nobody_there__asked__exit_1_and_the_address(void **state)
 {
-    struct test_server s;
-    char out[512], where[64];
-    int port;
+    struct test_server s = {0};
+    char out[512];
 
-    (void)state;
-    test_server_start(&s, NULL);
-    port = s.port;
-    test_server_signal(&s, SIGTERM);
-    assert_int_equal(test_server_wait(&s), 0);
-    assert_int_equal(check(&s, "127.0.0.1", port, out, sizeof(out)), 1);
-    snprintf(where, sizeof(where), "127.0.0.1 port %d", port);
-    if (!strstr(out, where))
-        fail_msg("\"%s\" is not in: %s", where, out);
+    (void)state; /* port 1: no test's server is given it meanwhile */
+    assert_int_equal(check(&s, "127.0.0.1", 1, out, sizeof(out)), 1);
+    if (!strstr(out, "127.0.0.1 port 1"))
+        fail_msg("no address in: %s", out);
     test_server_remove(&s);
 }
 
