@@ -104,8 +104,8 @@ static void warn(const struct mdl_detector_progress *p)
 
     if (q->dry > p->steps / 10)
         fprintf(stderr,
-                "tscaf-model train-detector: the queue ran dry %lld times: "
-                "making views is slower than training\n",
+                "tscaf-model train-detector: training waited %lld times for "
+                "pictures: making views is slower than training\n",
                 (long long)q->dry);
     if (q->broken)
         fprintf(stderr,
