@@ -207,11 +207,12 @@ static bool is_plain_3x3(const struct mdl_node *n)
     return n->kernel == 3 && n->stride == 1 && n->pad == 1 && n->groups == 1;
 }
 
-/* Whether an activation is a slope below zero, and no more. */
-static bool is_slope(enum mdl_act act)
+/* Whether an activation is a slope below zero, and no more. In bfloat16 oneDNN
+ * fuses ReLU and leaky ReLU, and ours was not measured against that. */
+static bool is_slope(enum mdl_act act, bool bf16)
 {
-    return act == MDL_ACT_NONE || act == MDL_ACT_RELU || act == MDL_ACT_LEAKY ||
-           act == MDL_ACT_PRELU;
+    return act == MDL_ACT_NONE || act == MDL_ACT_PRELU ||
+           (!bf16 && (act == MDL_ACT_RELU || act == MDL_ACT_LEAKY));
 }
 
 const struct mdl_wino_kernel *cpu_wino(const struct plan *p,
@@ -219,7 +220,7 @@ const struct mdl_wino_kernel *cpu_wino(const struct plan *p,
 {
     const struct mdl_map *x = &p->maps[n->in[MDL_IN_X]];
 
-    if (p->trains || !is_plain_3x3(n) || !is_slope(n->act) ||
+    if (p->trains || !is_plain_3x3(n) || !is_slope(n->act, p->bf16) ||
         is_image(p, n->in[MDL_IN_X]))
         return NULL;
     return mdl_wino_choose(p->bf16, x->channels, p->maps[n->out].channels,
@@ -308,8 +309,7 @@ static enum ut_err build_conv(struct plan *p, struct step *s,
     if (rc)
         return rc;
     s->act = fuse ? MDL_ACT_NONE : n->act;
-    s->epilogue = !fuse || s->shift || n->in[MDL_IN_RESIDUAL] >= 0 ||
-                  n->act == MDL_ACT_SIGMOID;
+    s->epilogue = !fuse || s->shift || n->in[MDL_IN_RESIDUAL] >= 0;
     rc = cpu_place(p, s, DNNL_ARG_SRC, n->in[MDL_IN_X], &src, e);
     if (!rc)
         rc = cpu_place(p, s, DNNL_ARG_DST, n->out, &dst, e);

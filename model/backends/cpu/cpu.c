@@ -4,8 +4,8 @@
  *            nChw8c in float32: what oneDNN's convolutions are written for;
  *            but the image, which is nchw
  *   vectors  [batch, C] float32
- *   3x3      stride 1: our Winograd in bfloat16 and over nChw8c, oneDNN's in
- *            float32 over nChw16c
+ *   3x3      stride 1: our Winograd where winograd.c says so, oneDNN's in
+ *            float32 over nChw16c; in training oneDNN's alone
  *   1x1, stride 2, depthwise: oneDNN direct
  *
  * A step runs only if an output that was asked for needs it. Memory is planned
@@ -233,7 +233,8 @@ static void run_kernel(struct plan *p, struct step *s, const void *in)
         return;
     case MDL_OP_LINEAR:
         mdl_fc_run(x, s->weights->packed, cpu_param(p, n, MDL_IN_B), y);
-        p->ctx->kernels->act(y, n->act, n->alpha, s->slope, NULL, NULL, y);
+        if (n->act != MDL_ACT_NONE)
+            p->ctx->kernels->act(y, n->act, n->alpha, s->slope, NULL, NULL, y);
         return;
     case MDL_OP_BATCHNORM:
         p->ctx->kernels->affine(x, s->scale, s->offset, y);

@@ -1,7 +1,6 @@
 #ifndef MODEL_BACKENDS_CPU_KERNELS_H
 #define MODEL_BACKENDS_CPU_KERNELS_H
 
-#include <math.h>
 #include <stdint.h>
 #include <string.h>
 

@@ -1,5 +1,5 @@
-/* Maps in blocks of LANES channels, a row at a time; included once for each
- * width by what includes a kernels' body. A block is LANES channels of one
+/* Maps in blocks of LANES channels, a row at a time; what the kernels' bodies
+ * share, and include. A block is LANES channels of one
  * image: area rows of so many floats that lie together; of a vector it is one
  * row, which may be shorter at the end. */
 #include <math.h>

@@ -3,7 +3,6 @@
 
 #include <stdbool.h>
 #include <stddef.h>
-#include <stdint.h>
 
 /* 3x3, stride 1, pad 1 convolutions by Winograd's fewer multiplications, with
  * their epilogue: y = act(conv(x) + bias) + shift + residual. Accumulated in
@@ -47,8 +46,7 @@ struct mdl_wino_kernel {
 };
 
 /* F(2x2, 3x3), 2.25 times fewer multiplications: bfloat16 in blocks of 16
- * channels, by AVX-512 BF16; so many channels and outputs as are multiples of
- * 32 and of 64. */
+ * channels, by AVX-512 BF16; channels a multiple of 32, outputs of 64. */
 extern const struct mdl_wino_kernel mdl_wino_bf16;
 bool mdl_wino_bf16_available(void);
 
