@@ -255,9 +255,9 @@ static void tables(FILE *f, const struct study *s)
 
 static bool was_in(const struct study_run *r, const char *precision)
 {
-    const json_t *p = json_object_get(r->figures, "precision");
+    const char *p = json_string_value(json_object_get(r->figures, "precision"));
 
-    return p && !strcmp(json_string_value(p), precision);
+    return p && !strcmp(p, precision);
 }
 
 /* Which trainings had a precision: all, or these. */

@@ -78,6 +78,12 @@ static void study__killed__goes_on_to_the_same(void **state)
                "--tables 5 --work two --report two.md " TRAIN "&& cat two.md",
                "- In float32: mobilenetv2:0.1-lase-tree-alternate-s1.\n"
                "- In bfloat16: mobilenetv2:0.1-lase-parallel-alternate-s1.\n");
+    /* Figures that say it in no words say nothing. */
+    shell_says(0,
+               "sed -i 's/\"bfloat16\"/3/' two/*parallel*.json && " STUDY
+               "--tables 5 --work two --report two.md " TRAIN
+               "&& ! grep 'In bfloat16' two.md && cat two.md",
+               "| parallel |");
     shell_says(0, "tscaf-model plot training --out t.svg two/*.log && ls t.svg",
                "t.svg");
 }
