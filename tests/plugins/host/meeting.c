@@ -7,7 +7,7 @@
 #include "model/learner.h"
 
 struct gpu_meeting {
-    int n, devices[MDL_LEARNER_DEVICES];
+    int n;
     struct gpu_stream *streams[MDL_LEARNER_DEVICES];
 };
 
@@ -18,13 +18,13 @@ enum ut_err gpu_meeting_open(const int *devices,
 {
     struct gpu_meeting *m;
 
+    (void)devices;
     if (getenv("TSCAF_HOST_NO_NCCL"))
         return ut_fail(e, UT_EDEVICE, "NCCL does not load: libnccl.so.2");
     m = calloc(1, sizeof(*m));
     if (!m)
         return ut_fail(e, UT_ENOMEM, "no memory for a meeting");
     m->n = n;
-    memcpy(m->devices, devices, (size_t)n * sizeof(*devices));
     memcpy(m->streams, streams, (size_t)n * sizeof(struct gpu_stream *));
     *out = m;
     return UT_OK;
@@ -54,15 +54,11 @@ enum ut_err gpu_meet(struct gpu_meeting *m, const struct gpu_sum *sums, int n,
     return UT_OK;
 }
 
-static enum ut_err look(void *arg, int i, bool *busy, struct ut_error *e)
-{
-    const struct gpu_meeting *m = arg;
-
-    *busy = false;
-    return gpu_wait(m->streams[i], e);
-}
-
 enum ut_err gpu_meeting_wait(struct gpu_meeting *m, struct ut_error *e)
 {
-    return gpu_watch(m->devices, m->n, look, m, GPU_MEETING_MS, e);
+    enum ut_err rc = UT_OK;
+
+    for (int i = 0; i < m->n && !rc; i++)
+        rc = gpu_wait(m->streams[i], e);
+    return rc;
 }
