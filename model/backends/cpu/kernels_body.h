@@ -10,9 +10,11 @@ INLINE void act_rows(enum mdl_act act, enum kind kind, vec slope, vec shift,
 {
     struct rows in = rows_of(kind, x, n, b), out = rows_of(kind, y, n, b);
     struct rows more = residual ? rows_of(kind, residual, n, b) : out;
-    const ivec lanes = channel_mask(in);
     const int places = area(x);
+    ivec lanes = {0};
 
+    for (int k = 0; k < LANES; k++)
+        lanes[k] = k < in.lanes ? -1 : 0;
     for (int i = 0; i < places; i++) {
         vec v = load(kind, in, i);
 

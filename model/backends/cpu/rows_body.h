@@ -1,7 +1,7 @@
 /* Maps in blocks of LANES channels, a row at a time; what the kernels' bodies
- * share, and include. A block is LANES channels of one
- * image: area rows of so many floats that lie together; of a vector it is one
- * row, which may be shorter at the end. */
+ * share, and include. A block is LANES channels of one image: area rows of so
+ * many floats that lie together; of a vector it is one row, which may be
+ * shorter at the end. */
 #include <math.h>
 #include <string.h>
 
@@ -104,12 +104,12 @@ INLINE void store(enum kind kind, struct rows r, int i, vec v)
     }
 }
 
-/* As load() and store(), where speed is no matter. */
 static enum kind kind_of(const struct mdl_map *m)
 {
     return m->vector ? ROWS_VECTOR : m->bf16 ? ROWS_BF16 : ROWS_F32;
 }
 
+/* As load() and store(), where speed is no matter. */
 INLINE vec get(const struct mdl_map *m, int n, int b, int i)
 {
     enum kind kind = kind_of(m);
@@ -202,16 +202,6 @@ INLINE vec activated(enum mdl_act act, vec slope, vec v, vec d, bool back)
             break;                                                             \
         }                                                                      \
     } while (0)
-
-/* Ones in a block's channels, zeros in its padding. */
-INLINE ivec channel_mask(struct rows r)
-{
-    ivec lanes = {0};
-
-    for (int k = 0; k < LANES; k++)
-        lanes[k] = k < r.lanes ? -1 : 0;
-    return lanes;
-}
 
 /* y = s x + t. */
 INLINE void affine_rows(enum kind kind, const struct mdl_map *x, vec s, vec t,
