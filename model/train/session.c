@@ -187,7 +187,7 @@ static void describe_settings(struct session *s)
 {
     const struct mdl_session_config *c = s->c;
     const struct mdl_trainer_config *t = &c->trainer;
-    const struct mdl_recognition *r = &c->recognition;
+    const struct mdl_recognition *r = &s->recognition;
     char schedule[96];
 
     describe_schedule(s, schedule, sizeof(schedule));
@@ -254,14 +254,31 @@ static enum ut_err save(struct session *s, struct ut_error *e)
     return write_trained(s, s->checkpoint, meta, 5, true, e);
 }
 
-/* Opens the checkpoint as the model to go on with. */
-static enum ut_err open_checkpoint(struct session *s, struct ut_error *e)
+/* Of the hint's modules the first that the model has; the trainer refuses a
+ * list of none. */
+static void choose_hint(struct session *s)
 {
-    enum ut_err rc = mdl_model_open(s->checkpoint, &s->model, e);
+    const struct mdl_graph *g = &s->model.graph;
+    struct mdl_hint *hint = &s->recognition.hint;
+    int value = -1;
+
+    for (const char *at = hint->module; at && value < 0;) {
+        int len = (int)strcspn(at, ",");
+        char name[MDL_NAME_LEN];
+
+        snprintf(name, sizeof(name), "%.*s", len, at);
+        value = mdl_graph_find_module(g, name);
+        at = at[len] ? at + len + 1 : NULL;
+    }
+    if (value >= 0)
+        hint->module = g->modules[g->nodes[g->values[value].producer].module];
+}
+
+/* Where the model to go on with, a checkpoint, stopped. */
+static enum ut_err read_checkpoint(struct session *s, struct ut_error *e)
+{
     const char *step, *taken, *settings;
 
-    if (rc)
-        return rc;
     step = mdl_st_meta(s->model.file, "training.step");
     taken = mdl_st_meta(s->model.file, "training.taken");
     settings = mdl_st_meta(s->model.file, "training.settings");
@@ -296,8 +313,11 @@ static enum ut_err open_all(struct session *s, struct ut_error *e)
     enum ut_err rc = check(c, e);
 
     if (!rc)
-        rc = resumes ? open_checkpoint(s, e)
-                     : mdl_model_open(c->base, &s->model, e);
+        rc = mdl_model_open(resumes ? s->checkpoint : c->base, &s->model, e);
+    if (!rc)
+        choose_hint(s);
+    if (!rc && resumes)
+        rc = read_checkpoint(s, e);
     if (!rc)
         rc = open_data(s, e);
     if (!rc)

@@ -232,6 +232,22 @@ static void teacher__every_view__is_what_the_pupil_sees(void **state)
     mdl_dataset_fini(&d);
 }
 
+static void hint__of_a_list__the_first_that_there_is(void **state)
+{
+    const char *key = "recognition_loss";
+    double none = shell_number(TRAIN "--teacher teacher.onnx", key);
+    double one =
+        shell_number(TRAIN "--teacher teacher.onnx --hint root.stage5", key);
+    double list = shell_number(
+        TRAIN "--teacher teacher.onnx --hint root.stage9,root.stage5,root.stem",
+        key);
+
+    (void)state;
+    if (!(one > none + 1e-3 && list == one))
+        fail_msg("without a hint %g, with one %g, of a list %g", none, one,
+                 list);
+}
+
 static void teacher__mistakes__named(void **state)
 {
     (void)state;
@@ -249,6 +265,10 @@ static void teacher__mistakes__named(void **state)
                "teacher.onnx: has no inner map of 4x4");
     shell_says(1, TRAIN "--teacher teacher.onnx --hint root.stage8",
                "there is no module \"root.stage8\" to hint at");
+    shell_says(1, TRAIN "--teacher teacher.onnx --hint root.stage8,root.stage7",
+               "teacher.onnx: has no inner map of 4x4");
+    shell_says(1, TRAIN "--teacher teacher.onnx --hint root.stage8,,root.stage",
+               "there is no module \"root.stage8,,root.stage\" to hint at");
     shell_says(1, TRAIN "--teacher base.safetensors --mix 0.5",
                "mixed pictures need a teacher that is run");
     shell_says(1, TRAIN "--teacher base.safetensors --hint root.stage5",
@@ -264,6 +284,7 @@ static void teacher__mistakes__named(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(hint__of_a_list__the_first_that_there_is),
         cmocka_unit_test(teacher__mistakes__named),
         cmocka_unit_test(teacher__every_view__is_what_the_pupil_sees),
     };
