@@ -177,7 +177,9 @@ UT_MUSTUSE enum ut_err mdl_plan_set(struct mdl_plan *p, int value,
                                     const float *from, struct ut_error *e);
 UT_MUSTUSE enum ut_err mdl_plan_get(struct mdl_plan *p, int value, float *to,
                                     struct ut_error *e);
-/* The parameters' numbers have changed in place. */
+/* The parameters' numbers have changed in place: for this plan, and others of
+ * the same graph, batch and precision in lanes of the same device, none of
+ * which runs. */
 UT_MUSTUSE enum ut_err mdl_plan_refresh(struct mdl_plan *p, struct ut_error *e);
 
 void mdl_plan_profile(struct mdl_plan *p,

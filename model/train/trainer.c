@@ -418,16 +418,30 @@ static size_t part_of(const struct mdl_trainer *t, const struct leaf *l,
            mdl_shape_count(&s->graph.values[s->ends[end]].shape);
 }
 
-/* Forward over a part of the batch, with the weights as they are. */
+/* The weights as they are, for the leaf's plans. Lanes of one device share its
+ * copies: the first one makes them, with everybody's threads. */
+static enum ut_err refresh(struct mdl_trainer *t, struct leaf *l,
+                           struct ut_error *e)
+{
+    int devices = t->backends[1] ? t->n_lanes : 1;
+    enum ut_err rc = UT_OK;
+
+    mdl_lane_threads(t->lanes[0], t->config.threads / devices);
+    for (int i = 0; i < devices && !rc; i++)
+        rc = mdl_plan_refresh(l->plans[i], e);
+    mdl_lane_threads(t->lanes[0], t->config.threads / t->n_lanes);
+    l->stale = rc != UT_OK;
+    return rc;
+}
+
+/* Forward over a part of the batch. */
 static enum ut_err forward(struct mdl_trainer *t, struct leaf *l, int lane,
                            const uint8_t *images, struct ut_error *e)
 {
     const struct mdl_step *s = &l->step;
     struct mdl_plan *p = l->plans[lane];
-    enum ut_err rc = l->stale ? mdl_plan_refresh(p, e) : UT_OK;
+    enum ut_err rc = mdl_plan_run_nodes(p, images, 0, s->n_forward, e);
 
-    if (!rc)
-        rc = mdl_plan_run_nodes(p, images, 0, s->n_forward, e);
     for (int i = 0; i < s->n_ends && !rc; i++)
         rc = mdl_plan_get(p, s->ends[i], l->out[i] + part_of(t, l, lane, i), e);
     return rc;
@@ -486,10 +500,11 @@ enum ut_err mdl_trainer_batch(struct mdl_trainer *t, int task,
     if (rc)
         return rc;
     t->begun = true;
-    rc = in_lanes(t, l, forward, images, e);
+    rc = l->stale ? refresh(t, l, e) : UT_OK;
+    if (!rc)
+        rc = in_lanes(t, l, forward, images, e);
     if (rc)
         return rc;
-    l->stale = false;
     rc = loss_of(t, l, labels, weight, loss, e);
     if (!rc)
         rc = in_lanes(t, l, backward, images, e);

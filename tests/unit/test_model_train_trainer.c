@@ -32,17 +32,25 @@ static float noise(void)
     return (float)(seed >> 8 & 0xffff) / 32768 - 1;
 }
 
-static void fresh(struct mdl_model *m)
+static void fresh_of(const char *text, size_t len, struct mdl_model *m)
 {
     struct mdl_spec spec;
+    struct ut_error e;
+
+    if (mdl_spec_parse(text, len, &spec, &e) ||
+        mdl_model_fresh(&spec, 3, m, &e))
+        fail_msg("%s", e.msg);
+}
+
+static void fresh(struct mdl_model *m)
+{
     struct ut_error e;
     struct ut_buf text;
 
     ut_buf_init(&text, 4096);
-    if (ut_buf_add_file(&text, "tests/support/tiny.json", &e) ||
-        mdl_spec_parse(text.data, text.len, &spec, &e) ||
-        mdl_model_fresh(&spec, 3, m, &e))
+    if (ut_buf_add_file(&text, "tests/support/tiny.json", &e))
         fail_msg("%s", e.msg);
+    fresh_of(text.data, text.len, m);
     ut_buf_fini(&text);
 }
 
@@ -183,6 +191,40 @@ static void lanes__equal_parts__as_one(void **state)
     close_run(&one);
     close_run(&two);
     mdl_model_close(&unmoved.model);
+}
+
+/* Lanes share copies of the weights: all see an update, with 3x3 convolutions
+ * between maps too, which may have a layout of their own. */
+static void lanes__updated__all_see_it(void **state)
+{
+    static const char spec[] =
+        "{\"input\":112,\"trees\":[{\"name\":\"root\",\"module\":\"iresnet\","
+        "\"layers\":[1,1,1,1],\"widths\":[8,8,16,16],\"children\":["
+        "{\"name\":\"recognition\",\"module\":\"none\",\"head\":\"embedding\","
+        "\"dim\":16}]}]}";
+    struct run runs[2];
+    struct ut_error e;
+
+    (void)state;
+    for (int i = 0; i < 2; i++) {
+        double first;
+
+        fresh_of(spec, strlen(spec), &runs[i].model);
+        if (open_trainer(&runs[i], "cpu", (i + 1) * HALF, i + 1, NULL, 0, 1,
+                         &e))
+            fail_msg("%s", e.msg);
+        learn(&runs[i], i + 1, NULL);
+        first = runs[i].loss;
+        if (mdl_trainer_update(runs[i].trainer, 0.05, NULL, &e))
+            fail_msg("%s", e.msg);
+        learn(&runs[i], i + 1, NULL);
+        if (!(fabs(runs[i].loss - first) > 0.05 * first))
+            fail_msg("%d lanes: %g, then %g", i + 1, first, runs[i].loss);
+    }
+    if (!(fabs(runs[0].loss - runs[1].loss) < 1e-3 * runs[0].loss))
+        fail_msg("one lane %g, two %g", runs[0].loss, runs[1].loss);
+    close_run(&runs[0]);
+    close_run(&runs[1]);
 }
 
 static const float *weight_of(const struct run *r, const char *name)
@@ -622,6 +664,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(lanes__equal_parts__as_one),
+        cmocka_unit_test(lanes__updated__all_see_it),
         cmocka_unit_test(devices__equal_parts__move_as_one),
         cmocka_unit_test(devices__gone_on_from_a_checkpoint__as_never_stopped),
         cmocka_unit_test(batch__label_past_the_classes__gathers_nothing),
