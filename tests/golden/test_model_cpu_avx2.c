@@ -25,6 +25,12 @@ static void avx2__one_step__gradients_and_statistics(void **state)
     steps("cpu", MDL_PREC_F32, 1e-3);
 }
 
+static void avx2__four_steps__both_modes(void **state)
+{
+    (void)state;
+    runs("cpu");
+}
+
 /* Maps in blocks of 8 channels are no place for bfloat16. */
 static void avx2__bfloat16__is_not_there(void **state)
 {
@@ -42,6 +48,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(avx2__float32__matches_golden),
         cmocka_unit_test(avx2__one_step__gradients_and_statistics),
+        cmocka_unit_test(avx2__four_steps__both_modes),
         cmocka_unit_test(avx2__bfloat16__is_not_there),
     };
 

@@ -35,15 +35,21 @@ static int param(struct mdl_graph *g, struct mdl_shape shape, double mid,
     return mdl_graph_param_owned(g, shape, &data, "p%d", n++);
 }
 
-static int conv(struct mdl_graph *g, int x, int outputs, int kernel, int stride,
-                int groups)
+static int bare_conv(struct mdl_graph *g, int x, int outputs, int kernel,
+                     int stride, int groups, int bias)
 {
     int ins = (int)g->values[x].shape.dim[0] / groups;
     int w = param(g, mdl_shape_of(4, outputs, ins, kernel, kernel), 0,
                   sqrt(ins * kernel * kernel / 3.0));
 
-    return mdl_graph_conv(g, x, w, param(g, mdl_shape_of(1, outputs), 0, 2),
-                          stride, kernel / 2, groups);
+    return mdl_graph_conv(g, x, w, bias, stride, kernel / 2, groups);
+}
+
+static int conv(struct mdl_graph *g, int x, int outputs, int kernel, int stride,
+                int groups)
+{
+    return bare_conv(g, x, outputs, kernel, stride, groups,
+                     param(g, mdl_shape_of(1, outputs), 0, 2));
 }
 
 /* [channels, SIDE, SIDE], trained itself, so that a gradient must come back. */
@@ -188,6 +194,30 @@ static void compare(struct machine *m, const struct mdl_step *s, int at,
     free(got);
 }
 
+/* Parameters that moved are seen by every plan that is told so. */
+static void moved(struct machine m[4], const struct mdl_graph *g,
+                  const struct mdl_step *s, const uint8_t *in,
+                  const float *weights, size_t n_out, const char *what)
+{
+    double before = loss_of(&m[0], s, in, weights, n_out), want;
+
+    for (int i = 0; i < s->n_gradients; i++) {
+        const struct mdl_value *p = &g->values[s->gradients[i].param];
+        float *x = (float *)(uintptr_t)p->data;
+
+        for (size_t k = 0; k < mdl_shape_count(&p->shape); k++)
+            x[k] += 0.2f * noise();
+    }
+    want = loss_of(&m[0], s, in, weights, n_out);
+    for (int i = 1; i < 4; i++) {
+        double got = loss_of(&m[i], s, in, weights, n_out);
+
+        if (!(fabs(got - want) < 1e-3 * (1 + fabs(want - before))))
+            fail_msg("%s: %g where parameters moved, machine %d says %g", what,
+                     want, i, got);
+    }
+}
+
 static void check(struct mdl_graph *g, int y, const char *what)
 {
     static const char *const names[] = {"ref", "cpu", "cuda", "cuda"};
@@ -233,6 +263,7 @@ static void check(struct mdl_graph *g, int y, const char *what)
         back(&m[0], &s, in, weights);
         free(a);
     }
+    moved(m, g, &s, in, weights, n_out, what);
     for (int i = 0; i < 4; i++)
         close_machine(&m[i]);
     mdl_step_fini(&s);
@@ -259,6 +290,8 @@ static void convolutions__shapes__by_differences(void **state)
                    c[i].groups),
               what);
     }
+    check(&g, bare_conv(&g, start(&g, 12), 20, 3, 1, 1, -1),
+          "convolution without a bias");
 }
 
 static void activations__each__by_differences(void **state)

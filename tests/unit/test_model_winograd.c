@@ -195,6 +195,144 @@ static void check(const struct kind *k, const struct shape *s)
         free(v[i]);
 }
 
+/* ---- gradients ---- */
+
+/* sum over o and places of dy times w, at one place of the input. */
+static double expected_dx(const struct kind *k, const struct mdl_wino *c,
+                          const float *w, const float *dy, int n, int i,
+                          int row, int col)
+{
+    double sum = 0;
+
+    for (int o = 0; o < c->channels; o++)
+        for (int a = 0; a < 9; a++) {
+            int h = row - a / 3 + 1, v = col - a % 3 + 1;
+
+            if (h >= 0 && h < c->height && v >= 0 && v < c->width)
+                sum +=
+                    (double)w[((size_t)o * (size_t)c->outputs + (size_t)i) * 9 +
+                              (size_t)a] *
+                    dy[place(k, &c->in, n, o, h, v)];
+        }
+    return sum;
+}
+
+/* The gradient by the input: the run whose filters are packed for it. */
+static void check_dx(const struct kind *k, const struct shape *s)
+{
+    unsigned seed = 5;
+    /* The run's channels are the convolution's outputs. */
+    struct mdl_wino c = {
+        .kernel = k->kernel,
+        .channels = s->outputs,
+        .outputs = s->channels,
+        .height = s->height,
+        .width = s->width,
+        .in = layout(k, s, s->outputs),
+        .out = layout(k, s, s->channels),
+    };
+    float *w = noises((size_t)(s->channels * s->outputs * 9),
+                      1 / sqrtf((float)s->outputs * 9), &seed);
+    void *u = zeros(k->kernel->weights_bytes(c.channels, c.outputs));
+    float *dyf;
+    void *dy = map(k, s, &c.in, s->outputs, &dyf, &seed);
+    size_t outs = (size_t)(c.out.image * s->batch) * sizeof(float);
+    float *dx = memset(zeros(outs), 0xff, outs);
+    size_t size = k->kernel->scratch(&c, s->batch);
+    void *scratch = memset(zeros(size), 0xff, size);
+
+    k->kernel->pack_back(w, c.channels, c.outputs, u);
+    c.weights = u;
+    k->kernel->run(&c, s->batch, dy, NULL, dx, scratch);
+    for (int i = 0; i < 4000; i++) {
+        int n = i % s->batch, ch = i * 7 % up(s->channels, k->lanes);
+        int row = i * 3 % s->height, col = i * 5 % s->width;
+        float got = dx[place(k, &c.out, n, ch, row, col)];
+        double off;
+
+        if (ch >= s->channels) {
+            assert_true(got == 0);
+            continue;
+        }
+        off = fabs(expected_dx(k, &c, w, dyf, n, ch, row, col) - got);
+        if (!(off < k->bound))
+            fail_msg("%s by the input, %d to %d channels, %dx%d: off by %g at "
+                     "%d %d %d %d",
+                     k->kernel->name, s->channels, s->outputs, s->height,
+                     s->width, off, n, ch, row, col);
+    }
+    free(w);
+    free(u);
+    free(dy);
+    free(dyf);
+    free(dx);
+    free(scratch);
+}
+
+static double expected_dw(const struct kind *k, const struct mdl_wino *c,
+                          int batch, const float *x, const float *dy, int o,
+                          int i, int a)
+{
+    double sum = 0;
+
+    for (int n = 0; n < batch; n++)
+        for (int p = 0; p < c->height * c->width; p++) {
+            int row = p / c->width, col = p % c->width;
+            int h = row + a / 3 - 1, v = col + a % 3 - 1;
+
+            if (h >= 0 && h < c->height && v >= 0 && v < c->width)
+                sum += (double)x[place(k, &c->in, n, i, h, v)] *
+                       dy[place(k, &c->out, n, o, row, col)];
+        }
+    return sum;
+}
+
+/* The gradient by the weights; nothing is written beside it. */
+static void check_dw(const struct kind *k, const struct shape *s)
+{
+    unsigned seed = 7;
+    struct mdl_wino c = {
+        .kernel = k->kernel,
+        .channels = s->channels,
+        .outputs = s->outputs,
+        .height = s->height,
+        .width = s->width,
+        .in = layout(k, s, s->channels),
+        .out = layout(k, s, s->outputs),
+    };
+    size_t count = (size_t)(s->channels * s->outputs * 9);
+    float *xf, *dyf, *dw = zeros((count + 1) * sizeof(*dw));
+    void *x = map(k, s, &c.in, s->channels, &xf, &seed);
+    void *dy = map(k, s, &c.out, s->outputs, &dyf, &seed);
+    size_t size = k->kernel->gradient_scratch(&c, s->batch);
+    void *scratch = memset(zeros(size), 0xff, size);
+    /* The sum of so many products of numbers of size 1. */
+    double scale = sqrt(s->batch * s->height * s->width);
+
+    dw[count] = 5;
+    k->kernel->gradient(&c, s->batch, x, dy, dw, scratch);
+    assert_true(dw[count] == 5);
+    for (size_t i = 0; i < 4000; i++) {
+        size_t at = (i * count / 4000 + i % 9) % count;
+        int a = (int)(at % 9), ch = (int)(at / 9) % s->channels;
+        int o = (int)(at / 9) / s->channels;
+        double off =
+            fabs(expected_dw(k, &c, s->batch, xf, dyf, o, ch, a) - dw[at]);
+
+        if (!(off < k->bound * scale))
+            fail_msg("%s by the weights, %d to %d channels, %dx%d, %d images: "
+                     "off by %g of %g at %d %d %d",
+                     k->kernel->name, s->channels, s->outputs, s->height,
+                     s->width, s->batch, off, scale, o, ch, a);
+    }
+    free(x);
+    free(dy);
+    free(xf);
+    free(dyf);
+    free(dw);
+    free(scratch);
+}
+
 static void bf16__shapes_and_layouts__as_defined(void **state)
 {
     static const struct shape shapes[] = {
@@ -251,8 +389,11 @@ static void f32__shapes_and_layouts__as_defined(void **state)
         printf("SKIPPED test_model_winograd: no AVX2 here\n");
         return;
     }
-    for (size_t i = 0; i < sizeof(shapes) / sizeof(shapes[0]); i++)
+    for (size_t i = 0; i < sizeof(shapes) / sizeof(shapes[0]); i++) {
         check(&k, &shapes[i]);
+        check_dx(&k, &shapes[i]);
+        check_dw(&k, &shapes[i]);
+    }
 }
 
 static void choose__what_suits__or_none(void **state)

@@ -12,8 +12,7 @@ static dnnl_data_type_t type_of(const struct plan *p)
     return p->bf16 ? dnnl_bf16 : dnnl_f32;
 }
 
-/* The one map that does not lie in blocks of channels. */
-static bool is_image(const struct plan *p, int v)
+bool cpu_is_image(const struct plan *p, int v)
 {
     int producer = p->g->values[v].producer;
 
@@ -30,9 +29,9 @@ dnnl_memory_desc_t cpu_desc(const struct plan *p, int v)
         dnnl_memory_desc_init_by_tag(&d, 2, dims, dnnl_f32, dnnl_nc);
     else
         dnnl_memory_desc_init_by_tag(&d, 4, dims, type_of(p),
-                                     is_image(p, v)  ? dnnl_nchw
-                                     : m->lanes == 8 ? dnnl_nChw8c
-                                                     : dnnl_nChw16c);
+                                     cpu_is_image(p, v) ? dnnl_nchw
+                                     : m->lanes == 8    ? dnnl_nChw8c
+                                                        : dnnl_nChw16c);
     return d;
 }
 
@@ -50,8 +49,7 @@ dnnl_memory_desc_t cpu_plain(int n, const dnnl_dims_t dims, dnnl_data_type_t t)
     return d;
 }
 
-/* n zeros, and up to whole blocks of any size. */
-static enum ut_err zeros(int64_t n, float **out, struct ut_error *e)
+enum ut_err cpu_zeros(int64_t n, float **out, struct ut_error *e)
 {
     size_t len = (size_t)(n + 15) / 16 * 16 * sizeof(float);
 
@@ -62,11 +60,10 @@ static enum ut_err zeros(int64_t n, float **out, struct ut_error *e)
     return UT_OK;
 }
 
-/* n floats, then zeros as above; NULL stays NULL. */
-static enum ut_err pad(const float *from, int64_t n, float **out,
-                       struct ut_error *e)
+enum ut_err cpu_pad(const float *from, int64_t n, float **out,
+                    struct ut_error *e)
 {
-    enum ut_err rc = from ? zeros(n, out, e) : UT_OK;
+    enum ut_err rc = from ? cpu_zeros(n, out, e) : UT_OK;
 
     if (from && !rc)
         memcpy(*out, from, (size_t)n * sizeof(float));
@@ -150,8 +147,7 @@ static enum ut_err complete(struct plan *p, struct step *s,
     strncpy(s->detail, info, sizeof(s->detail) - 1);
     rc = cpu_check(dnnl_primitive_create(&s->primitive, pd), info, e);
     if (!rc)
-        rc = cpu_weights_get(p, s->node, WEIGHTS_DNNL, user, want, &s->weights,
-                             e);
+        rc = cpu_weights_dnnl(p, s->node, user, want, &s->weights, e);
     if (!rc)
         cpu_arg(s, DNNL_ARG_WEIGHTS, s->weights->memory);
     if (!rc && bias) {
@@ -202,72 +198,9 @@ static dnnl_status_t conv_desc(struct plan *p, const struct mdl_node *n,
     return s;
 }
 
-static bool is_plain_3x3(const struct mdl_node *n)
+bool cpu_is_plain_3x3(const struct mdl_node *n)
 {
     return n->kernel == 3 && n->stride == 1 && n->pad == 1 && n->groups == 1;
-}
-
-/* Whether an activation is a slope below zero, and no more. In bfloat16 oneDNN
- * fuses ReLU and leaky ReLU, and ours was not measured against that. */
-static bool is_slope(enum mdl_act act, bool bf16)
-{
-    return act == MDL_ACT_NONE || act == MDL_ACT_PRELU ||
-           (!bf16 && (act == MDL_ACT_RELU || act == MDL_ACT_LEAKY));
-}
-
-const struct mdl_wino_kernel *cpu_wino(const struct plan *p,
-                                       const struct mdl_node *n)
-{
-    const struct mdl_map *x = &p->maps[n->in[MDL_IN_X]];
-
-    if (p->trains || !is_plain_3x3(n) || !is_slope(n->act, p->bf16) ||
-        is_image(p, n->in[MDL_IN_X]))
-        return NULL;
-    return mdl_wino_choose(p->bf16, x->channels, p->maps[n->out].channels,
-                           x->height, x->width);
-}
-
-static enum ut_err build_wino(struct plan *p, struct step *s,
-                              const struct mdl_wino_kernel *kernel,
-                              struct ut_error *e)
-{
-    const struct mdl_node *n = s->node;
-    const struct mdl_map *x = &p->maps[n->in[MDL_IN_X]];
-    const struct mdl_map *y = &p->maps[n->out];
-    ptrdiff_t pixel = x->lanes, row = pixel * x->width, plane = row * x->height;
-    size_t scratch;
-    enum ut_err rc;
-
-    s->wino = calloc(1, sizeof(*s->wino));
-    if (!s->wino)
-        return ut_fail(e, UT_ENOMEM, "no memory for a plan");
-    rc = cpu_weights_get(p, n, WEIGHTS_WINO, NULL, NULL, &s->weights, e);
-    if (!rc)
-        rc = pad(cpu_param(p, n, MDL_IN_B), y->channels, &s->padded_bias, e);
-    if (!rc && (n->act == MDL_ACT_RELU || n->act == MDL_ACT_LEAKY))
-        rc = zeros(y->channels, &s->slope, e);
-    for (int c = 0; n->act == MDL_ACT_LEAKY && !rc && c < y->channels; c++)
-        s->slope[c] = n->alpha;
-    if (rc)
-        return rc;
-    *s->wino = (struct mdl_wino){
-        .kernel = kernel,
-        .channels = x->channels,
-        .outputs = y->channels,
-        .height = x->height,
-        .width = x->width,
-        .in = {plane * mdl_map_blocks(x), row, pixel, plane},
-        .out = {plane * mdl_map_blocks(y), row, pixel, plane},
-        .weights = s->weights->packed,
-        .bias = s->padded_bias,
-        .slope = s->slope,
-        .shift = s->shift,
-    };
-    scratch = kernel->scratch(s->wino, p->batch);
-    if (scratch > p->scratch_size)
-        p->scratch_size = scratch;
-    strncpy(s->detail, kernel->name, sizeof(s->detail) - 1);
-    return UT_OK;
 }
 
 static enum ut_err build_conv(struct plan *p, struct step *s,
@@ -285,18 +218,17 @@ static enum ut_err build_conv(struct plan *p, struct step *s,
     dnnl_memory_desc_t src = cpu_desc(p, n->in[MDL_IN_X]);
     dnnl_memory_desc_t dst = cpu_desc(p, n->out);
     dnnl_primitive_desc_t pd = NULL;
-    const struct mdl_wino_kernel *wino = cpu_wino(p, n);
     bool fuse = n->act != MDL_ACT_PRELU;
     enum ut_err rc;
 
-    rc = pad(cpu_param(p, n, MDL_IN_SLOPE), outputs, &s->slope, e);
+    rc = cpu_pad(cpu_param(p, n, MDL_IN_SLOPE), outputs, &s->slope, e);
     if (!rc)
-        rc = pad(cpu_param(p, n, MDL_IN_SHIFT), outputs, &s->shift, e);
-    if (rc)
+        rc = cpu_pad(cpu_param(p, n, MDL_IN_SHIFT), outputs, &s->shift, e);
+    if (!rc)
+        rc = cpu_build_wino(p, s, e);
+    if (rc || s->wino)
         return rc;
-    if (wino)
-        return build_wino(p, s, wino, e);
-    if (!p->bf16 && is_plain_3x3(n) && ins >= 16 && outputs >= 16 &&
+    if (!p->bf16 && cpu_is_plain_3x3(n) && ins >= 16 && outputs >= 16 &&
         (n->act == MDL_ACT_NONE || n->act == MDL_ACT_RELU ||
          n->act == MDL_ACT_PRELU))
         if (conv_desc(p, n, dnnl_convolution_winograd, &user, fuse, &pd) !=
@@ -323,13 +255,12 @@ static enum ut_err build_linear(struct plan *p, struct step *s,
                                 struct ut_error *e)
 {
     const struct mdl_node *n = s->node;
-    enum ut_err rc =
-        cpu_weights_get(p, n, WEIGHTS_FC, NULL, NULL, &s->weights, e);
+    enum ut_err rc = cpu_weights_fc(p, n, &s->weights, e);
 
     strcpy(s->detail, p->maps[n->in[MDL_IN_X]].bf16 ? "fc bf16" : "fc f32");
     return rc ? rc
-              : pad(cpu_param(p, n, MDL_IN_SLOPE), p->maps[n->out].channels,
-                    &s->slope, e);
+              : cpu_pad(cpu_param(p, n, MDL_IN_SLOPE), p->maps[n->out].channels,
+                        &s->slope, e);
 }
 
 static enum ut_err build_batchnorm(struct plan *p, struct step *s,
@@ -341,10 +272,10 @@ static enum ut_err build_batchnorm(struct plan *p, struct step *s,
     const float *beta = cpu_param(p, n, MDL_BN_BETA);
     const float *mean = cpu_param(p, n, MDL_BN_MEAN);
     const float *var = cpu_param(p, n, MDL_BN_VAR);
-    enum ut_err rc = pad(mean, channels, &s->offset, e);
+    enum ut_err rc = cpu_pad(mean, channels, &s->offset, e);
 
     if (!rc)
-        rc = pad(var, channels, &s->scale, e);
+        rc = cpu_pad(var, channels, &s->scale, e);
     for (int c = 0; c < channels && !rc; c++) {
         double k = (gamma ? gamma[c] : 1) / sqrt((double)var[c] + n->eps);
 
@@ -367,8 +298,8 @@ enum ut_err cpu_build(struct plan *p, struct step *s, struct ut_error *e)
     case MDL_OP_BATCHNORM:
         return build_batchnorm(p, s, e);
     case MDL_OP_ACT:
-        return pad(cpu_param(p, s->node, 1), p->maps[s->node->out].channels,
-                   &s->slope, e);
+        return cpu_pad(cpu_param(p, s->node, 1), p->maps[s->node->out].channels,
+                       &s->slope, e);
     case MDL_OP_IMAGE:
     case MDL_OP_POOL:
     case MDL_OP_ADD:

@@ -4,8 +4,8 @@
  *            nChw8c in float32: what oneDNN's convolutions are written for;
  *            but the image, which is nchw
  *   vectors  [batch, C] float32
- *   3x3      stride 1: our Winograd where winograd.c says so, oneDNN's in
- *            float32 over nChw16c; in training oneDNN's alone
+ *   3x3      stride 1: our Winograd where wino_step.c says so, in training
+ *            in float32 alone; oneDNN's in float32 over nChw16c
  *   1x1, stride 2, depthwise: oneDNN direct
  *
  * A step runs only if an output that was asked for needs it. Memory is planned
@@ -201,19 +201,9 @@ static const struct mdl_map *inputs(const struct plan *p,
 static const struct mdl_map *residual(const struct plan *p,
                                       const struct mdl_node *n)
 {
-    int value = n->in[MDL_IN_RESIDUAL];
+    int value = n->op == MDL_OP_CONV ? n->in[MDL_IN_RESIDUAL] : -1;
 
     return value >= 0 ? &p->maps[value] : NULL;
-}
-
-static void run_winograd(struct plan *p, struct step *s)
-{
-    const struct mdl_node *n = s->node;
-    const struct mdl_map *more = residual(p, n);
-
-    s->wino->kernel->run(s->wino, p->batch, p->maps[n->in[0]].data,
-                         more ? more->data : NULL, p->maps[n->out].data,
-                         p->base + p->scratch);
 }
 
 static void run_kernel(struct plan *p, struct step *s, const void *in)
@@ -222,14 +212,15 @@ static void run_kernel(struct plan *p, struct step *s, const void *in)
     const struct mdl_map *x = &p->maps[n->in[0]], *y = &p->maps[n->out];
     struct mdl_map list[MDL_NODE_INPUTS];
 
+    if (s->wino) {
+        cpu_run_wino(p, s, residual(p, n));
+        return;
+    }
     if (p->trains && cpu_run_gradient(p, s))
         return;
     switch (n->op) {
     case MDL_OP_IMAGE:
         mdl_k_image(n, in, p->batch, y->height * y->width, y->bf16, y->data);
-        return;
-    case MDL_OP_CONV:
-        run_winograd(p, s);
         return;
     case MDL_OP_LINEAR:
         mdl_fc_run(x, s->weights->packed, cpu_param(p, n, MDL_IN_B), y);
@@ -382,7 +373,6 @@ static enum ut_err get(void *ctx, void *plan, int value, float *to,
     return cpu_copy(p, &p->whole[value], p->maps[value].data, &plain, to, e);
 }
 
-/* oneDNN's copies of the weights, anew from the parameters. */
 static enum ut_err refresh(void *ctx, void *plan, struct ut_error *e)
 {
     struct plan *p = plan;
@@ -391,7 +381,8 @@ static enum ut_err refresh(void *ctx, void *plan, struct ut_error *e)
     (void)ctx;
     use_threads(p);
     for (int i = 0; i < p->n_steps && !rc; i++)
-        rc = cpu_weights_refresh(p, p->steps[i].weights, e);
+        if (p->steps[i].weights)
+            rc = cpu_weights_refresh(p, p->steps[i].weights, e);
     return rc;
 }
 

@@ -1,5 +1,5 @@
-/* Plans that train: oneDNN's backward convolutions and matrix products, our
- * kernels for the rest. */
+/* Plans that train: the backward convolutions that are oneDNN's, its matrix
+ * products, our kernels for the rest. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -66,8 +66,8 @@ static enum ut_err choose(struct plan *p, const struct mdl_node *n,
                           const dnnl_memory_desc_t *y,
                           dnnl_primitive_desc_t *pd, struct ut_error *e)
 {
-    bool wino = !p->bf16 && n->kernel == 3 && n->stride == 1 && n->pad == 1 &&
-                n->groups == 1 && user->dims[0] >= 16 && user->dims[1] >= 16;
+    bool wino = !p->bf16 && cpu_is_plain_3x3(n) && user->dims[0] >= 16 &&
+                user->dims[1] >= 16;
 
     if (wino && conv_backward(p, n, dnnl_convolution_winograd, user, x, y,
                               pd) == dnnl_success)
@@ -86,8 +86,7 @@ static enum ut_err finish_dx(struct plan *p, struct step *s,
 {
     const dnnl_memory_desc_t *want =
         dnnl_primitive_desc_query_md(pd, dnnl_query_weights_md, 0);
-    enum ut_err rc =
-        cpu_weights_get(p, s->node, WEIGHTS_DNNL, user, want, &s->weights, e);
+    enum ut_err rc = cpu_weights_dnnl(p, s->node, user, want, &s->weights, e);
 
     if (!rc)
         cpu_arg(s, DNNL_ARG_WEIGHTS, s->weights->memory);
@@ -123,8 +122,11 @@ static enum ut_err build_conv(struct plan *p, struct step *s,
     dnnl_memory_desc_t y = cpu_desc(p, n->in[dx ? 0 : 1]);
     dnnl_primitive_desc_t pd = NULL;
     const char *info = "";
-    enum ut_err rc = choose(p, n, &user, &x, &y, &pd, e);
+    enum ut_err rc = cpu_build_wino(p, s, e);
 
+    if (rc || s->wino)
+        return rc;
+    rc = choose(p, n, &user, &x, &y, &pd, e);
     if (rc)
         return rc;
     dnnl_primitive_desc_query(pd, dnnl_query_impl_info_str, 0, (void *)&info);

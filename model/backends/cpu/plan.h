@@ -17,8 +17,9 @@
 /* Weights as a step reads them, shared by the plans that use them; gone with
  * the last. */
 enum layout {
-    WEIGHTS_DNNL, /* md tells */
+    WEIGHTS_DNNL,
     WEIGHTS_WINO,
+    WEIGHTS_WINO_BACK, /* for the gradient by the input */
     WEIGHTS_FC,
 };
 
@@ -26,10 +27,12 @@ struct weights {
     struct weights *next;
     const float *from; /* the parameter; lives as long as the plans */
     enum layout layout;
-    bool bf16;                   /* what it meets */
-    dnnl_memory_desc_t md, user; /* oneDNN's and the parameter's */
-    dnnl_memory_t memory;        /* oneDNN's, or NULL */
-    void *packed;                /* ours, or NULL */
+    struct mdl_map x;            /* the map that it meets; only its shape */
+    int outputs;                 /* channels of the result */
+    dnnl_memory_desc_t md, user; /* DNNL: its own and the parameter's */
+    const struct mdl_wino_kernel *wino;
+    dnnl_memory_t memory; /* oneDNN's, or NULL */
+    void *packed;         /* ours, or NULL */
     int refs;
 };
 
@@ -102,22 +105,32 @@ const float *cpu_param(const struct plan *p, const struct mdl_node *n,
 enum ut_err cpu_copy(struct plan *p, const dnnl_memory_desc_t *from_md,
                      const void *from, const dnnl_memory_desc_t *to_md,
                      void *to, struct ut_error *e);
-/* The shared weights of node n in a layout; user and md are for oneDNN's. */
-enum ut_err cpu_weights_get(struct plan *p, const struct mdl_node *n,
-                            enum layout layout, const dnnl_memory_desc_t *user,
-                            const dnnl_memory_desc_t *md, struct weights **out,
-                            struct ut_error *e);
-
+/* The shared weights of node n: for oneDNN, for our Winograd (forward or for
+ * the gradient by the input), for fc.h. */
+enum ut_err cpu_weights_dnnl(struct plan *p, const struct mdl_node *n,
+                             const dnnl_memory_desc_t *user,
+                             const dnnl_memory_desc_t *md, struct weights **out,
+                             struct ut_error *e);
+enum ut_err cpu_weights_wino(struct plan *p, const struct mdl_node *n,
+                             const struct mdl_wino_kernel *kernel,
+                             struct weights **out, struct ut_error *e);
+enum ut_err cpu_weights_fc(struct plan *p, const struct mdl_node *n,
+                           struct weights **out, struct ut_error *e);
 void cpu_weights_put(struct ctx *c, struct weights *w);
-/* oneDNN's copy anew from the parameter; w may be NULL. */
+/* Made, or made anew, of the parameter, for every plan that shares them. */
 enum ut_err cpu_weights_refresh(struct plan *p, struct weights *w,
                                 struct ut_error *e);
 
 /* build.c. What s->node needs to run. */
 enum ut_err cpu_build(struct plan *p, struct step *s, struct ut_error *e);
-/* Our kernel for the convolution n, or NULL: it is oneDNN's. */
-const struct mdl_wino_kernel *cpu_wino(const struct plan *p,
-                                       const struct mdl_node *n);
+/* The one map that does not lie in blocks of channels. */
+bool cpu_is_image(const struct plan *p, int v);
+bool cpu_is_plain_3x3(const struct mdl_node *n);
+/* n zeros, and up to whole blocks of any size; n floats with such zeros after
+ * them, or NULL of NULL. */
+enum ut_err cpu_zeros(int64_t n, float **out, struct ut_error *e);
+enum ut_err cpu_pad(const float *from, int64_t n, float **out,
+                    struct ut_error *e);
 /* An argument of a step's primitive; one in the workspace, whose place is set
  * when the plan is bound (value -1: the scratchpad). */
 void cpu_arg(struct step *s, int which, dnnl_memory_t m);
@@ -126,6 +139,13 @@ enum ut_err cpu_place(struct plan *p, struct step *s, int which, int value,
 /* The scratchpad that a primitive wants, as an argument. */
 enum ut_err cpu_scratchpad(struct plan *p, struct step *s,
                            dnnl_primitive_desc_t pd, struct ut_error *e);
+
+/* wino_step.c. A convolution or its gradient by our Winograd; without s->wino
+ * after it, it is oneDNN's. */
+enum ut_err cpu_build_wino(struct plan *p, struct step *s, struct ut_error *e);
+/* residual: of the convolution, or NULL. */
+void cpu_run_wino(struct plan *p, struct step *s,
+                  const struct mdl_map *residual);
 
 /* memory.c. Shapes of the values, before the steps are built; their places,
  * after; and everything pointed into the lane's workspace, where it moved. */

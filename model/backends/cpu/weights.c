@@ -65,9 +65,7 @@ enum ut_err cpu_copy(struct plan *p, const dnnl_memory_desc_t *from_md,
     return rc;
 }
 
-/* from in plain layout `user` to the layout md. */
-static enum ut_err reorder(struct plan *p, const float *from,
-                           const dnnl_memory_desc_t *user, struct weights *w,
+static enum ut_err reorder(struct plan *p, struct weights *w,
                            struct ut_error *e)
 {
     enum ut_err rc =
@@ -81,76 +79,103 @@ static enum ut_err reorder(struct plan *p, const float *from,
     if (!rc)
         rc = cpu_check(dnnl_memory_get_data_handle(w->memory, &to), "weights",
                        e);
-    return rc ? rc : cpu_copy(p, user, from, &w->md, to, e);
+    return rc ? rc : cpu_copy(p, &w->user, w->from, &w->md, to, e);
 }
 
-static enum ut_err pack(struct plan *p, const struct mdl_node *n,
-                        struct weights *w, struct ut_error *e)
+static enum ut_err pack(struct weights *w, struct ut_error *e)
 {
-    const struct mdl_map *x = &p->maps[n->in[MDL_IN_X]];
-    int outputs = p->maps[n->out].channels;
-    bool fc = w->layout == WEIGHTS_FC;
-    const struct mdl_wino_kernel *wino = fc ? NULL : cpu_wino(p, n);
-    size_t size = fc ? mdl_fc_bytes(x, outputs)
-                     : wino->weights_bytes(x->channels, outputs);
+    int channels = w->x.channels;
+    size_t size = w->layout == WEIGHTS_FC
+                      ? mdl_fc_bytes(&w->x, w->outputs)
+                      : w->wino->weights_bytes(channels, w->outputs);
 
-    w->packed = aligned_alloc(ALIGN, (size + ALIGN - 1) / ALIGN * ALIGN);
+    if (!w->packed)
+        w->packed = aligned_alloc(ALIGN, (size + ALIGN - 1) / ALIGN * ALIGN);
     if (!w->packed)
         return ut_fail(e, UT_ENOMEM, "no memory for weights");
-    if (fc)
-        mdl_fc_pack(x, outputs, w->from, w->packed);
+    if (w->layout == WEIGHTS_FC)
+        mdl_fc_pack(&w->x, w->outputs, w->from, w->packed);
+    else if (w->layout == WEIGHTS_WINO)
+        w->wino->pack(w->from, channels, w->outputs, w->packed);
     else
-        wino->pack(w->from, x->channels, outputs, w->packed);
+        w->wino->pack_back(w->from, channels, w->outputs, w->packed);
     return UT_OK;
-}
-
-enum ut_err cpu_weights_get(struct plan *p, const struct mdl_node *n,
-                            enum layout layout, const dnnl_memory_desc_t *user,
-                            const dnnl_memory_desc_t *md, struct weights **out,
-                            struct ut_error *e)
-{
-    const float *from = cpu_param(p, n, MDL_IN_W);
-    bool bf16 = p->maps[n->in[MDL_IN_X]].bf16;
-    enum ut_err rc = UT_OK;
-    struct weights *w;
-
-    pthread_mutex_lock(&p->ctx->lock);
-    for (w = p->ctx->weights; w; w = w->next)
-        if (w->from == from && w->layout == layout && w->bf16 == bf16 &&
-            (!md || dnnl_memory_desc_equal(&w->md, md)))
-            break;
-    if (!w) {
-        w = calloc(1, sizeof(*w));
-        if (!w) {
-            rc = ut_fail(e, UT_ENOMEM, "no memory for weights");
-            goto out;
-        }
-        w->from = from;
-        w->layout = layout;
-        w->bf16 = bf16;
-        if (md) {
-            w->md = *md;
-            w->user = *user;
-            rc = reorder(p, from, user, w, e);
-        } else {
-            rc = pack(p, n, w, e);
-        }
-        if (rc) {
-            weights_free(w);
-            goto out;
-        }
-        w->next = p->ctx->weights;
-        p->ctx->weights = w;
-    }
-    w->refs++;
-    *out = w;
-out:
-    pthread_mutex_unlock(&p->ctx->lock);
-    return rc;
 }
 
 enum ut_err cpu_weights_refresh(struct plan *p, struct weights *w,
                                 struct ut_error *e)
 {
-    return w && w->memory ? reorder(p, w->from, &w->user, w, e) : UT_OK;
+    return w->layout == WEIGHTS_DNNL ? reorder(p, w, e) : pack(w, e);
+}
+
+static bool same(const struct weights *a, const struct weights *b)
+{
+    return a->from == b->from && a->layout == b->layout && a->wino == b->wino &&
+           a->x.bf16 == b->x.bf16 && dnnl_memory_desc_equal(&a->md, &b->md);
+}
+
+/* The device's weights like `want`, made if there are none. */
+static enum ut_err share(struct plan *p, const struct mdl_node *n,
+                         struct weights *want, struct weights **out,
+                         struct ut_error *e)
+{
+    struct ctx *c = p->ctx;
+    enum ut_err rc = UT_OK;
+    struct weights *w;
+
+    want->from = cpu_param(p, n, MDL_IN_W);
+    want->x = p->maps[n->in[0]];
+    want->outputs = p->maps[n->out].channels;
+    pthread_mutex_lock(&c->lock);
+    for (w = c->weights; w && !same(w, want); w = w->next)
+        continue;
+    if (!w) {
+        w = malloc(sizeof(*w));
+        if (!w) {
+            rc = ut_fail(e, UT_ENOMEM, "no memory for weights");
+            goto out;
+        }
+        *w = *want;
+        rc = cpu_weights_refresh(p, w, e);
+        if (rc) {
+            weights_free(w);
+            goto out;
+        }
+        w->next = c->weights;
+        c->weights = w;
+    }
+    w->refs++;
+    *out = w;
+out:
+    pthread_mutex_unlock(&c->lock);
+    return rc;
+}
+
+enum ut_err cpu_weights_dnnl(struct plan *p, const struct mdl_node *n,
+                             const dnnl_memory_desc_t *user,
+                             const dnnl_memory_desc_t *md, struct weights **out,
+                             struct ut_error *e)
+{
+    struct weights want = {.layout = WEIGHTS_DNNL, .md = *md, .user = *user};
+
+    return share(p, n, &want, out, e);
+}
+
+enum ut_err cpu_weights_wino(struct plan *p, const struct mdl_node *n,
+                             const struct mdl_wino_kernel *kernel,
+                             struct weights **out, struct ut_error *e)
+{
+    struct weights want = {.layout = n->op == MDL_OP_CONV ? WEIGHTS_WINO
+                                                          : WEIGHTS_WINO_BACK,
+                           .wino = kernel};
+
+    return share(p, n, &want, out, e);
+}
+
+enum ut_err cpu_weights_fc(struct plan *p, const struct mdl_node *n,
+                           struct weights **out, struct ut_error *e)
+{
+    struct weights want = {.layout = WEIGHTS_FC};
+
+    return share(p, n, &want, out, e);
 }

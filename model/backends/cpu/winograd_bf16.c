@@ -32,20 +32,35 @@ static size_t weights_bytes(int channels, int outputs)
     return POINTS * (size_t)channels * (size_t)outputs * sizeof(uint16_t);
 }
 
+/* U = G g G^T of one filter. */
+static void transform_filter(const float g[9], float u[POINTS])
+{
+    static const double matrix[4][3] = {
+        {1, 0, 0}, {0.5, 0.5, 0.5}, {0.5, -0.5, 0.5}, {0, 0, 1}};
+    double t[4][3];
+
+    for (int i = 0; i < 4; i++)
+        for (int j = 0; j < 3; j++)
+            t[i][j] = matrix[i][0] * g[j] + matrix[i][1] * g[3 + j] +
+                      matrix[i][2] * g[6 + j];
+    for (int i = 0; i < 4; i++)
+        for (int j = 0; j < 4; j++)
+            u[i * 4 + j] =
+                (float)(t[i][0] * matrix[j][0] + t[i][1] * matrix[j][1] +
+                        t[i][2] * matrix[j][2]);
+}
+
 /* Laid out [outputs / 64][16][channels / 2][64][2]: what the kernel reads in
  * order, two channels side by side as vdpbf16ps wants them. */
 static void pack(const float *w, int channels, int outputs, void *out)
 {
-    static const double matrix[4][3] = {
-        {1, 0, 0}, {0.5, 0.5, 0.5}, {0.5, -0.5, 0.5}, {0, 0, 1}};
     uint16_t *to = out;
 
     for (int o = 0; o < outputs; o++)
         for (int c = 0; c < channels; c++) {
             float u[POINTS];
 
-            transform_filter(4, matrix,
-                             w + ((size_t)o * (size_t)channels + (size_t)c) * 9,
+            transform_filter(w + ((size_t)o * (size_t)channels + (size_t)c) * 9,
                              u);
             for (int p = 0; p < POINTS; p++) {
                 size_t at = (size_t)(o / COLS) * POINTS + (size_t)p;

@@ -1,81 +1,13 @@
-/* Winograd F(4x4, 3x3) in float32.
+/* The convolution of Winograd F(4x4, 3x3):
  *
- *   V[p] = (B^T d B)[p]    input tile 6x6 -> 36 matrices  [tiles, channels]
- *   M[p] = V[p] U[p]       36 products                    [tiles, outputs]
- *   y    = A^T M A         36 values -> output tile 4x4, and the epilogue
+ *   M[p] = V[p] U[p]    36 products                    [tiles, outputs]
+ *   y    = A^T M A      36 values -> output tile 4x4, and the epilogue
  *
- * The 36 points are 0, A, -A, B, -B and infinity in each direction. Tiles are
- * taken in blocks: all of one point's are multiplied before the next one's, so
- * that its weights are read once a block. */
-#include <immintrin.h>
+ * Tiles are taken in blocks: all of one point's are multiplied before the next
+ * one's, so that its weights are read once a block. */
+#include "model/backends/cpu/winograd_f32.h"
 
-#include "model/backends/cpu/winograd_tile.h"
-
-#define SIDE 4 /* outputs along a side of a tile */
-#define EDGE 6 /* inputs */
-#define POINTS 36
-#define LANES 8
-#define ROWS 6  /* tiles per kernel call: 6 x 2 of 16 registers add up */
-#define COLS 16 /* outputs per kernel call */
-
-/* Any two numbers would do; with these the error is a third of that with the
- * usual 1 and 2, and all that is made of them is exact in float32. */
-#define A 0.75f
-#define B 1.5f
-
-#define TARGET __attribute__((target("avx2,fma")))
-#define INLINE static inline __attribute__((always_inline)) TARGET
-
-static size_t up(int n, int to)
-{
-    return (size_t)(n + to - 1) / (size_t)to * (size_t)to;
-}
-
-static size_t weights_bytes(int channels, int outputs)
-{
-    return POINTS * up(channels, LANES) * up(outputs, COLS) * sizeof(float);
-}
-
-/* Laid out [36][outputs / 16][channels][16]: what the kernel reads in order. */
-static void pack(const float *w, int channels, int outputs, void *out)
-{
-    const double a = A, b = B, a2 = a * a, b2 = b * b;
-    const double of_a = 1 / (2 * a2 * (a2 - b2)),
-                 of_b = 1 / (2 * b2 * (b2 - a2));
-    const double matrix[EDGE][3] = {
-        {1 / (a2 * b2), 0, 0},        {of_a, a * of_a, a2 * of_a},
-        {of_a, -a * of_a, a2 * of_a}, {of_b, b * of_b, b2 * of_b},
-        {of_b, -b * of_b, b2 * of_b}, {0, 0, 1},
-    };
-    size_t padded = up(channels, LANES);
-    size_t step = padded * up(outputs, COLS);
-    float *to = out;
-
-    for (int o = 0; o < (int)up(outputs, COLS); o += COLS)
-        for (int c = 0; c < (int)padded; c++, to += COLS) {
-            float u[COLS][POINTS] = {0};
-
-            for (int i = 0; i < COLS && o + i < outputs && c < channels; i++)
-                transform_filter(
-                    EDGE, matrix,
-                    w + ((size_t)(o + i) * (size_t)channels + (size_t)c) * 9,
-                    u[i]);
-            for (size_t p = 0; p < POINTS; p++)
-                for (int i = 0; i < COLS; i++)
-                    to[p * step + (size_t)i] = u[i][p];
-        }
-}
-
-/* How a batch is taken. */
-struct work {
-    int blocks, groups; /* of 8 channels, of 16 outputs */
-    int tiles, block;   /* of the batch, and at a time */
-    /* Floats from a point to the next: a cache line more than it fills, as
-     * multiples of 4 KiB would put all of them into one set of the cache. */
-    size_t v_step, m_step;
-};
-
-static struct work work_of(const struct mdl_wino *c, int batch)
+struct work wino_f32_work(const struct mdl_wino *c, int batch)
 {
     size_t channels = up(c->channels, LANES), outputs = up(c->outputs, COLS);
     /* So many that V and M are as large as U: neither is what costs. */
@@ -89,6 +21,7 @@ static struct work work_of(const struct mdl_wino *c, int batch)
         most = 4 * ROWS;
     n = (w.tiles + most - 1) / most;
     w.block = (int)up((w.tiles + n - 1) / n, ROWS);
+    w.u_step = wino_f32_u_step(c->channels, c->outputs);
     w.v_step = (size_t)w.block * channels + COLS;
     w.m_step = (size_t)w.block * outputs + COLS;
     return w;
@@ -96,7 +29,7 @@ static struct work work_of(const struct mdl_wino *c, int batch)
 
 static size_t scratch_bytes(const struct mdl_wino *c, int batch)
 {
-    struct work w = work_of(c, batch);
+    struct work w = wino_f32_work(c, batch);
 
     return POINTS * (w.v_step + w.m_step) * sizeof(float);
 }
@@ -194,25 +127,30 @@ INLINE void take_tile(const struct mdl_wino *c, struct tile t, const float *x,
     }
 }
 
-/* n tiles from t on into V: for each point, `rows` tiles side by side for each
- * block of channels, [n / rows][blocks][rows][8]. */
-TARGET static void take_block(const struct mdl_wino *c, const struct work *w,
-                              struct tile t, int n, const float *x, float *v)
+/* Of one block of channels. A function of its own, as are others below: what
+ * clang makes of a parallel loop's body does not have the target. */
+TARGET static void take_channels(const struct mdl_wino *c, const struct work *w,
+                                 struct tile t, int n, int most, const float *x,
+                                 int b, float *v)
 {
-    for (int b = 0; b < w->blocks; b++) {
-        struct tile at = t;
+    x += b * c->in.block;
+    for (int i = 0; i < n; i += most) {
+        int rows = n - i < most ? n - i : most;
+        float *to =
+            v +
+            ((size_t)i * (size_t)w->blocks + (size_t)b * (size_t)rows) * LANES;
 
-        for (int i = 0; i < n; i += ROWS) {
-            int rows = n - i < ROWS ? n - i : ROWS;
-            float *to =
-                v + ((size_t)i * (size_t)w->blocks + (size_t)b * (size_t)rows) *
-                        LANES;
-
-            for (int r = 0; r < rows; r++, tile_next(c, SIDE, &at))
-                take_tile(c, at, x + b * c->in.block, to + r * LANES,
-                          w->v_step);
-        }
+        for (int r = 0; r < rows; r++, tile_next(c, SIDE, &t))
+            take_tile(c, t, x, to + r * LANES, w->v_step);
     }
+}
+
+void wino_f32_take(const struct mdl_wino *c, const struct work *w,
+                   struct tile t, int n, int most, const float *x, float *v)
+{
+#pragma omp parallel for
+    for (int b = 0; b < w->blocks; b++)
+        take_channels(c, w, t, n, most, x, b, v);
 }
 
 /* m [rows, 16] = v [blocks, rows, 8] u [blocks, 8, 16]; the weights that come
@@ -277,13 +215,17 @@ static void multiply_block(const struct work *w, int n, const float *v,
 {
     size_t panel = (size_t)w->blocks * LANES;
 
-    for (size_t p = 0; p < POINTS; p++)
-        for (int g = 0; g < w->groups; g++, u += panel * COLS)
+#pragma omp parallel for collapse(2)
+    for (int p = 0; p < POINTS; p++)
+        for (int g = 0; g < w->groups; g++)
             for (int i = 0; i < n; i += ROWS)
-                multiply_rows(
-                    n - i < ROWS ? n - i : ROWS,
-                    v + p * w->v_step + (size_t)i * panel, u, w->blocks,
-                    m + p * w->m_step + (size_t)(g * w->block + i) * COLS);
+                multiply_rows(n - i < ROWS ? n - i : ROWS,
+                              v + (size_t)p * w->v_step + (size_t)i * panel,
+                              u + (size_t)p * w->u_step +
+                                  (size_t)g * panel * COLS,
+                              w->blocks,
+                              m + (size_t)p * w->m_step +
+                                  (size_t)(g * w->block + i) * COLS);
 }
 
 /* Of 8 outputs. */
@@ -342,39 +284,45 @@ INLINE void give_tile(const struct mdl_wino *c, struct tile t, const float *m,
     }
 }
 
-TARGET static void give_block(const struct mdl_wino *c, const struct work *w,
-                              struct tile t, int n, const float *m,
-                              const float *residual, float *y)
+/* 8 outputs of n tiles from t on, from output o on. */
+TARGET static void give_outputs(const struct mdl_wino *c, const struct work *w,
+                                struct tile t, int n, const float *m, int o,
+                                const float *residual, float *y)
 {
     const __m256 zero = _mm256_setzero_ps(), one = _mm256_set1_ps(1);
+    ptrdiff_t block = o / LANES * c->out.block;
+    const float *from = m + (size_t)(o / COLS * w->block) * COLS + o % COLS;
+    const struct epilogue e = {
+        c->bias ? _mm256_loadu_ps(c->bias + o) : zero,
+        c->slope ? _mm256_loadu_ps(c->slope + o) : one,
+        c->shift ? _mm256_loadu_ps(c->shift + o) : zero,
+    };
 
-    for (int o = 0; o < c->outputs; o += LANES) {
-        ptrdiff_t block = o / LANES * c->out.block;
-        const float *from = m + (size_t)(o / COLS * w->block) * COLS + o % COLS;
-        const struct epilogue e = {
-            c->bias ? _mm256_loadu_ps(c->bias + o) : zero,
-            c->slope ? _mm256_loadu_ps(c->slope + o) : one,
-            c->shift ? _mm256_loadu_ps(c->shift + o) : zero,
-        };
-        struct tile at = t;
+    for (int i = 0; i < n; i++, tile_next(c, SIDE, &t))
+        give_tile(c, t, from + i * COLS, w->m_step, &e,
+                  residual ? residual + block : NULL, y + block);
+}
 
-        for (int i = 0; i < n; i++, tile_next(c, SIDE, &at))
-            give_tile(c, at, from + i * COLS, w->m_step, &e,
-                      residual ? residual + block : NULL, y + block);
-    }
+static void give_block(const struct mdl_wino *c, const struct work *w,
+                       struct tile t, int n, const float *m,
+                       const float *residual, float *y)
+{
+#pragma omp parallel for
+    for (int o = 0; o < c->outputs; o += LANES)
+        give_outputs(c, w, t, n, m, o, residual, y);
 }
 
 static void run(const struct mdl_wino *c, int batch, const void *x,
                 const void *residual, void *y, void *scratch)
 {
-    struct work w = work_of(c, batch);
+    struct work w = wino_f32_work(c, batch);
     float *v = scratch, *m = v + POINTS * w.v_step;
 
     for (int first = 0; first < w.tiles; first += w.block) {
         int n = w.tiles - first < w.block ? w.tiles - first : w.block;
         struct tile t = tile_at(c, SIDE, first);
 
-        take_block(c, &w, t, n, x, v);
+        wino_f32_take(c, &w, t, n, ROWS, x, v);
         multiply_block(&w, n, v, c->weights, m);
         give_block(c, &w, t, n, m, residual, y);
     }
@@ -382,8 +330,11 @@ static void run(const struct mdl_wino *c, int batch, const void *x,
 
 const struct mdl_wino_kernel mdl_wino_f32 = {
     .name = "winograd f32 F(4,3)",
-    .weights_bytes = weights_bytes,
-    .pack = pack,
+    .weights_bytes = wino_f32_weights_bytes,
+    .pack = wino_f32_pack,
+    .pack_back = wino_f32_pack_back,
     .scratch = scratch_bytes,
     .run = run,
+    .gradient_scratch = wino_f32_gradient_scratch,
+    .gradient = wino_f32_gradient,
 };

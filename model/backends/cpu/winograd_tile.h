@@ -3,8 +3,7 @@
 
 #include "model/backends/cpu/winograd.h"
 
-/* What the Winograd kernels share: a batch as one row of tiles, and filters as
- * points. */
+/* What the Winograd kernels share: a batch as one row of tiles. */
 
 /* One tile's place. */
 struct tile {
@@ -39,23 +38,6 @@ static inline void tile_next(const struct mdl_wino *c, int side, struct tile *t)
         return;
     t->row = 0;
     t->image++;
-}
-
-/* u [n, n] = G g G^T of one 3x3 filter; G [n, 3], n at most 6. */
-static inline void transform_filter(int n, const double (*matrix)[3],
-                                    const float *g, float *u)
-{
-    double t[6][3];
-
-    for (int i = 0; i < n; i++)
-        for (int j = 0; j < 3; j++)
-            t[i][j] = matrix[i][0] * g[j] + matrix[i][1] * g[3 + j] +
-                      matrix[i][2] * g[6 + j];
-    for (int i = 0; i < n; i++)
-        for (int j = 0; j < n; j++)
-            u[i * n + j] =
-                (float)(t[i][0] * matrix[j][0] + t[i][1] * matrix[j][1] +
-                        t[i][2] * matrix[j][2]);
 }
 
 #endif
