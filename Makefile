@@ -100,7 +100,7 @@ $(GEN)/services.binpb: $(SERVED)
 	    -Igrpc/reflection/v1alpha=$(GEN)/v1alpha -Iinference=api/oip -Itscaf/v1=api \
 	    --descriptor_set_out=$@ $^
 
-$B/server/handle_reflection.o: $(GEN)/services.binpb
+$B/server/methods/handle_reflection.o: $(GEN)/services.binpb
 $B/server/console.o: $(wildcard client/console/*)
 $B/%.o: %.c Makefile
 	@mkdir -p $(@D)

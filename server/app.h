@@ -3,17 +3,17 @@
 
 #include <uv.h>
 
-#include "server/call.h"
+#include "server/calls/call.h"
 #include "server/config.h"
 #include "server/data_folder.h"
-#include "server/datasets.h"
+#include "server/datasets/datasets.h"
 #include "server/follow.h"
-#include "server/generations.h"
 #include "server/health.h"
-#include "server/jobs.h"
+#include "server/inference/generations.h"
+#include "server/jobs/jobs.h"
 #include "server/mailbox.h"
 #include "server/pool.h"
-#include "server/store.h"
+#include "server/store/store.h"
 
 struct mdl_detector;
 struct srv_auth;
@@ -44,7 +44,8 @@ struct srv_app {
     struct srv_datasets datasets;  /* only on dataset_pool's thread */
     struct srv_pool *dataset_pool;
     struct srv_jobs *jobs;
-    struct srv_faces *faces; /* server/faces.h: images to scored faces */
+    struct srv_faces
+        *faces; /* server/inference/faces.h: images to scored faces */
     struct srv_http *http;
     struct srv_h2 *h2;    /* NULL: without --grpc */
     bool ready, draining; /* srv_health_changed() after a change */

@@ -4,7 +4,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 
-#include "server/store.h"
+#include "server/store/store.h"
 
 /* API keys: who calls, and what they may do. The table of hashes is in
  * memory; the store keeps it. Thread: the loop, or before it runs.

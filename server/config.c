@@ -8,7 +8,7 @@
 #include <string.h>
 #include <strings.h>
 
-#include "server/engine.h"
+#include "server/inference/engine.h"
 
 enum kind { TEXT, LISTEN, INT, INT64, BYTES, POWER, BOOL, PRECISION, LEVEL };
 enum place { ANYWHERE, NOT_IN_FILE, COMMAND_LINE };

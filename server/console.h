@@ -1,7 +1,7 @@
 #ifndef SERVER_CONSOLE_H
 #define SERVER_CONSOLE_H
 
-#include "server/http.h"
+#include "server/http/http.h"
 
 /* The console's files, client/console/, as they were when the program was
  * built: "/" is index.html, "/console/NAME" each of the others. Everything

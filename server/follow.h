@@ -2,7 +2,7 @@
 #define SERVER_FOLLOW_H
 
 #include "base/error.h"
-#include "server/generations.h"
+#include "server/inference/generations.h"
 
 /* How one of several servers keeps up with what the others write to the store
  * that they share. The audit log is what it follows: every change has a line,

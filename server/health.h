@@ -3,7 +3,7 @@
 
 #include <uv.h>
 
-#include "server/streams.h"
+#include "server/calls/streams.h"
 
 /* Who watches the server's health (grpc.health.v1.Health/Watch), and what it
  * is, for /readyz and for them. Thread: the loop.

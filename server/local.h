@@ -3,7 +3,7 @@
 
 #include <stdbool.h>
 
-#include "server/http.h"
+#include "server/http/http.h"
 
 /* Whether a request is of somebody at this machine, who may do everything
  * until the first key exists (server/auth.h): from a loopback address, for a

@@ -4,7 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "server/devices.h"
+#include "server/inference/devices.h"
 
 #define MAX_METRICS_BYTES (1024 * 1024)
 #define MAX_READY_BYTES 4096

@@ -2,7 +2,7 @@
 #define SERVER_OPS_H
 
 #include "server/app.h"
-#include "server/http.h"
+#include "server/http/http.h"
 
 /* What orchestrators and Prometheus ask. Thread: the loop. */
 

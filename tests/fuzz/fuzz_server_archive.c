@@ -7,7 +7,7 @@
 #include <unistd.h>
 
 #include "base/file.h"
-#include "server/archive.h"
+#include "server/datasets/archive.h"
 
 #define LIMIT (256 * 1024)
 

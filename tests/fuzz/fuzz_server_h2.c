@@ -15,8 +15,8 @@
 #include "api/tscaf.pb-c.h"
 #include "server/app.h"
 #include "server/auth.h"
-#include "server/dispatch.h"
-#include "server/h2.h"
+#include "server/calls/dispatch.h"
+#include "server/http/h2.h"
 
 #define MAX_HELD 16
 #define MAX_ROUNDS 100000 /* of the loop, for what must end at once */

@@ -14,7 +14,7 @@
 #include "base/clock.h"
 #include "model/vision/face.h"
 #include "model/vision/image.h"
-#include "server/job_folder.h"
+#include "server/jobs/job_folder.h"
 #include "tests/support/drivers.h"
 #include "tests/support/models.h"
 #include "tests/support/server.h"

@@ -8,7 +8,7 @@
 
 #include "api/tscaf.pb-c.h"
 #include "model/model.h"
-#include "server/store.h"
+#include "server/store/store.h"
 #include "tests/support/drivers.h"
 #include "tests/support/models.h"
 #include "tests/support/postgres.h"

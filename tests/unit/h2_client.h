@@ -1,12 +1,12 @@
 #ifndef TESTS_UNIT_H2_CLIENT_H
 #define TESTS_UNIT_H2_CLIENT_H
 
-/* A client of nghttp2's over a blocking socket, for tests of server/h2*.c: one
- * at a time. Only headers, as server_http.h. */
+/* A client of nghttp2's over a blocking socket, for tests of server/http/h2*.c:
+ * one at a time. Only headers, as server_http.h. */
 
 #include <nghttp2/nghttp2.h>
 
-#include "server/h2.h"
+#include "server/http/h2.h"
 #include "tests/unit/server_http.h"
 
 #define CLIENT_STREAMS 256

@@ -20,12 +20,12 @@
 #include "api/tscaf.pb-c.h"
 #include "server/app.h"
 #include "server/auth.h"
-#include "server/dispatch.h"
-#include "server/h2.h"
-#include "server/handlers.h"
-#include "server/http.h"
+#include "server/calls/dispatch.h"
+#include "server/calls/streams.h"
+#include "server/http/h2.h"
+#include "server/http/http.h"
+#include "server/methods/handlers.h"
 #include "server/ops.h"
-#include "server/streams.h"
 #include "tests/support/unit.h"
 
 #define MAX_HELD 256

@@ -1,5 +1,5 @@
 /* Archives from strangers: what is taken, what is left out, what is refused. */
-#include "server/archive.h"
+#include "server/datasets/archive.h"
 
 #include <archive.h>
 #include <archive_entry.h>

@@ -4,7 +4,7 @@
 #include <string.h>
 
 #include "base/clock.h"
-#include "server/batcher.h"
+#include "server/inference/batcher.h"
 #include "tests/support/unit.h"
 
 #define CROP ((size_t)112 * 112 * 3)

@@ -1,5 +1,5 @@
 /* Names of classes and their labels: kept in their order, limits told. */
-#include "server/dataset_classes.h"
+#include "server/datasets/dataset_classes.h"
 
 #include <stdio.h>
 #include <stdlib.h>

@@ -1,6 +1,6 @@
 /* Samples that come one by one: counted as reading all of them would, without
  * reading all of them. */
-#include "server/datasets.h"
+#include "server/datasets/datasets.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -8,7 +8,7 @@
 #include <unistd.h>
 
 #include "model/data/dataset.h"
-#include "server/dataset_index.h"
+#include "server/datasets/dataset_index.h"
 #include "tests/support/unit.h"
 
 #define RECOGNITION TSCAF__V1__DATASET_KIND__DATASET_KIND_RECOGNITION

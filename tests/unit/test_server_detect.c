@@ -6,7 +6,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "server/detect.h"
+#include "server/inference/detect.h"
 #include "tests/support/unit.h"
 
 #define SMALL 16 /* seen as 32: enlarged twice */

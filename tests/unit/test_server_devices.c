@@ -9,8 +9,8 @@
 #include <unistd.h>
 
 #include "base/clock.h"
-#include "server/batcher.h"
-#include "server/devices.h"
+#include "server/inference/batcher.h"
+#include "server/inference/devices.h"
 #include "tests/support/unit.h"
 
 #define CROP ((size_t)112 * 112 * 3)

@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "server/gallery.h"
+#include "server/inference/gallery.h"
 #include "tests/support/unit.h"
 
 #define DIM 24

@@ -3,7 +3,7 @@
 #include <pthread.h>
 #include <unistd.h>
 
-#include "server/devices.h"
+#include "server/inference/devices.h"
 #include "tests/unit/gallery_rig.h"
 
 static void search__context_lost__answers_and_comes_back(void **state)

@@ -1,8 +1,8 @@
 /* The gate: who may go into use, and the words why not. */
 #include <string.h>
 
-#include "server/engine.h"
-#include "server/gate.h"
+#include "server/inference/engine.h"
+#include "server/inference/gate.h"
 #include "tests/support/unit.h"
 
 #define BOTH (SRV_TASK_FATIGUE | SRV_TASK_RECOGNITION)

@@ -1,6 +1,6 @@
 /* Which model answers at the start, how long one lives, what a job starts from,
  * and galleries that change together. */
-#include "server/generations.h"
+#include "server/inference/generations.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -13,7 +13,7 @@
 #include "model/vision/face.h"
 #include "model/vision/image.h"
 #include "server/app.h"
-#include "server/engine.h"
+#include "server/inference/engine.h"
 #include "tests/support/unit.h"
 
 #define STATE(x) TSCAF__V1__MODEL_STATE__MODEL_STATE_##x

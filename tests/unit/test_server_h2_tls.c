@@ -2,7 +2,7 @@
  * is in tests/rpc. */
 #include <curl/curl.h>
 
-#include "server/h2.h"
+#include "server/http/h2.h"
 #include "tests/unit/server_http.h"
 
 static char dir[] = "/tmp/test_h2_tls_XXXXXX";

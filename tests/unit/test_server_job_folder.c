@@ -1,5 +1,5 @@
 /* What a job's process is given to be compared. */
-#include "server/job_folder.h"
+#include "server/jobs/job_folder.h"
 
 #include <stdio.h>
 #include <stdlib.h>

@@ -1,5 +1,5 @@
 /* A job's losses: few points, evenly spread, from the first to the last. */
-#include "server/job_losses.h"
+#include "server/jobs/job_losses.h"
 
 #include "tests/support/unit.h"
 

@@ -5,7 +5,7 @@
 #include <string.h>
 
 #include "api/tscaf.pb-c.h"
-#include "server/store.h"
+#include "server/store/store.h"
 #include "tests/support/postgres.h"
 #include "tests/support/unit.h"
 

@@ -14,7 +14,7 @@
 #include <unistd.h>
 
 #include "api/tscaf.pb-c.h"
-#include "server/store.h"
+#include "server/store/store.h"
 #include "tests/support/postgres.h"
 #include "tests/support/unit.h"
 

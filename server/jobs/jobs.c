@@ -1,0 +1,615 @@
+/* The queue of jobs: what state each is in, and what comes next. */
+#include "server/jobs/jobs.h"
+
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "server/app.h"
+#include "server/calls/answer.h"
+#include "server/calls/message.h"
+#include "server/calls/streams.h"
+#include "server/jobs/job_child.h"
+#include "server/jobs/job_folder.h"
+#include "server/jobs/job_process.h"
+#include "server/jobs/job_store.h"
+#include "server/log.h"
+
+#define LOOK_MS 250 /* between two looks at what processes say */
+
+#define STATE(x) TSCAF__V1__JOB_STATE__JOB_STATE_##x
+
+struct job {
+    struct srv_jobs *jobs;
+    Tscaf__V1__JobRecord *record;    /* owned */
+    struct srv_job_process *process; /* NULL: none lives */
+    bool finishing;                  /* its result is being stored */
+    struct timespec told;            /* of progress.json, as last read */
+    struct srv_streams streams;
+};
+
+struct srv_jobs {
+    struct srv_app *app;
+    struct job **list;              /* owned, oldest first */
+    Tscaf__V1__JobRecord **records; /* of list, the same order */
+    size_t n;
+    uv_timer_t timer;
+    bool stopped;
+};
+
+const char *srv_job_state_name(Tscaf__V1__JobState state)
+{
+    static const char *const names[] = {"unspecified", "queued",    "running",
+                                        "paused",      "succeeded", "failed",
+                                        "cancelled"};
+
+    return names[state];
+}
+
+static bool has_ended(const struct job *x)
+{
+    return x->record->state >= STATE(SUCCEEDED);
+}
+
+static const char *data_of(const struct job *x)
+{
+    return x->jobs->app->config->data;
+}
+
+/* ---- telling ---- */
+
+static void tell(struct job *x)
+{
+    srv_streams_send(&x->streams, &x->record->base);
+    if (has_ended(x))
+        srv_streams_end(&x->streams);
+}
+
+/* The record says so from now on; whoever asked for it stores it. */
+static void become(struct job *x, Tscaf__V1__JobState state, const char *reason)
+{
+    srv_log_line(x->jobs->app->log, SRV_LOG_INFO, NULL, "%s: %s%s%s",
+                 x->record->id, srv_job_state_name(state), *reason ? ": " : "",
+                 reason);
+    x->record->state = state;
+    srv_message_set(&x->record->reason, reason);
+    if (has_ended(x))
+        srv_message_set_now(&x->record->ended_at);
+    tell(x);
+}
+
+static void change(struct job *x, Tscaf__V1__JobState state, const char *reason)
+{
+    become(x, state, reason);
+    srv_job_save(x->jobs->app, x->record);
+}
+
+/* One that made its model before has it still: only its comparison with another
+ * failed. */
+static void fail(struct job *x, const char *why)
+{
+    char text[400];
+
+    if (!*x->record->model_version) {
+        change(x, STATE(FAILED), why);
+        return;
+    }
+    srv_job_drop_work(data_of(x), x->record->id);
+    snprintf(text, sizeof(text), "the comparison failed: %s", why);
+    change(x, STATE(SUCCEEDED), text);
+}
+
+static void look_at_progress(struct job *x)
+{
+    char path[PATH_MAX];
+    struct stat st;
+    ProtobufCMessage *m;
+
+    srv_job_path(data_of(x), x->record->id, "progress.json", path);
+    if (stat(path, &st) || (st.st_mtim.tv_sec == x->told.tv_sec &&
+                            st.st_mtim.tv_nsec == x->told.tv_nsec))
+        return;
+    x->told = st.st_mtim;
+    m = srv_job_read(data_of(x), x->record->id, "progress.json",
+                     &tscaf__v1__job_progress__descriptor);
+    if (!m)
+        return;
+    if (x->record->progress)
+        tscaf__v1__job_progress__free_unpacked(x->record->progress, NULL);
+    x->record->progress = (Tscaf__V1__JobProgress *)m;
+    if (!has_ended(x))
+        tell(x);
+}
+
+/* ---- the end of a process ---- */
+
+static void pump(struct srv_jobs *j);
+
+static void on_stored(void *arg, Tscaf__V1__JobRecord *record,
+                      const struct ut_error *e)
+{
+    struct job *x = arg;
+    struct srv_jobs *j = x->jobs;
+
+    x->finishing = false;
+    if (record) {
+        for (size_t i = 0; i < j->n; i++)
+            if (j->list[i] == x)
+                j->records[i] = record;
+        tscaf__v1__job_record__free_unpacked(x->record, NULL);
+        x->record = record;
+        srv_log_line(j->app->log, SRV_LOG_INFO, NULL, "%s: succeeded: model %s",
+                     record->id, record->model_version);
+        tell(x);
+    } else if (!j->stopped) {
+        fail(x, e->msg);
+    }
+    if (!j->stopped)
+        pump(j);
+}
+
+static void finish(struct job *x)
+{
+    struct ut_error e;
+
+    x->finishing =
+        !srv_job_store_result(x->jobs->app, x->record, on_stored, x, &e);
+    if (!x->finishing)
+        fail(x, e.msg);
+}
+
+/* Why a process ended without a result, as it says itself or as it shows. */
+static void why_it_ended(const struct job *x, int signum, char *why,
+                         size_t size)
+{
+    char path[PATH_MAX];
+    struct ut_error e;
+    struct ut_buf b;
+
+    srv_job_path(data_of(x), x->record->id, "error", path);
+    ut_buf_init(&b, size - 1);
+    if (!ut_buf_add_file(&b, path, &e) && b.len)
+        snprintf(why, size, "%s", b.data);
+    else if (signum)
+        snprintf(why, size,
+                 "its process was killed by signal %d%s; resume goes on from "
+                 "the checkpoint",
+                 signum,
+                 signum == SIGKILL
+                     ? " (by the kernel, short of memory, or by hand)"
+                     : "");
+    else
+        snprintf(why, size,
+                 "its process ended without a result; resume goes on from the "
+                 "checkpoint");
+    ut_buf_fini(&b);
+}
+
+/* Whether another model answers than the one that its result was compared with:
+ * then the gate's verdict says nothing, and the figures are taken again. */
+static bool is_stale(const struct job *x)
+{
+    struct srv_generation *g = srv_generation_take(x->jobs->app);
+    Tscaf__V1__JobResult *r = (Tscaf__V1__JobResult *)srv_job_read(
+        data_of(x), x->record->id, "result.json",
+        &tscaf__v1__job_result__descriptor);
+    bool is = r && r->model &&
+              strcmp(r->model->compared_with, srv_generation_version(g)) != 0;
+
+    if (r)
+        tscaf__v1__job_result__free_unpacked(r, NULL);
+    srv_generation_drop(g);
+    return is;
+}
+
+/* What a process left tells how it ended; signal 0 where that is not known. */
+static void ended(struct job *x, int status, int signum)
+{
+    const char *id = x->record->id;
+    bool result = srv_job_has(data_of(x), id, "result.json");
+    char why[300];
+
+    look_at_progress(x);
+    if (x->record->state == STATE(CANCELLED) ||
+        x->record->state == STATE(SUCCEEDED)) {
+        srv_job_drop_work(data_of(x), id);
+    } else if (result && !is_stale(x)) {
+        finish(x);
+    } else if (x->record->state != STATE(RUNNING)) {
+        return; /* paused, or resumed meanwhile: as it is wanted */
+    } else if (result) {
+        change(x, STATE(QUEUED),
+               "another model answers since: it is compared with that");
+    } else if ((status == SRV_JOB_STOPPED || status == SRV_JOB_HELD) &&
+               !signum) {
+        change(x, STATE(QUEUED), "its process was stopped from outside");
+    } else {
+        why_it_ended(x, signum, why, sizeof(why));
+        fail(x, why);
+    }
+}
+
+static void on_process_end(void *arg, int status, int signum);
+
+/* Watches a process that is at the job already, if there is one. */
+static bool adopt(struct job *x)
+{
+    const struct srv_app *app = x->jobs->app;
+    const char *id = x->record->id;
+
+    x->process = srv_job_process_find(app->config, id, on_process_end, x);
+    if (!x->process)
+        return false;
+    srv_log_line(app->log, SRV_LOG_INFO, NULL,
+                 "%s: its process %d was found again", id,
+                 srv_job_process_pid(x->process));
+    if (x->record->state != STATE(RUNNING))
+        srv_job_process_stop(x->process); /* it may not know yet */
+    return true;
+}
+
+static void on_process_end(void *arg, int status, int signum)
+{
+    struct job *x = arg;
+
+    x->process = NULL;
+    /* That of a server which was killed may come to its lock late, when another
+     * has been started in its place already. */
+    if (status == SRV_JOB_HELD && !signum && adopt(x))
+        return;
+    ended(x, status, signum);
+    if (status != SRV_JOB_HELD) /* else on_timer's turn: not again at once */
+        pump(x->jobs);
+}
+
+/* ---- the start of a process ---- */
+
+/* Starts what waits while there is room. */
+static void pump(struct srv_jobs *j)
+{
+    struct srv_app *app = j->app;
+    int running = 0;
+
+    for (size_t i = 0; i < j->n; i++)
+        running += j->list[i]->process || j->list[i]->finishing;
+    for (size_t i = 0; i < j->n && running < app->config->max_jobs; i++) {
+        struct job *x = j->list[i];
+        struct srv_generation *active;
+        struct ut_error e;
+        enum ut_err rc;
+
+        if (x->record->state != STATE(QUEUED) || x->process || x->finishing)
+            continue;
+        active = srv_generation_take(app);
+        rc = srv_job_process_start(&app->loop, app->config, x->record->id,
+                                   active, on_process_end, x, &x->process, &e);
+        srv_generation_drop(active);
+        if (rc) {
+            fail(x, e.msg);
+            continue;
+        }
+        if (!*x->record->started_at)
+            srv_message_set_now(&x->record->started_at);
+        change(x, STATE(RUNNING), "");
+        running++;
+    }
+}
+
+/* ---- what clients ask ---- */
+
+static struct job *find(const struct srv_jobs *j, const char *id,
+                        struct ut_error *e)
+{
+    for (size_t i = 0; i < j->n; i++)
+        if (!strcmp(j->records[i]->id, id))
+            return j->list[i];
+    ut_fail(e, UT_ENOTFOUND, "there is no job \"%.64s\"", id);
+    return NULL;
+}
+
+static enum ut_err refuse(const struct job *x, const char *what,
+                          struct ut_error *e)
+{
+    return ut_fail(e, UT_ESTATE, "%s is %s: it cannot be %s", x->record->id,
+                   srv_job_state_name(x->record->state), what);
+}
+
+enum ut_err srv_jobs_cancel(struct srv_jobs *j, const char *id,
+                            struct ut_error *e)
+{
+    struct job *x = find(j, id, e);
+
+    if (!x)
+        return e->code;
+    if (has_ended(x) || x->finishing)
+        return refuse(x, "cancelled", e);
+    if (x->process)
+        srv_job_process_stop(x->process);
+    else
+        srv_job_drop_work(data_of(x), id);
+    if (*x->record->model_version) /* that stays */
+        become(x, STATE(SUCCEEDED), "the comparison was cancelled on request");
+    else
+        become(x, STATE(CANCELLED), "on request");
+    pump(j);
+    return UT_OK;
+}
+
+enum ut_err srv_jobs_pause(struct srv_jobs *j, const char *id,
+                           struct ut_error *e)
+{
+    struct job *x = find(j, id, e);
+
+    if (!x)
+        return e->code;
+    if ((x->record->state != STATE(RUNNING) &&
+         x->record->state != STATE(QUEUED)) ||
+        x->finishing)
+        return refuse(x, "paused", e);
+    if (x->process)
+        srv_job_process_stop(x->process);
+    become(x, STATE(PAUSED), "on request");
+    pump(j);
+    return UT_OK;
+}
+
+enum ut_err srv_jobs_resume(struct srv_jobs *j, const char *id,
+                            struct ut_error *e)
+{
+    struct job *x = find(j, id, e);
+
+    if (!x)
+        return e->code;
+    if (x->record->state != STATE(PAUSED) && x->record->state != STATE(FAILED))
+        return refuse(x, "resumed", e);
+    srv_message_set(&x->record->ended_at, "");
+    become(x, STATE(QUEUED), "");
+    pump(j);
+    return UT_OK;
+}
+
+/* The version that answers now, into [17]. */
+static void answering(const struct srv_jobs *j, char version[17])
+{
+    struct srv_generation *g = srv_generation_take(j->app);
+
+    snprintf(version, 17, "%s", srv_generation_version(g));
+    srv_generation_drop(g);
+}
+
+enum ut_err srv_jobs_compare(struct srv_jobs *j, const char *id,
+                             struct ut_error *e)
+{
+    struct job *x = find(j, id, e);
+    char active[17], text[80];
+    enum ut_err rc;
+
+    if (!x)
+        return e->code;
+    if (x->record->state != STATE(SUCCEEDED))
+        return refuse(x, "compared", e);
+    if (x->process || x->finishing)
+        return ut_fail(e, UT_ESTATE, "%s: its process has not ended yet", id);
+    answering(j, active);
+    if (!strcmp(active, x->record->model_version))
+        return ut_fail(e, UT_ESTATE,
+                       "model %s answers now: there is nothing to "
+                       "compare it with",
+                       active);
+    rc = srv_job_take_model(data_of(x), id, x->record->model_version, e);
+    if (rc)
+        return rc;
+    snprintf(text, sizeof(text), "to be compared with model %s", active);
+    srv_message_set(&x->record->ended_at, "");
+    become(x, STATE(QUEUED), text);
+    pump(j);
+    return UT_OK;
+}
+
+enum ut_err srv_jobs_remove(struct srv_jobs *j, const char *id,
+                            struct ut_error *e)
+{
+    struct job *x = find(j, id, e);
+    size_t at = 0, after;
+
+    if (!x)
+        return e->code;
+    if (!has_ended(x))
+        return refuse(x, "deleted before it has ended", e);
+    if (x->process || x->finishing)
+        return ut_fail(e, UT_ESTATE, "%s: its process has not ended yet", id);
+    srv_streams_end(&x->streams);
+    while (j->list[at] != x)
+        at++;
+    after = --j->n - at;
+    memmove(&j->list[at], &j->list[at + 1], after * sizeof(struct job *));
+    memmove(&j->records[at], &j->records[at + 1],
+            after * sizeof(Tscaf__V1__JobRecord *));
+    tscaf__v1__job_record__free_unpacked(x->record, NULL);
+    free(x);
+    return UT_OK;
+}
+
+void srv_jobs_watch(struct srv_jobs *j, const char *id, struct srv_call *c)
+{
+    struct ut_error e;
+    struct job *x = find(j, id, &e);
+
+    if (!x) {
+        srv_answer_fail(c, &e);
+        return;
+    }
+    srv_streams_add(&x->streams, c, SRV_JOBS_MAX_WATCHERS, &x->record->base);
+    if (has_ended(x))
+        srv_streams_end(&x->streams);
+}
+
+void srv_jobs_drain(struct srv_jobs *j)
+{
+    for (size_t i = 0; j && i < j->n; i++)
+        srv_streams_end(&j->list[i]->streams);
+}
+
+size_t srv_jobs_count(const struct srv_jobs *j)
+{
+    return j->n;
+}
+
+Tscaf__V1__JobRecord **srv_jobs_list(const struct srv_jobs *j)
+{
+    return j->records;
+}
+
+Tscaf__V1__JobRecord *srv_jobs_find(const struct srv_jobs *j, const char *id)
+{
+    struct ut_error e;
+    struct job *x = find(j, id, &e);
+
+    return x ? x->record : NULL;
+}
+
+/* ---- beginning and end ---- */
+
+static struct job *append(struct srv_jobs *j, Tscaf__V1__JobRecord *record)
+{
+    struct job *x = calloc(1, sizeof(*x));
+
+    if (!x || j->n == SRV_JOBS_MAX) {
+        free(x);
+        tscaf__v1__job_record__free_unpacked(record, NULL);
+        return NULL; /* stored: the next start takes it up */
+    }
+    x->jobs = j;
+    x->record = record;
+    j->list[j->n] = x;
+    j->records[j->n++] = record;
+    return x;
+}
+
+void srv_jobs_add(struct srv_jobs *j, Tscaf__V1__JobRecord *record)
+{
+    if (append(j, record))
+        pump(j);
+}
+
+/* A job as another server, or this one before, left it. */
+static void find_again(struct job *x)
+{
+    const char *id = x->record->id;
+
+    if (adopt(x))
+        return;
+    if (srv_job_has(data_of(x), id, "result.json") && !has_ended(x)) {
+        ended(x, 0, 0);
+    } else if (x->record->state == STATE(RUNNING)) {
+        if (srv_job_has(data_of(x), id, "error"))
+            ended(x, 1, 0);
+        else
+            change(x, STATE(QUEUED),
+                   "its process ended with the server; goes on from the "
+                   "checkpoint");
+    }
+}
+
+static void on_timer(uv_timer_t *t)
+{
+    struct srv_jobs *j = t->data;
+
+    for (size_t i = 0; i < j->n; i++) {
+        struct job *x = j->list[i];
+
+        srv_streams_beat(&x->streams, &x->record->base);
+        if (!x->process)
+            continue;
+        look_at_progress(x);
+        srv_job_process_look(x->process);
+    }
+    pump(j);
+}
+
+static void free_all(struct srv_jobs *j)
+{
+    for (size_t i = 0; i < j->n; i++) {
+        tscaf__v1__job_record__free_unpacked(j->list[i]->record, NULL);
+        free(j->list[i]);
+    }
+    free(j->list);
+    free(j->records);
+    free(j);
+}
+
+/* Of several servers on one store, who made a job runs it. */
+static bool is_ours(const struct srv_app *app, const Tscaf__V1__JobRecord *x)
+{
+    return !srv_store_shared(app->store) ||
+           !strcmp(x->server, app->folder.name);
+}
+
+enum ut_err srv_jobs_new(struct srv_app *app, struct srv_jobs **out,
+                         struct ut_error *e)
+{
+    static const char *const folders[] = {"jobs", "models"};
+    struct srv_jobs *j = calloc(1, sizeof(*j));
+    ProtobufCMessage **stored;
+    char path[PATH_MAX];
+    size_t n;
+    enum ut_err rc;
+
+    *out = NULL;
+    if (!j)
+        return ut_fail(e, UT_ENOMEM, "no memory for jobs");
+    j->app = app;
+    j->list = calloc(SRV_JOBS_MAX, sizeof(struct job *));
+    j->records = calloc(SRV_JOBS_MAX, sizeof(Tscaf__V1__JobRecord *));
+    rc = j->list && j->records ? UT_OK
+                               : ut_fail(e, UT_ENOMEM, "no memory for jobs");
+    for (int i = 0; i < 2; i++) {
+        snprintf(path, sizeof(path), "%s/%s", app->config->data, folders[i]);
+        mkdir(path, 0700);
+    }
+    if (!rc)
+        rc = srv_store_list(app->store, SRV_TABLE_JOB,
+                            &tscaf__v1__job_record__descriptor, &stored, &n, e);
+    if (rc) {
+        free_all(j);
+        return rc;
+    }
+    for (size_t i = 0; i < n; i++) {
+        Tscaf__V1__JobRecord *record = (Tscaf__V1__JobRecord *)stored[i];
+        struct job *x = NULL;
+
+        if (is_ours(app, record))
+            x = append(j, record);
+        else
+            tscaf__v1__job_record__free_unpacked(record, NULL);
+        if (x)
+            find_again(x);
+    }
+    free(stored);
+    uv_timer_init(&app->loop, &j->timer);
+    j->timer.data = j;
+    uv_timer_start(&j->timer, on_timer, LOOK_MS, LOOK_MS);
+    *out = j;
+    pump(j);
+    return UT_OK;
+}
+
+void srv_jobs_stop(struct srv_jobs *j)
+{
+    if (!j)
+        return;
+    j->stopped = true;
+    for (size_t i = 0; i < j->n; i++) {
+        srv_job_process_forget(j->list[i]->process);
+        j->list[i]->process = NULL;
+    }
+    uv_close((uv_handle_t *)&j->timer, NULL);
+}
+
+void srv_jobs_free(struct srv_jobs *j)
+{
+    if (j)
+        free_all(j);
+}
