@@ -171,13 +171,14 @@ static void on_connection(void *arg, struct MHD_Connection *mhd, void **context,
         conn_close(arg, *context);
 }
 
-/* Ends a connection whose request is not complete. The answer is put on the
- * socket by hand, since the library takes none from us yet. */
+/* Ends a connection whose request is not complete. The answer, if there was
+ * none, is put on the socket by hand, since the library takes none from us
+ * yet. */
 static void cut(struct conn *c, enum srv_reject why, enum api_code code,
                 int status, const char *message)
 {
     srv_metrics_count(c->h->c.metrics, why);
-    if (c->phase == HEADER || c->phase == BODY)
+    if ((c->phase == HEADER || c->phase == BODY) && !c->x->x.status)
         http_answer_by_hand(c->x, code, status, message);
     c->cut = true;
     shutdown(c->fd, SHUT_RDWR);

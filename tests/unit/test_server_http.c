@@ -517,6 +517,26 @@ static void slow_body__past_the_request_timeout__408(void **state)
     has(answer, "\r\n\r\n{\"error\":\"the request came too slowly\"}");
 }
 
+/* It has its answer, which waits for the rest of the body. */
+static void slow_body__of_a_refused_request__cut(void **state)
+{
+    static const char *const heads[] = {
+        "POST /nowhere HTTP/1.1\r\n" HOST "Content-Length: 9999\r\n\r\n",
+        "PUT /hold HTTP/1.1\r\n" HOST "Content-Length: 9999\r\n\r\n",
+        "POST /tscaf.v1.DriverMonitor/Nothing HTTP/1.1\r\n" HOST
+        "Content-Length: 9999\r\n\r\n",
+        "POST /v2/nowhere HTTP/1.1\r\n" HOST "Content-Length: 9999\r\n\r\n",
+        "POST /hold HTTP/1.1\r\n" HOST "Content-Length: 99999999999\r\n\r\n",
+    };
+
+    (void)state;
+    the.http.request_timeout_ms = 300;
+    start();
+    for (size_t i = 0; i < sizeof(heads) / sizeof(heads[0]); i++)
+        drip(heads[i], "x");
+    is_status(once("GET /plain HTTP/1.1\r\n" HOST "\r\n"), 200);
+}
+
 static void slow_header__past_the_header_timeout__408(void **state)
 {
     (void)state;
@@ -848,6 +868,7 @@ int main(void)
         T(header__past_its_limit__431),
         T(request_id__good_and_bad__echoed_or_made),
         T(slow_body__past_the_request_timeout__408),
+        T(slow_body__of_a_refused_request__cut),
         T(slow_header__past_the_header_timeout__408),
         T(slow_request_line__past_rest_and_header_timeouts__cut),
         T(client_leaves__during_its_call__cancelled),
