@@ -1,5 +1,6 @@
 /* JSON to messages, by their descriptors. jansson parses; what it parsed is
  * then laid into a message that protobuf_c_message_free_unpacked can free. */
+#include <errno.h>
 #include <jansson.h>
 #include <math.h>
 #include <stdbool.h>
@@ -55,9 +56,12 @@ static enum ut_err get_integer(struct reader *r, const json_t *j, int64_t low,
              (long long)low, (unsigned long long)high);
     if (json_is_string(j) && json_string_length(j)) {
         /* Canonical protobuf JSON writes 64-bit numbers as texts. */
+        errno = 0;
         v = strtoll(json_string_value(j), &end, 10);
-        if (*end)
+        if (end != json_string_value(j) + json_string_length(j))
             return bad(r, "WRONG_TYPE", want);
+        if (errno == ERANGE)
+            return bad(r, "OUT_OF_RANGE", want);
     } else if (json_is_real(j) &&
                json_real_value(j) == floor(json_real_value(j)) &&
                fabs(json_real_value(j)) < 9e15) {
@@ -79,7 +83,8 @@ static enum ut_err get_enum(struct reader *r, const json_t *j,
 
     if (json_is_string(j))
         v = api_enum_find(d, json_string_value(j));
-    else if (json_is_integer(j) && llabs(json_integer_value(j)) < 1 << 30)
+    else if (json_is_integer(j) && json_integer_value(j) > -(1 << 30) &&
+             json_integer_value(j) < 1 << 30)
         v = protobuf_c_enum_descriptor_get_value(d, (int)json_integer_value(j));
     if (!v && r->skip_unknown)
         return UT_OK;
@@ -275,10 +280,36 @@ static enum ut_err get_list(struct reader *r, const json_t *j,
     return UT_OK;
 }
 
+/* More than any message of ours has. */
+#define MAX_FIELDS 64
+
+/* What is read is laid over nothing: not over the same field by its other
+ * name, nor over another of its oneof. */
+static enum ut_err claim(struct reader *r, ProtobufCMessage *m,
+                         const ProtobufCFieldDescriptor *f,
+                         bool seen[MAX_FIELDS])
+{
+    size_t at = (size_t)(f - m->descriptor->fields);
+    uint32_t *of = (uint32_t *)(void *)((char *)m + f->quantifier_offset);
+
+    if (at >= MAX_FIELDS)
+        return bad(r, "UNKNOWN_FIELD", "cannot be set");
+    if (seen[at])
+        return bad(r, "REPEATED", "is given twice");
+    seen[at] = true;
+    if (!(f->flags & PROTOBUF_C_FIELD_FLAG_ONEOF))
+        return UT_OK;
+    if (*of)
+        return bad(r, "REPEATED", "another of its kind is given");
+    *of = f->id;
+    return UT_OK;
+}
+
 static enum ut_err get_message(struct reader *r, const json_t *j,
                                ProtobufCMessage *m, int depth)
 {
     size_t at = strlen(r->path);
+    bool seen[MAX_FIELDS] = {false};
     const char *key;
     json_t *value;
 
@@ -301,11 +332,11 @@ static enum ut_err get_message(struct reader *r, const json_t *j,
             r->path[at] = '\0';
             continue;
         }
-        if (f->flags & PROTOBUF_C_FIELD_FLAG_ONEOF)
-            *(uint32_t *)((char *)m + f->quantifier_offset) = f->id;
-        rc = f->label == PROTOBUF_C_LABEL_REPEATED
-                 ? get_list(r, value, m, f, depth)
-                 : get_value(r, value, f, (char *)m + f->offset, depth);
+        rc = claim(r, m, f, seen);
+        if (!rc)
+            rc = f->label == PROTOBUF_C_LABEL_REPEATED
+                     ? get_list(r, value, m, f, depth)
+                     : get_value(r, value, f, (char *)m + f->offset, depth);
         if (rc)
             return rc;
         r->path[at] = '\0';
@@ -425,9 +456,14 @@ enum ut_err api_json_set(ProtobufCMessage *msg, const char *name,
     if (f->label != PROTOBUF_C_LABEL_REPEATED) {
         char **place = (char **)((char *)msg + f->offset);
 
+        if (f->flags & PROTOBUF_C_FIELD_FLAG_ONEOF) {
+            uint32_t *of = (uint32_t *)((char *)msg + f->quantifier_offset);
+
+            if (*of && *of != f->id)
+                return bad(&r, "REPEATED", "another of its kind is given");
+            *of = f->id;
+        }
         j = scalar_of(f, text, strlen(text));
-        if (f->flags & PROTOBUF_C_FIELD_FLAG_ONEOF)
-            *(uint32_t *)((char *)msg + f->quantifier_offset) = f->id;
         if (!j)
             return no_memory(&r);
         if (f->type == PROTOBUF_C_TYPE_STRING) {

@@ -2,6 +2,7 @@
 #include <stdlib.h>
 
 #include "api/json.h"
+#include "api/oip/inference.pb-c.h"
 #include "api/tscaf.pb-c.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len);
@@ -15,6 +16,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
         &tscaf__v1__update_identity_request__descriptor,
         &tscaf__v1__list_identities_response__descriptor,
         &tscaf__v1__model_info__descriptor,
+        &inference__model_infer_request__descriptor,
     };
     struct api_error err;
     ProtobufCMessage *m;
@@ -24,7 +26,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
 
     if (!len)
         return 0;
-    if (api_json_read(messages[data[0] % 6], (const char *)data + 1, len - 1,
+    if (api_json_read(messages[data[0] % 7], (const char *)data + 1, len - 1,
                       &m, &err))
         return 0;
     if (!api_json_write(m, data[0] & 64 ? API_JSON_REST : 0, &text, &n, &e))

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "api/json.h"
+#include "api/oip/inference.pb-c.h"
 #include "api/tscaf.pb-c.h"
 #include "tests/support/unit.h"
 
@@ -18,6 +19,9 @@ static const struct {
     {"{\"max_faces\":1.5}", "max_faces", "whole number"},
     {"{\"max_faces\":\"x\"}", "max_faces", "whole number"},
     {"{\"max_faces\":1,\"max_faces\":2}", "", "not JSON"},
+    {"{\"max_faces\":1,\"maxFaces\":2}", "maxFaces", "given twice"},
+    {"{\"max_faces\":\"1\\u0000\"}", "max_faces", "whole number"},
+    {"{\"input\":-9223372036854775808}", "input", "one of frame, crop"},
     {"{\"input\":\"photo\"}", "input", "one of frame, crop"},
     {"{\"tasks\":\"fatigue\"}", "tasks", "wants a list"},
     {"{\"tasks\":[\"fatigue\",\"age\"]}", "tasks[1]", "fatigue, recognition"},
@@ -45,6 +49,47 @@ static void read__each_fault__field_and_reason(void **state)
         assert_string_equal(err.field, bad_rows[i].field);
         if (!strstr(err.message, bad_rows[i].says))
             fail_msg("%s: said \"%s\"", bad_rows[i].json, err.message);
+    }
+}
+
+/* What was read must not be written over: the message could not be freed. */
+static void read__twice_or_two_of_a_kind__refused(void **state)
+{
+    static const struct {
+        const char *json, *field, *says;
+    } rows[] = {
+        {"{\"parameters\":{\"x\":{\"int64_param\":\"4702111234474983745\","
+         "\"string_param\":5}}}",
+         "parameters.x.string_param", "another of its kind"},
+        {"{\"parameters\":{\"x\":{\"bool_param\":true,\"string_param\":5}}}",
+         "parameters.x.string_param", "another of its kind"},
+        {"{\"raw_input_contents\":[\"AAAA\",\"AAAA\",\"AAAA\"],"
+         "\"rawInputContents\":[\"AA==\"]}",
+         "rawInputContents", "given twice"},
+        {"{\"raw_input_contents\":[],\"rawInputContents\":[]}",
+         "rawInputContents", "given twice"},
+        {"{\"inputs\":[{\"contents\":{\"uint_contents\":[0,0,0,0,0,0],"
+         "\"uintContents\":[0]}}]}",
+         "inputs[0].contents.uintContents", "given twice"},
+        {"{\"id\":\"a\",\"model_name\":\"b\",\"modelName\":\"c\"}", "modelName",
+         "given twice"},
+        {"{\"parameters\":{\"x\":{\"int64_param\":\"99999999999999999999\"}}}",
+         "parameters.x.int64_param", "whole number from"},
+    };
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
+        struct api_error err = {0};
+        ProtobufCMessage *m;
+
+        assert_int_equal(
+            api_json_read(&inference__model_infer_request__descriptor,
+                          rows[i].json, strlen(rows[i].json), &m, &err),
+            UT_EINVAL);
+        assert_null(m);
+        assert_string_equal(err.field, rows[i].field);
+        if (!strstr(err.message, rows[i].says))
+            fail_msg("%s: said \"%s\"", rows[i].json, err.message);
     }
 }
 
@@ -285,6 +330,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(read__each_fault__field_and_reason),
+        cmocka_unit_test(read__twice_or_two_of_a_kind__refused),
         cmocka_unit_test(read__both_spellings__all_fields),
         cmocka_unit_test(round_trip__maps_oneofs_unicode__same_text),
         cmocka_unit_test(write__enums_and_wide_numbers__two_styles),
