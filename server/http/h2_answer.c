@@ -85,7 +85,8 @@ static ssize_t on_more(nghttp2_session *session, int32_t id, uint8_t *out,
         memcpy(out, s->unsent.data + s->unsent_at, n);
     s->unsent_at += n;
     s->x.sent += n;
-    s->since_us = ut_clock_us();
+    if (s->streams) /* a whole answer has one time-out */
+        s->since_us = ut_clock_us();
     if (s->unsent_at == s->unsent.len) {
         s->unsent.len = s->unsent_at = 0;
         if (s->over)

@@ -396,10 +396,13 @@ static int on_frame(nghttp2_session *session, const nghttp2_frame *f,
 static int on_invalid(nghttp2_session *session, const nghttp2_frame *f,
                       int error, void *user)
 {
+    struct h2_conn *c = user;
+
     (void)session;
-    (void)f;
     (void)error;
-    h2_take_token(user);
+    if (f->hd.type == NGHTTP2_HEADERS)
+        c->header_us = 0; /* on_frame will not hear of its end */
+    h2_take_token(c);
     return 0;
 }
 

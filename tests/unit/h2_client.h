@@ -27,6 +27,9 @@ static struct client {
     } of[CLIENT_STREAMS];         /* by stream id / 2 */
 } client;
 
+/* Its windows open only as it is told. */
+static bool client_holds_windows;
+
 static inline int on_frame(nghttp2_session *s, const nghttp2_frame *f,
                            void *user)
 {
@@ -106,6 +109,7 @@ static inline void connect_client(void)
     /* What it may open before the server has said how many. */
     nghttp2_option_new(&option);
     nghttp2_option_set_peer_max_concurrent_streams(option, CLIENT_STREAMS);
+    nghttp2_option_set_no_auto_window_update(option, client_holds_windows);
     assert_int_equal(
         nghttp2_session_client_new2(&client.session, cb, NULL, option), 0);
     nghttp2_option_del(option);

@@ -48,6 +48,69 @@ static void headers__at_limit_and_past_it(void **state)
     leave();
 }
 
+static void path__past_the_limit__431(void **state)
+{
+    static char path[SRV_HTTP_MAX_HEADER_BYTES + 1024];
+    int32_t id;
+
+    (void)state;
+    memset(path, '/', sizeof(path) - 1);
+    start_h2();
+    id = request(path, "text/plain", NULL, NULL);
+    assert_int_equal(finish_stream(id)->status, 431);
+    leave();
+}
+
+/* A request that is none costs others on its connection nothing. */
+static void header__malformed__its_stream_alone_ends(void **state)
+{
+    nghttp2_nv nv[] = {NV(":method", "GET"), NV(":scheme", "http"),
+                       NV(":authority", "localhost")}; /* and no path */
+    struct bytes b = {"\0\0\0\0\0", 5, false};
+    int32_t held, bad;
+
+    (void)state;
+    the.http.header_timeout_ms = 200;
+    start_h2();
+    held = request(SEARCH, GRPC, NULL, &b);
+    flush();
+    UNTIL(atomic_load(&the.n_held) == 1);
+    bad = nghttp2_submit_request(client.session, NULL, nv, 3, NULL, NULL);
+    assert_int_equal(finish_stream(bad)->reset, NGHTTP2_PROTOCOL_ERROR);
+    usleep(600000); /* past the time-out */
+    assert_true(counted("tscaf_rejections_total{reason=\"slow\"} 0"));
+    ask(do_release);
+    assert_int_equal(finish_stream(held)->grpc, 0);
+    leave();
+}
+
+/* An answer that is taken a byte now and then is not held for ever, nor what
+ * asked for it. */
+static void answer__taken_too_slowly__cut(void **state)
+{
+    struct heard *h;
+    int32_t id;
+
+    (void)state;
+    the.http.request_timeout_ms = 400;
+    client_holds_windows = true;
+    start_h2();
+    client_holds_windows = false;
+    nghttp2_submit_settings(
+        client.session, NGHTTP2_FLAG_NONE,
+        &(nghttp2_settings_entry){NGHTTP2_SETTINGS_INITIAL_WINDOW_SIZE, 1}, 1);
+    settle();
+    id = request("/plain", "text/plain", NULL, NULL);
+    h = &client.of[id / 2];
+    for (int i = 0; i < 5 && !h->closed; i++) {
+        settle();
+        usleep(300000);
+        nghttp2_submit_window_update(client.session, NGHTTP2_FLAG_NONE, id, 1);
+    }
+    assert_int_equal(finish_stream(id)->reset, NGHTTP2_CANCEL);
+    leave();
+}
+
 static void body__at_limit_and_past_it(void **state)
 {
     static char big[BODY_LIMIT + 1];
@@ -289,6 +352,9 @@ int main(void)
     const struct CMUnitTest tests[] = {
         T(unary__answer_then_trailers),
         T(headers__at_limit_and_past_it),
+        T(path__past_the_limit__431),
+        T(header__malformed__its_stream_alone_ends),
+        T(answer__taken_too_slowly__cut),
         T(body__at_limit_and_past_it),
         T(resets__many_at_once__told_to_go_away),
         T(pings__a_few_answered_a_flood_ends),
