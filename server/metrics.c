@@ -17,9 +17,9 @@ static const double bounds[N_BOUNDS] = {0.0001, 0.00025, 0.0005, 0.001, 0.0025,
 static const int batch_bounds[N_BATCH_BOUNDS] = {1, 2, 4, 8, 16, 32};
 
 /* Every status that we send; the last stands for all others. */
-static const int statuses[] = {200, 201, 204, 400, 401, 403, 404, 405,
-                               408, 409, 411, 413, 415, 422, 429, 431,
-                               499, 500, 501, 503, 504, 0};
+static const int statuses[] = {200, 201, 202, 204, 304, 400, 401, 403,
+                               404, 405, 408, 409, 411, 413, 415, 422,
+                               429, 431, 499, 500, 501, 503, 504, 0};
 #define N_STATUSES (sizeof(statuses) / sizeof(statuses[0]))
 
 static const char *const metric_names[SRV_N_METRICS] = {

@@ -43,6 +43,8 @@ static void write__after_some_events__prometheus_text(void **state)
     srv_metrics_request(m, 1, 404, 99);    /* past the last bound */
     srv_metrics_request(m, -1, 404, 0);
     srv_metrics_request(m, 3, 777, 0); /* neither is known */
+    srv_metrics_request(m, -1, 202, 0);
+    srv_metrics_request(m, -1, 304, 0);
     srv_metrics_observe(m, SRV_METRIC_COMPUTE, 0.02);
     srv_metrics_batch(m, 1);
     srv_metrics_batch(m, 3);
@@ -56,6 +58,8 @@ static void write__after_some_events__prometheus_text(void **state)
         "tscaf_requests_total{route=\"POST /b/{id}\",status=\"404\"} 1\n");
     has(text, "tscaf_requests_total{route=\"other\",status=\"404\"} 1\n");
     has(text, "tscaf_requests_total{route=\"other\",status=\"0\"} 1\n");
+    has(text, "tscaf_requests_total{route=\"other\",status=\"202\"} 1\n");
+    has(text, "tscaf_requests_total{route=\"other\",status=\"304\"} 1\n");
     has(text,
         "tscaf_request_seconds_bucket{route=\"GET /a\",le=\"0.0005\"} 0\n");
     has(text,
