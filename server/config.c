@@ -512,8 +512,8 @@ bool srv_config_loopback(const char *host)
 void srv_config_help(FILE *f)
 {
     fprintf(f, "usage: tscafd [OPTION]...\n\n"
-               "Serves driver fatigue and identity over HTTP. Every option but "
-               "the last five may\nalso be an environment variable "
+               "Serves driver fatigue and identity over HTTP. Every option "
+               "before --create-key may\nalso be an environment variable "
                "(--max-batch: TSCAF_MAX_BATCH), and all but\n--config a line "
                "of a file (max_batch = 8). Flags go before the environment,\n"
                "which goes before the file.\n\n");
