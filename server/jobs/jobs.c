@@ -442,7 +442,7 @@ void srv_jobs_watch(struct srv_jobs *j, const char *id, struct srv_call *c)
         return;
     }
     srv_streams_add(&x->streams, c, SRV_JOBS_MAX_WATCHERS, &x->record->base);
-    if (has_ended(x))
+    if (has_ended(x) || j->app->draining)
         srv_streams_end(&x->streams);
 }
 
