@@ -48,12 +48,20 @@ void srv_expected(struct api_error *err, const char *field, const char *want)
 
 bool srv_takes_gzip(const char *list)
 {
-    const char *at = list ? strcasestr(list, "gzip") : NULL;
+    for (const char *at = list; at && *at; at += *at == ',') {
+        size_t len = strcspn(at += strspn(at, " \t"), ",; \t");
+        bool ours = len == 4 && strncasecmp(at, "gzip", 4) == 0;
+        const char *end = at + strcspn(at, ","), *q;
 
-    if (!at || (at > list && !strchr(", \t", at[-1])))
-        return false;
-    at += 4 + strspn(at + 4, " \t");
-    return *at != ';' || !strstr(at, "q=0") || strstr(at, "q=0.");
+        q = ours ? memchr(at, ';', (size_t)(end - at)) : NULL;
+        if (q)
+            q += 1 + strspn(q + 1, " \t");
+        if (ours)
+            return !q || strncasecmp(q, "q=", 2) != 0 ||
+                   strtod(q + 2, NULL) > 0;
+        at = end;
+    }
+    return false;
 }
 
 /* Packs an answer for a client that takes it so; else leaves it alone. */
@@ -251,9 +259,9 @@ bool srv_path_match(const char *pattern, const char *path, struct srv_params *p)
 /* Whether a path is "/package.Service/Method". */
 static bool is_rpc(const char *path)
 {
-    size_t len = strcspn(path + 1, "/");
+    size_t len = *path ? strcspn(path + 1, "/") : 0;
 
-    return memchr(path + 1, '.', len) && path[1 + len] == '/' &&
+    return *path == '/' && memchr(path + 1, '.', len) && path[1 + len] == '/' &&
            !strchr(path + 2 + len, '/');
 }
 
@@ -281,6 +289,7 @@ static bool path_fits(struct srv_request *r, const struct srv_route *route,
             strcmp(said, "POST") == 0 || (get && strcmp(said, "GET") == 0);
         return route->rpc && strcmp(route->rpc, r->x->path + 1) == 0;
     }
+    get = get && !route->streams; /* whose HEAD nothing would end */
     *allow = get ? "GET, HEAD" : route->method;
     *method =
         strcmp(route->method, said) == 0 || (get && strcmp(said, "HEAD") == 0);

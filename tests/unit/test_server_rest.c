@@ -30,6 +30,8 @@ static void errors__each_kind__named(void **state)
     row("GET /echo/a/b", "", "", 404, "not_found");
     row("POST /plain", "", "", 405, "Allow: GET, HEAD\r\n");
     row("GET /echo/a", "", "", 405, "Allow: PATCH, DELETE\r\n");
+    row("PUT /stream", "", "", 405, "Allow: GET\r\n");
+    is_status(once("HEAD /stream HTTP/1.1\r\n" HOST "\r\n"), 405);
     row("PUT /pictures", "", "", 405, "\"value\":\"POST\"");
     row("GET /plain", JSON, "{}", 400, "takes no body");
     row("DELETE /echo/a", JSON, "{}", 400, "takes no body");

@@ -178,6 +178,33 @@ static void gzip__both_ways__same_message(void **state)
     free(packed);
 }
 
+static void gzip__accepted__as_its_own_weight_says(void **state)
+{
+    static const struct {
+        const char *list;
+        bool takes;
+    } rows[] = {
+        {NULL, false},
+        {"", false},
+        {"gzip", true},
+        {"br, GZIP", true},
+        {"x-gzip", false},
+        {"gzipped", false},
+        {"gzip;q=0", false},
+        {"gzip;q=0.0, identity;q=0.5", false},
+        {"gzip; q=0.000", false},
+        {"gzip;q=0.1", true},
+        {"gzip;q=1, br;q=0", true},
+        {"br;q=0,gzip ; q=0.5", true},
+        {"identity;q=0, br", false},
+    };
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++)
+        if (srv_takes_gzip(rows[i].list) != rows[i].takes)
+            fail_msg("%s", rows[i].list);
+}
+
 /* n zeros as gzip. */
 static char *zeros(size_t n, size_t *len)
 {
@@ -847,6 +874,7 @@ int main(void)
                                         finish),
         cmocka_unit_test_setup_teardown(connect__get__only_without_side_effects,
                                         prepare, finish),
+        cmocka_unit_test(gzip__accepted__as_its_own_weight_says),
         cmocka_unit_test_setup_teardown(gzip__both_ways__same_message, prepare,
                                         finish),
         cmocka_unit_test_setup_teardown(
