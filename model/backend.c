@@ -40,8 +40,9 @@ struct mdl_plan {
 static const struct {
     const char *name, *alias;
 } precisions[] = {
-    [MDL_PREC_F32] = {"float32", "f32"}, [MDL_PREC_BF16] = {"bfloat16", "bf16"},
-    [MDL_PREC_INT8] = {"int8", "s8"},    [MDL_PREC_F16] = {"float16", "f16"},
+    [MDL_PREC_F32] = {"float32", "f32"},
+    [MDL_PREC_BF16] = {"bfloat16", "bf16"},
+    [MDL_PREC_F16] = {"float16", "f16"},
     [MDL_PREC_TF32] = {"tf32", "tf32"},
 };
 

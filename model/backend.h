@@ -19,13 +19,12 @@
 enum mdl_precision {
     MDL_PREC_F32,
     MDL_PREC_BF16,
-    MDL_PREC_INT8,
     MDL_PREC_F16,
     MDL_PREC_TF32, /* float32, whose products may round their factors to 11
                       bits; by its name only */
 };
 
-/* "float32", "bfloat16", "int8", "float16", "tf32" (also "f32", "bf16",
+/* "float32", "bfloat16", "float16", "tf32" (also "f32", "bf16",
  * "f16"); -1 for others. */
 int mdl_precision_parse(const char *text);
 const char *mdl_precision_name(enum mdl_precision p);

@@ -56,7 +56,7 @@ static const struct option options[] = {
      "where the network runs: cpu, ref, cuda, or auto, as without it: cuda "
      "where it can be used, else cpu"},
     {"precision", PRECISION, ANYWHERE, AT(precision), 0, 0, "float32", "NAME",
-     "float32, bfloat16 or int8; on cuda also float16 and tf32"},
+     "float32 or bfloat16; on cuda also float16 and tf32"},
     {"max-batch", POWER, ANYWHERE, AT(max_batch), 1, SRV_MAX_BATCH, "8", "N",
      "faces per batch"},
     {"batch-delay-us", INT64, ANYWHERE, AT(batch_delay_us), 0, 1000000, "0",
@@ -231,7 +231,7 @@ static void describe(const struct option *o, char *out, size_t size)
         break;
     case PRECISION:
         snprintf(out, size,
-                 "float32, bfloat16 or int8; on cuda also float16 and tf32");
+                 "float32 or bfloat16; on cuda also float16 and tf32");
         break;
     case LEVEL:
         snprintf(out, size, "error, warn, info or debug");
