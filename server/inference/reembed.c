@@ -38,6 +38,11 @@ static void on_item(struct srv_item *it)
         uv_sem_post(&r->done);
 }
 
+static bool is_draining(const struct srv_reembed *r)
+{
+    return __atomic_load_n(&r->g->app->draining, __ATOMIC_RELAXED);
+}
+
 /* Through the executors, behind everything that lives. */
 static enum ut_err embed_in_use(struct srv_reembed *r, int dim,
                                 struct ut_error *e)
@@ -58,7 +63,8 @@ static enum ut_err embed_in_use(struct srv_reembed *r, int dim,
         list[i] = &r->items[i];
     }
     r->pending = r->n;
-    while ((rc = srv_batcher_push(r->g->batcher, list, r->n, e)) == UT_EBUSY)
+    while ((rc = srv_batcher_push(r->g->batcher, list, r->n, e)) == UT_EBUSY &&
+           !is_draining(r))
         usleep(RETRY_US);
     if (rc)
         return rc;
@@ -134,14 +140,17 @@ enum ut_err srv_reembed_missing(struct srv_reembed *r, struct ut_error *e)
 {
     const char *version = srv_generation_version(r->g);
     int dim = srv_engine_dim(r->g->engine), n;
+    /* More than the queue takes would never be taken. */
+    int64_t room = r->g->app->config->max_queue;
+    int most = room < BATCH ? (int)room : BATCH;
     enum ut_err rc;
 
     do {
         struct srv_crop faces[BATCH];
 
-        if (__atomic_load_n(&r->g->app->draining, __ATOMIC_RELAXED))
+        if (is_draining(r))
             return ut_fail(e, UT_EBUSY, "the server is draining");
-        rc = srv_store_crops(r->store, version, r->after, BATCH, faces, &n, e);
+        rc = srv_store_crops(r->store, version, r->after, most, faces, &n, e);
         if (rc || !n)
             return rc;
         r->after = faces[n - 1].seq;

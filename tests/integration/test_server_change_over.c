@@ -221,6 +221,28 @@ static void activate__model_that_does_not_recognise__answers(void **state)
     test_answer_fini(&a);
 }
 
+/* Faces that came since are embedded by the executors, whose queue may be
+ * shorter than a batch of theirs. */
+static void rollback__more_faces_than_the_queue_takes__embedded(void **state)
+{
+    static const char *const flags[] = {"--max-queue", "3", NULL};
+    char made[17], id[64];
+    struct test_answer a = {0};
+    struct test_server s;
+
+    (void)state;
+    test_server_start(&s, flags);
+    add_candidate(&s, "next", TINY, true, true, made);
+    assert_int_equal(activate(&s, made, "{}", &a), 202);
+    test_model_wait(&s, made);
+    for (int who = 1; who <= 5; who++)
+        test_enroll(&s, "X", who, id);
+    test_model_rollback(&s);
+    assert_true(test_finds(&s, 5, id));
+    assert_int_equal(test_server_stop(&s), 0);
+    test_answer_fini(&a);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -231,6 +253,7 @@ int main(void)
         cmocka_unit_test(
             activate__face_without_a_crop__listed_unmatched_and_back),
         cmocka_unit_test(activate__model_that_does_not_recognise__answers),
+        cmocka_unit_test(rollback__more_faces_than_the_queue_takes__embedded),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
