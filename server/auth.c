@@ -79,9 +79,9 @@ enum ut_err srv_auth_add(struct srv_auth *a, const struct srv_key *key,
 {
     struct entry *en;
 
-    if (a->n == SRV_AUTH_MAX_KEYS)
+    if (a->n == SRV_MAX_KEYS)
         return ut_fail(e, UT_EBUSY, "there are %d keys, which is the limit",
-                       SRV_AUTH_MAX_KEYS);
+                       SRV_MAX_KEYS);
     if (a->n == a->cap) {
         size_t cap = a->cap ? a->cap * 2 : 16;
         struct entry *keys = calloc(cap, sizeof(*keys));

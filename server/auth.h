@@ -14,8 +14,6 @@
  * after the last was deleted (until a restart without keys). */
 
 #define SRV_AUTH_SECRET_LEN 50 /* "tscaf_" + 43 base64url characters + NUL */
-#define SRV_AUTH_MAX_KEYS 10000
-
 /* As in Tscaf__V1__Role; each includes those before it. */
 enum srv_role {
     SRV_ROLE_NONE,
@@ -36,7 +34,7 @@ UT_MUSTUSE enum ut_err srv_auth_load(struct srv_auth *a, struct srv_store *s,
 /* Makes a secret and its hash. */
 void srv_auth_secret(char secret[SRV_AUTH_SECRET_LEN], uint8_t hash[32]);
 
-/* Errors: UT_EBUSY past SRV_AUTH_MAX_KEYS, UT_ENOMEM. */
+/* Errors: UT_EBUSY past SRV_MAX_KEYS, UT_ENOMEM. */
 UT_MUSTUSE enum ut_err
 srv_auth_add(struct srv_auth *a, const struct srv_key *key, struct ut_error *e);
 /* These are all: others that were are forgotten, as if removed. */

@@ -92,12 +92,6 @@ void srv_handle_create_key(struct srv_call *c)
                            "one of analyze, enroll, admin");
         return;
     }
-    if (srv_auth_keys(c->app->auth) >= SRV_AUTH_MAX_KEYS) {
-        ut_fail(&e, UT_ESTATE, "there are %d keys, which is the limit",
-                SRV_AUTH_MAX_KEYS);
-        srv_answer_fail(c, &e);
-        return;
-    }
     k = calloc(1, sizeof(*k));
     if (k)
         k->key.name = strdup(r->name);

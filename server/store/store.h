@@ -230,6 +230,9 @@ UT_MUSTUSE enum ut_err srv_store_list(struct srv_store *s, enum srv_table table,
                                       struct ut_error *e);
 void srv_messages_free(ProtobufCMessage **list, size_t n);
 
+#define SRV_MAX_KEYS 10000
+
+/* Errors: UT_ESTATE past SRV_MAX_KEYS. */
 UT_MUSTUSE enum ut_err srv_store_key_create(struct srv_store *s,
                                             const char *actor,
                                             struct srv_key *x,

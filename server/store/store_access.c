@@ -18,18 +18,27 @@ enum ut_err srv_store_key_create(struct srv_store *s, const char *actor,
                                  struct srv_key *x, struct ut_error *e)
 {
     enum ut_err rc = srv_sql_begin(s, e);
+    int64_t n = 0;
 
     if (rc)
         return rc;
     srv_store_new_id("key_", x->id);
     x->created_ms = ut_clock_unix_ms();
-    rc = srv_sql_run(
-        s,
-        "INSERT INTO api_key (id, name, role, hash, created_ms)"
-        " VALUES ($1, $2, $3, $4, $5)",
-        SRV_ARGS(SRV_TEXT(x->id), SRV_TEXT(x->name), SRV_INT(x->role),
-                 SRV_BLOB(x->hash, sizeof(x->hash)), SRV_INT(x->created_ms)),
-        e);
+    rc = srv_sql_each(s, "SELECT COUNT(*) FROM api_key", SRV_NO_ARGS,
+                      srv_sql_read_int, &n, e);
+    /* Of several servers, and of those that start with one key more. */
+    if (!rc && n >= SRV_MAX_KEYS)
+        rc = ut_fail(e, UT_ESTATE, "there are %lld keys, %d is the limit",
+                     (long long)n, SRV_MAX_KEYS);
+    if (!rc)
+        rc = srv_sql_run(
+            s,
+            "INSERT INTO api_key (id, name, role, hash, created_ms)"
+            " VALUES ($1, $2, $3, $4, $5)",
+            SRV_ARGS(SRV_TEXT(x->id), SRV_TEXT(x->name), SRV_INT(x->role),
+                     SRV_BLOB(x->hash, sizeof(x->hash)),
+                     SRV_INT(x->created_ms)),
+            e);
     return srv_sql_end(s, rc, actor, "key.create", x->id, "{}", e);
 }
 

@@ -116,7 +116,7 @@ static void add__at_the_limit_and_one_past__busy(void **state)
     struct ut_error e;
 
     (void)state;
-    for (int i = 0; i < SRV_AUTH_MAX_KEYS; i++) {
+    for (int i = 0; i < SRV_MAX_KEYS; i++) {
         memcpy(k.hash, &i, sizeof(i));
         assert_int_equal(srv_auth_add(auth, &k, &e), UT_OK);
     }

@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "server/store/store.h"
 #include "tests/support/unit.h"
@@ -123,10 +124,38 @@ static void open__first_schema__migrated_with_all_it_held(void **state)
     assert_int_equal(system(line), 0);
 }
 
+/* ---- limits ---- */
+
+/* More could not be loaded at the next start. */
+static void keys__at_the_limit_and_one_past__refused(void **state)
+{
+    struct srv_key k = {.name = (char *)(uintptr_t) "one", .role = 1};
+    char path[256];
+    struct srv_store *s;
+    struct ut_error e;
+
+    (void)state;
+    snprintf(path, sizeof(path), "%s/keys", test_dir());
+    assert_int_equal(mkdir(path, 0700), 0);
+    assert_int_equal(srv_store_open(path, NULL, &s, &e), UT_OK);
+    snprintf(path, sizeof(path), "%s/keys/%s", test_dir(), SRV_STORE_FILE);
+    run_sql(path,
+            "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n"
+            " WHERE i < 9999) INSERT INTO api_key (id, name, role, hash,"
+            " created_ms) SELECT 'key_' || i, 'x', 1, zeroblob(32), 0 FROM n");
+    assert_int_equal(srv_store_key_create(s, "local", &k, &e), UT_OK);
+    assert_int_equal(srv_store_key_create(s, "local", &k, &e), UT_ESTATE);
+    assert_non_null(strstr(e.msg, "10000 keys"));
+    assert_int_equal(srv_store_key_delete(s, "local", "key_1", &e), UT_OK);
+    assert_int_equal(srv_store_key_create(s, "local", &k, &e), UT_OK);
+    srv_store_close(s);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(open__not_a_folder__named),
+        cmocka_unit_test(keys__at_the_limit_and_one_past__refused),
         cmocka_unit_test(open__first_schema__migrated_with_all_it_held),
     };
 
