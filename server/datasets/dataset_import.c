@@ -21,6 +21,7 @@ struct upload {
     const char *name; /* of part, within folder */
     struct srv_classes classes;
     struct ut_buf manifest;
+    size_t known; /* bytes of it that were there before */
     struct srv_problems problems;
 };
 
@@ -147,7 +148,18 @@ static enum ut_err read_manifest(struct upload *u, struct ut_error *e)
     while (!rc && u->manifest.len &&
            u->manifest.data[u->manifest.len - 1] != '\n')
         u->manifest.len--;
+    u->known = u->manifest.len;
     return rc;
+}
+
+/* Takes back what came, so that an archive that is sent again is there once. */
+static void take_back(struct upload *u)
+{
+    struct ut_error e;
+
+    if (srv_dataset_write(u->folder, "manifest.tsv", u->manifest.data, u->known,
+                          &e) == UT_OK)
+        ut_remove_tree(u->part);
 }
 
 static enum ut_err recount(struct upload *u, struct ut_error *e)
@@ -207,6 +219,7 @@ enum ut_err srv_dataset_upload(struct srv_datasets *d, const char *actor,
                                struct ut_error *e)
 {
     struct upload *u = calloc(1, sizeof(*u));
+    bool taken = false;
     int64_t bytes = 0;
     enum ut_err rc;
 
@@ -223,6 +236,7 @@ enum ut_err srv_dataset_upload(struct srv_datasets *d, const char *actor,
     }
     if (!rc) {
         rc = take_archive(u, r, &bytes, e);
+        taken = !rc;
         if (rc)
             ut_remove_tree(u->part);
     }
@@ -234,6 +248,8 @@ enum ut_err srv_dataset_upload(struct srv_datasets *d, const char *actor,
         u->x->bytes += (uint64_t)bytes;
         rc = srv_dataset_put(d, actor, "dataset.upload", u->x, e);
     }
+    if (rc && taken)
+        take_back(u);
     srv_dataset_index_drop(d, r->id); /* of the manifest before */
     finish(u, rc, out);
     return rc;
@@ -256,6 +272,20 @@ static enum ut_err check_sample(const struct srv_datasets *d,
         rc = ut_fail(e, UT_EBUSY, "dataset %s: over %lld bytes, the limit",
                      r->id, (long long)d->config->dataset_max_bytes);
     return rc;
+}
+
+/* Takes back the line of a sample that the record does not count. */
+static void take_back_sample(struct srv_datasets *d, const char *dataset,
+                             const char *id, off_t size)
+{
+    char folder[PATH_MAX], path[PATH_MAX];
+
+    srv_dataset_folder(d, dataset, folder);
+    snprintf(path, sizeof(path), "%.4000s/manifest.tsv", folder);
+    if (truncate(path, size))
+        return;
+    snprintf(path, sizeof(path), "%.4000s/samples/%s.png", folder, id);
+    unlink(path);
 }
 
 /* The picture, then its class if that is new, then its line. */
@@ -294,7 +324,8 @@ enum ut_err srv_dataset_add_sample(struct srv_datasets *d, const char *actor,
                                    struct ut_error *e)
 {
     Tscaf__V1__DatasetRecord *x;
-    struct srv_dataset_index *i;
+    struct srv_dataset_index *i = NULL;
+    off_t known = -1; /* bytes of the manifest before */
     int n = 0;
     enum ut_err rc = srv_dataset_get_own(d, r->id, &x, e);
 
@@ -306,6 +337,7 @@ enum ut_err srv_dataset_add_sample(struct srv_datasets *d, const char *actor,
         rc = srv_dataset_index(d, x, &i, e);
     if (!rc) {
         srv_store_new_id("sample_", id);
+        known = i->size;
         rc = write_sample(d, r, png, len, id, i, &n, e);
     }
     if (!rc) {
@@ -320,6 +352,8 @@ enum ut_err srv_dataset_add_sample(struct srv_datasets *d, const char *actor,
         *out = x;
         return UT_OK;
     }
+    if (known >= 0)
+        take_back_sample(d, r->id, id, known);
     srv_dataset_index_drop(d, r->id); /* it may count what is not there */
     tscaf__v1__dataset_record__free_unpacked(x, NULL);
     return rc;

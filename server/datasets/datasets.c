@@ -1,6 +1,7 @@
 /* Datasets as records: made, frozen for a job, deleted. */
 #include "server/datasets/datasets.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <limits.h>
 #include <stdio.h>
@@ -147,12 +148,51 @@ static bool uses(const Tscaf__V1__JobRecord *job, const char *id)
                       !strcmp(job->recognition_dataset, id));
 }
 
+#define GONE "gone-" /* before the ID of one that is being deleted */
+
+static void gone_folder(const struct srv_datasets *d, const char *id,
+                        char path[PATH_MAX])
+{
+    snprintf(path, PATH_MAX, "%.4000s/datasets/" GONE "%s", d->config->data,
+             id);
+}
+
+void srv_datasets_sweep(struct srv_datasets *d)
+{
+    char path[PATH_MAX], gone[PATH_MAX], folder[PATH_MAX];
+    struct dirent *entry;
+    DIR *dir;
+
+    snprintf(path, sizeof(path), "%s/datasets", d->config->data);
+    dir = opendir(path);
+    while (dir && (entry = readdir(dir))) {
+        const char *id = entry->d_name + strlen(GONE);
+        Tscaf__V1__DatasetRecord *x;
+        struct ut_error e;
+        enum ut_err rc;
+
+        if (strncmp(entry->d_name, GONE, strlen(GONE)))
+            continue;
+        gone_folder(d, id, gone);
+        srv_dataset_folder(d, id, folder);
+        rc = srv_dataset_get(d, id, &x, &e);
+        if (rc == UT_ENOTFOUND)
+            ut_remove_tree(gone);
+        if (rc)
+            continue;
+        (void)!rename(gone, folder); /* its record was never deleted */
+        tscaf__v1__dataset_record__free_unpacked(x, NULL);
+    }
+    if (dir)
+        closedir(dir);
+}
+
 enum ut_err srv_dataset_delete(struct srv_datasets *d, const char *actor,
                                const char *id, struct ut_error *e)
 {
     const struct srv_record gone = {SRV_TABLE_DATASET, id, NULL};
     Tscaf__V1__DatasetRecord *x;
-    char folder[PATH_MAX];
+    char folder[PATH_MAX], away[PATH_MAX];
     ProtobufCMessage **jobs;
     size_t n;
     enum ut_err rc = srv_dataset_get_own(d, id, &x, e);
@@ -173,14 +213,19 @@ enum ut_err srv_dataset_delete(struct srv_datasets *d, const char *actor,
                          id, job->id);
     }
     srv_messages_free(jobs, n);
-    if (!rc)
-        rc = srv_store_put(d->store, actor, "dataset.delete", id, &gone, 1, e);
     if (rc)
         return rc;
     srv_dataset_index_drop(d, id);
     srv_dataset_folder(d, id, folder);
-    ut_remove_tree(folder);
-    return UT_OK;
+    gone_folder(d, id, away);
+    /* Under a name by which the next start knows it, if this one is killed. */
+    (void)!rename(folder, away);
+    rc = srv_store_put(d->store, actor, "dataset.delete", id, &gone, 1, e);
+    if (rc)
+        (void)!rename(away, folder);
+    else
+        ut_remove_tree(away);
+    return rc;
 }
 
 enum ut_err srv_dataset_freeze(struct srv_datasets *d, const char *id,

@@ -59,6 +59,10 @@ UT_MUSTUSE enum ut_err srv_dataset_delete(struct srv_datasets *d,
                                           const char *actor, const char *id,
                                           struct ut_error *e);
 
+/* Ends deletions that an earlier process did not: at the start, before calls.
+ */
+void srv_datasets_sweep(struct srv_datasets *d);
+
 /* What a job trains on: a manifest or folder that does not change any more,
  * into path [size]. kind is checked. */
 UT_MUSTUSE enum ut_err srv_dataset_freeze(struct srv_datasets *d,

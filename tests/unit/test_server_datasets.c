@@ -2,12 +2,15 @@
  * reading all of them. */
 #include "server/datasets/datasets.h"
 
+#include <sqlite3.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
+#include "base/buf.h"
 #include "model/data/dataset.h"
+#include "model/vision/image.h"
 #include "server/datasets/dataset_index.h"
 #include "tests/support/unit.h"
 
@@ -258,6 +261,135 @@ static void samples__deleted__forgotten(void **state)
     assert_int_equal(e.code, UT_ENOTFOUND);
 }
 
+/* ---- what a store refuses ---- */
+
+static void store(const char *sql)
+{
+    char path[256];
+    sqlite3 *db;
+
+    snprintf(path, sizeof(path), "%s/%s", config.data, SRV_STORE_FILE);
+    assert_int_equal(sqlite3_open(path, &db), SQLITE_OK);
+    assert_int_equal(sqlite3_exec(db, sql, NULL, NULL, NULL), SQLITE_OK);
+    sqlite3_close(db);
+}
+
+#define REFUSE                                                                 \
+    "CREATE TRIGGER no BEFORE UPDATE ON dataset BEGIN"                         \
+    " SELECT RAISE(ABORT, 'no'); END"
+#define ACCEPT "DROP TRIGGER no"
+
+static void samples__refused_by_the_store__sent_again_there_once(void **state)
+{
+    char id[SRV_ID_LEN];
+    struct ut_error e;
+
+    (void)state;
+    make(FATIGUE, id);
+    assert_int_equal(add(id, "alert", "a"), 0);
+    store(REFUSE);
+    assert_int_equal(try_add(id, "drowsy", "b", true, &e), -1);
+    store(ACCEPT);
+    assert_int_equal(add(id, "drowsy", "b"), 1);
+    in_folder(id, "test $(grep -c samples/ manifest.tsv) = 2");
+    in_folder(id, "test $(ls samples | wc -l) = 2");
+}
+
+/* The contents of an archive with one folder and one picture. */
+static uint8_t *archive(size_t *len)
+{
+    static const uint8_t rgb[4 * 4 * 3];
+    struct ut_buf tar;
+    char path[256], line[600];
+    struct ut_error e;
+    uint8_t *bytes;
+    size_t n;
+    FILE *f;
+
+    if (mdl_image_encode_png(rgb, 4, 4, &bytes, &n, &e))
+        fail_msg("%s", e.msg);
+    snprintf(path, sizeof(path), "%s/alert.png", config.data);
+    f = fopen(path, "wb");
+    assert_int_equal(fwrite(bytes, 1, n, f), n);
+    fclose(f);
+    free(bytes);
+    snprintf(line, sizeof(line),
+             "cd %s && mkdir -p in/alert && mv alert.png in/alert/1.png && "
+             "tar -C in -cf in.tar .",
+             config.data);
+    assert_int_equal(system(line), 0);
+    snprintf(path, sizeof(path), "%s/in.tar", config.data);
+    ut_buf_init(&tar, 1 << 20);
+    assert_int_equal(ut_buf_add_file(&tar, path, &e), UT_OK);
+    *len = tar.len;
+    return (uint8_t *)tar.data;
+}
+
+static void upload__refused_by_the_store__sent_again_there_once(void **state)
+{
+    Tscaf__V1__UploadDatasetRequest r = TSCAF__V1__UPLOAD_DATASET_REQUEST__INIT;
+    Tscaf__V1__DatasetRecord *x;
+    char id[SRV_ID_LEN];
+    struct ut_error e;
+
+    (void)state;
+    make(FATIGUE, id);
+    r.id = id;
+    r.archive.data = archive(&r.archive.len);
+    assert_int_equal(add(id, "alert", "a"), 0);
+    store(REFUSE);
+    assert_true(srv_dataset_upload(&d, "local", &r, &x, &e) != UT_OK);
+    store(ACCEPT);
+    if (srv_dataset_upload(&d, "local", &r, &x, &e))
+        fail_msg("%s", e.msg);
+    assert_int_equal(x->pictures, 2);
+    in_folder(id, "test $(grep -c parts/ manifest.tsv) = 1");
+    in_folder(id, "test $(ls parts | wc -l) = 1");
+    tscaf__v1__dataset_record__free_unpacked(x, NULL);
+    free(r.archive.data);
+}
+
+/* ---- deletion ---- */
+
+static bool there(const char *prefix, const char *id)
+{
+    char path[256];
+
+    snprintf(path, sizeof(path), "%s/datasets/%s%s", config.data, prefix, id);
+    return access(path, F_OK) == 0;
+}
+
+static void delete__killed_in_between__ended_by_the_next_start(void **state)
+{
+    char kept[SRV_ID_LEN], gone[SRV_ID_LEN], line[300];
+    const struct srv_record record = {SRV_TABLE_DATASET, gone, NULL};
+    struct ut_error e;
+
+    (void)state;
+    make(FATIGUE, kept);
+    make(FATIGUE, gone);
+    assert_int_equal(add(kept, "alert", "a"), 0);
+    snprintf(line, sizeof(line),
+             "cd %s/datasets && mv %s gone-%s && mv %s gone-%s", config.data,
+             kept, kept, gone, gone);
+    assert_int_equal(system(line), 0);
+    assert_int_equal(
+        srv_store_put(d.store, "local", "dataset.delete", gone, &record, 1, &e),
+        UT_OK);
+    srv_datasets_sweep(&d);
+    assert_false(there("gone-", gone) || there("", gone));
+    assert_true(there("", kept));
+    assert_int_equal(add(kept, "drowsy", "b"), 1);
+    /* And one that the store refuses to delete stays whole. */
+    store("CREATE TRIGGER no BEFORE DELETE ON dataset BEGIN"
+          " SELECT RAISE(ABORT, 'no'); END");
+    assert_true(srv_dataset_delete(&d, "local", kept, &e) != UT_OK);
+    store(ACCEPT);
+    assert_int_equal(add(kept, "alert", "c"), 0);
+    assert_int_equal(srv_dataset_delete(&d, "local", kept, &e), UT_OK);
+    assert_false(there("gone-", kept) || there("", kept));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -269,6 +401,9 @@ int main(void)
         cmocka_unit_test(
             samples__bytes_at_the_limit_and_one_past__taken_and_refused),
         cmocka_unit_test(samples__deleted__forgotten),
+        cmocka_unit_test(samples__refused_by_the_store__sent_again_there_once),
+        cmocka_unit_test(upload__refused_by_the_store__sent_again_there_once),
+        cmocka_unit_test(delete__killed_in_between__ended_by_the_next_start),
     };
 
     return cmocka_run_group_tests(tests, set_up, tear_down);
