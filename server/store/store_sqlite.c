@@ -6,6 +6,8 @@
 
 #include "server/store/store_sql.h"
 
+#define PATIENCE_MS 5000 /* with another writer of the file */
+
 /* What each schema adds to the one before. */
 static const char *const schemas[] = {
     "CREATE TABLE identity (id TEXT PRIMARY KEY, name TEXT NOT NULL,"
@@ -62,6 +64,9 @@ static enum ut_err fail(struct srv_store *s, struct ut_error *e)
 
     if (sqlite3_extended_errcode(d->db) == SQLITE_CONSTRAINT_UNIQUE)
         return ut_fail(e, UT_EEXISTS, "it exists already");
+    if (code == SQLITE_BUSY)
+        return ut_fail(e, UT_EBUSY, "%s: another has been writing for %d ms",
+                       s->where, PATIENCE_MS);
     return ut_fail(e, code == SQLITE_NOMEM ? UT_ENOMEM : UT_EIO, "%s: %s",
                    s->where, sqlite3_errmsg(d->db));
 }
@@ -207,7 +212,7 @@ enum ut_err srv_sqlite_open(struct srv_store *s, const char *dir,
     if (sqlite3_open(s->where, &d->db))
         return fail(s, e);
     sqlite3_extended_result_codes(d->db, 1);
-    sqlite3_busy_timeout(d->db, 5000);
+    sqlite3_busy_timeout(d->db, PATIENCE_MS);
     return exec(s,
                 "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;"
                 "PRAGMA foreign_keys = ON; PRAGMA secure_delete = ON;",

@@ -3,7 +3,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 
 #include "server/store/store.h"
 #include "tests/support/unit.h"
@@ -124,6 +123,30 @@ static void open__first_schema__migrated_with_all_it_held(void **state)
     assert_int_equal(system(line), 0);
 }
 
+/* ---- another writer ---- */
+
+static void write__another_writes_for_long__busy(void **state)
+{
+    struct srv_key k = {.name = (char *)(uintptr_t) "one", .role = 1};
+    char path[256];
+    struct srv_store *s;
+    struct ut_error e;
+    sqlite3 *db;
+
+    (void)state;
+    snprintf(path, sizeof(path), "%s/busy", test_dir());
+    assert_int_equal(srv_store_open(path, NULL, &s, &e), UT_OK);
+    snprintf(path, sizeof(path), "%s/busy/%s", test_dir(), SRV_STORE_FILE);
+    assert_int_equal(sqlite3_open(path, &db), SQLITE_OK);
+    assert_int_equal(sqlite3_exec(db, "BEGIN IMMEDIATE", NULL, NULL, NULL),
+                     SQLITE_OK);
+    assert_int_equal(srv_store_key_create(s, "local", &k, &e), UT_EBUSY);
+    assert_non_null(strstr(e.msg, "another has been writing for 5000 ms"));
+    sqlite3_close(db);
+    assert_int_equal(srv_store_key_create(s, "local", &k, &e), UT_OK);
+    srv_store_close(s);
+}
+
 /* ---- limits ---- */
 
 /* More could not be loaded at the next start. */
@@ -136,7 +159,6 @@ static void keys__at_the_limit_and_one_past__refused(void **state)
 
     (void)state;
     snprintf(path, sizeof(path), "%s/keys", test_dir());
-    assert_int_equal(mkdir(path, 0700), 0);
     assert_int_equal(srv_store_open(path, NULL, &s, &e), UT_OK);
     snprintf(path, sizeof(path), "%s/keys/%s", test_dir(), SRV_STORE_FILE);
     run_sql(path,
@@ -155,6 +177,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(open__not_a_folder__named),
+        cmocka_unit_test(write__another_writes_for_long__busy),
         cmocka_unit_test(keys__at_the_limit_and_one_past__refused),
         cmocka_unit_test(open__first_schema__migrated_with_all_it_held),
     };
