@@ -37,7 +37,7 @@ enum ut_err ut_file_write(const char *path, const void *data, size_t len,
     return UT_OK;
 }
 
-static enum ut_err copy(const char *from, const char *to, struct ut_error *e)
+enum ut_err ut_file_copy(const char *from, const char *to, struct ut_error *e)
 {
     int fd = open(from, O_RDONLY | O_CLOEXEC);
     void *data = NULL;
@@ -67,7 +67,7 @@ enum ut_err ut_file_move(const char *from, const char *to, struct ut_error *e)
         return UT_OK;
     if (errno != EXDEV)
         return ut_fail(e, UT_EIO, "%.100s to %.100s: %m", from, to);
-    rc = copy(from, to, e);
+    rc = ut_file_copy(from, to, e);
     if (!rc)
         unlink(from);
     return rc;

@@ -10,6 +10,10 @@
 UT_MUSTUSE enum ut_err ut_file_write(const char *path, const void *data,
                                      size_t len, struct ut_error *e);
 
+/* As ut_file_write. */
+UT_MUSTUSE enum ut_err ut_file_copy(const char *from, const char *to,
+                                    struct ut_error *e);
+
 /* Renames, or copies and removes where the two are on different volumes: the
  * new one is there whole or not at all. Errors: UT_EIO; then the old one
  * stays. */

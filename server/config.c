@@ -113,6 +113,9 @@ static const struct option options[] = {
      "where --store is given"},
     {"if-none", BOOL, COMMAND_LINE, AT(if_none), 0, 0, "false", NULL,
      "with --create-key: only if there is no key yet, and else print nothing"},
+    {"add-model", TEXT, COMMAND_LINE, AT(add_model), 0, 0, NULL, "FILE",
+     "take a model file into the repository of --data, as a candidate, print "
+     "its version and exit; `tscaf models activate VERSION --force` uses it"},
     {"copy-store", BOOL, COMMAND_LINE, AT(copy_store), 0, 0, "false", NULL,
      "with --store: copy all that the SQLite file in --data holds into that "
      "database, which must be empty, and exit"},

@@ -62,6 +62,7 @@ struct srv_config {
     /* Only on the command line (config: environment too). */
     char *config;     /* file */
     char *create_key; /* "ROLE:NAME" */
+    char *add_model;  /* a file */
     bool if_none, copy_store, healthcheck, help, version;
 };
 

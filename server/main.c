@@ -14,6 +14,7 @@
 
 #include "model/shipped.h"
 #include "model/vision/face.h"
+#include "server/add_model.h"
 #include "server/app.h"
 #include "server/auth.h"
 #include "server/calls/dispatch.h"
@@ -441,6 +442,17 @@ static int create_key(const struct srv_config *c)
     return rc ? complain(&e) : 0;
 }
 
+static int add_model(const struct srv_config *c)
+{
+    char version[17];
+    struct ut_error e;
+
+    if (srv_add_model(c, version, &e))
+        return complain(&e);
+    printf("%s\n", version);
+    return 0;
+}
+
 /* From SQLite in --data to PostgreSQL at --store, while no server runs. */
 static int copy_store(const struct srv_config *c)
 {
@@ -521,6 +533,11 @@ int main(int argc, char **argv)
     }
     if (c->create_key) {
         code = create_key(c);
+        srv_config_fini(c);
+        return code;
+    }
+    if (c->add_model) {
+        code = add_model(c);
         srv_config_fini(c);
         return code;
     }

@@ -243,6 +243,52 @@ static void rollback__more_faces_than_the_queue_takes__embedded(void **state)
     test_answer_fini(&a);
 }
 
+/* What was trained, grafted or calibrated elsewhere comes into a server that
+ * runs, with the faces that are enrolled. */
+static void add_model__file_from_elsewhere__activated(void **state)
+{
+    char file[128], line[400], out[400], version[17], id[64];
+    struct test_answer a = {0};
+    struct test_server s;
+
+    (void)state;
+    test_server_start(&s, NULL);
+    test_enroll(&s, "X", 1, id);
+    snprintf(file, sizeof(file), "%s/mine.safetensors", s.dir);
+    snprintf(line, sizeof(line),
+             "%s/tscaf-model init --name mine " TINY " %s >/dev/null",
+             test_programs(), file);
+    assert_int_equal(system(line), 0);
+    for (int i = 0; i < 2; i++) { /* again is as good as once */
+        assert_int_equal(
+            test_server_run(&s,
+                            (const char *const[]){"--add-model", file, NULL},
+                            out, sizeof(out)),
+            0);
+        out[strcspn(out, "\n")] = '\0';
+        assert_int_equal(strlen(out), 16);
+    }
+    snprintf(version, sizeof(version), "%s", out);
+    assert_int_equal(activate(&s, version, "{}", &a), 400);
+    assert_non_null(strstr(a.body, "added by hand"));
+    assert_int_equal(activate(&s, version, "{\"force\":true}", &a), 202);
+    test_model_wait(&s, version);
+    assert_true(test_finds(&s, 1, id));
+    /* Known, and in use: it stays so. */
+    assert_int_equal(
+        test_server_run(&s, (const char *const[]){"--add-model", file, NULL},
+                        out, sizeof(out)),
+        0);
+    test_model_wait(&s, version);
+    assert_int_equal(
+        test_server_run(&s, (const char *const[]){"--add-model", TINY, NULL},
+                        out, sizeof(out)),
+        1);
+    assert_non_null(strstr(out, TINY));
+    assert_int_equal(test_server_stop(&s), 0);
+    test_answer_fini(&a);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -253,6 +299,7 @@ int main(void)
         cmocka_unit_test(
             activate__face_without_a_crop__listed_unmatched_and_back),
         cmocka_unit_test(activate__model_that_does_not_recognise__answers),
+        cmocka_unit_test(add_model__file_from_elsewhere__activated),
         cmocka_unit_test(rollback__more_faces_than_the_queue_takes__embedded),
     };
 
