@@ -55,7 +55,7 @@ function snapper(server, onPicture) {
   const frame = h('div', { class: 'snap', hidden: true }, video, guide);
   const take = h('button', { type: 'button', class: 'primary', hidden: true }, 'Take a picture');
   const toggle = h('button', { type: 'button' }, 'Use the camera');
-  let stop = null;
+  let camera = null; // stops it, also where it is still asked for
   video.muted = true;
 
   function showGuide() {
@@ -65,26 +65,32 @@ function snapper(server, onPicture) {
   }
 
   function close() {
-    stop?.();
-    stop = null;
+    camera?.abort();
+    camera = null;
     frame.hidden = take.hidden = true;
     toggle.textContent = 'Use the camera';
   }
 
   toggle.addEventListener('click', async () => {
     problem.textContent = '';
-    if (stop) {
+    if (camera) {
       close();
       return;
     }
+    camera = new AbortController();
+    toggle.textContent = 'Camera off';
+    const { signal } = camera;
     try {
-      stop = await openCamera(video);
+      await openCamera(video, signal);
     } catch (e) {
-      problem.textContent = e.message;
+      if (!signal.aborted) {
+        close();
+        problem.textContent = e.message;
+      }
       return;
     }
+    if (signal.aborted) return;
     frame.hidden = take.hidden = false;
-    toggle.textContent = 'Camera off';
     guide.hidden = inputOf(server) !== 'crop';
     if (!guide.hidden) showGuide();
   });

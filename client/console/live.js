@@ -272,8 +272,7 @@ export function open(root, server) {
   const which = h('select', { id: 'face', onchange: () => choose(which.selectedIndex) });
   const several = h('span', { class: 'row', hidden: true }, h('label', { for: 'face', class: 'muted' }, 'Face'), which);
 
-  let source = null; // stops what plays
-  let aborter = new AbortController();
+  let aborter = new AbortController(); // of what plays or is sent: the camera, a clip, pictures
   let last = { faces: [], shot: null }; // and the answer, how it was sent; still: redraws a picture
   let chosen = 0;
   let running = false;
@@ -310,8 +309,6 @@ export function open(root, server) {
     cancelAnimationFrame(raf);
     aborter.abort();
     aborter = new AbortController();
-    source?.();
-    source = null;
     why.enable(false);
     why.clear();
     chosen = 0;
@@ -346,22 +343,21 @@ export function open(root, server) {
     panel.show(answer, faces[chosen], trip, perSecond);
   }
 
-  async function loop() {
+  async function loop(signal) {
     const ends = []; // of the last answers
-    while (running) {
+    while (!signal.aborted) {
       const began = performance.now();
       try {
         const shot = await grab(video, input());
         const sent = performance.now();
-        const answer = await analyze(shot.blob, { input: input(), signal: aborter.signal });
+        const answer = await analyze(shot.blob, { input: input(), signal });
         const now = performance.now();
-        if (!running) return;
         ends.push(now);
         while (ends.length > 1 && now - ends[0] > 5000) ends.shift();
         problem.textContent = '';
         take(answer, shot, now - sent, ends.length > 2 ? ((ends.length - 1) * 1000) / (now - ends[0]) : 0);
       } catch (e) {
-        if (!running) return;
+        if (signal.aborted) return;
         fail(e);
         last = { faces: [], shot: null };
         why.enable(false);
@@ -374,29 +370,32 @@ export function open(root, server) {
 
   async function play(opening) {
     stop();
+    const { signal } = aborter;
     problem.textContent = '';
     strip.replaceChildren();
     last = { faces: [], shot: null };
     panel.clear(true);
     try {
-      source = await opening();
+      await opening(signal);
     } catch (e) {
+      if (signal.aborted) return;
       fail(e);
       idle();
       return;
     }
+    if (signal.aborted) return;
     running = true;
     go.textContent = 'Stop';
     go.classList.remove('primary');
     paint();
-    loop();
+    loop(signal);
   }
 
-  async function picture(f, item) {
+  async function picture(f, item, signal) {
     const sentAs = input();
     const shot = await load(f, sentAs);
     const sent = performance.now();
-    const answer = await analyze(shot.blob, { input: sentAs, signal: aborter.signal });
+    const answer = await analyze(shot.blob, { input: sentAs, signal });
     const trip = performance.now() - sent;
     const faces = answer.frames[0]?.faces ?? [];
     const show = () => {
@@ -424,7 +423,7 @@ export function open(root, server) {
     const clips = files.filter(isClip);
     const pictures = files.filter((f) => !isClip(f));
     if (clips.length) {
-      await play(() => openClip(video, clips[0]));
+      await play((signal) => openClip(video, clips[0], signal));
       return;
     }
     if (!pictures.length) return;
@@ -437,7 +436,7 @@ export function open(root, server) {
       const item = h('li', null, h('span', { class: 'muted' }, `${f.name} …`));
       strip.append(item);
       try {
-        await picture(f, item);
+        await picture(f, item, signal);
       } catch (e) {
         if (signal.aborted) return;
         fail(e);
@@ -452,7 +451,7 @@ export function open(root, server) {
       last = { faces: [], shot: null };
       idle();
     } else {
-      play(() => openCamera(video));
+      play((signal) => openCamera(video, signal));
     }
   });
   file.addEventListener('change', () => {

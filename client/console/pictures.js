@@ -59,8 +59,9 @@ function cameraFailure(e) {
   return `The camera does not start: ${e.message}`;
 }
 
-/** Plays the camera in video; returns a function that stops it. */
-export async function openCamera(video) {
+/** Plays the camera in video until signal is aborted, which it may be before
+ * the reader has allowed it. */
+export async function openCamera(video, signal) {
   if (!navigator.mediaDevices)
     throw new Error('Browsers give the camera only to pages of this machine or over HTTPS. Pictures and clips work here.');
   let stream;
@@ -70,32 +71,37 @@ export async function openCamera(video) {
   } catch (e) {
     throw new Error(cameraFailure(e));
   }
-  video.srcObject = stream;
-  await video.play();
-  return () => {
+  const close = () => {
     for (const track of stream.getTracks()) track.stop();
-    video.srcObject = null;
+    if (video.srcObject === stream) video.srcObject = null; // else it is another's by now
   };
+  try {
+    signal.throwIfAborted();
+    signal.addEventListener('abort', close);
+    video.srcObject = stream;
+    await video.play();
+  } catch (e) {
+    close();
+    throw e;
+  }
 }
 
-/** Plays a clip from a file, over and over; returns a function that stops it. */
-export async function openClip(video, file) {
+/** Plays a clip from a file, over and over, until signal is aborted. */
+export async function openClip(video, file, signal) {
   const url = URL.createObjectURL(file);
+  signal.addEventListener('abort', () => {
+    video.pause();
+    video.removeAttribute('src');
+    video.load();
+    URL.revokeObjectURL(url);
+  });
   video.src = url;
   video.loop = true;
   try {
     await video.play();
   } catch {
-    URL.revokeObjectURL(url);
-    video.removeAttribute('src');
     throw new Error(`${file.name}: this browser cannot play it.`);
   }
-  return () => {
-    video.pause();
-    video.removeAttribute('src');
-    video.load();
-    URL.revokeObjectURL(url);
-  };
 }
 
 const blobOf = (canvas, type, quality) =>

@@ -1,7 +1,7 @@
 // The Drivers page: made, enrolled, refused, found, deleted.
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { api, behaved, drawn, drop, enrolled, leave, scene, shoot } from './harness.js';
+import { api, behaved, drawn, drop, enrolled, holdCameras, leave, scene, shoot, tracksAre } from './harness.js';
 
 const s = scene();
 
@@ -64,6 +64,21 @@ test('drivers: enrolled by the camera, a face and a driver deleted', async () =>
   await page.getByRole('dialog').getByRole('button', { name: 'Delete' }).click();
   await page.getByText('Choose a driver').waitFor();
   await page.locator('.people').getByText('Second Driver').waitFor({ state: 'detached' });
+  await leave(page);
+});
+
+test('drivers: a camera that is allowed after it was left, or put off again, stays off', async () => {
+  const { id } = await enrolled(s.server, 'Late Driver', 'fleet-11', []);
+  const page = await s.page({ hash: `#drivers/${id}` });
+  await holdCameras(page);
+  await page.getByRole('button', { name: 'Use the camera' }).click();
+  await page.getByRole('button', { name: 'Camera off' }).click();
+  await page.getByRole('button', { name: 'Use the camera' }).click();
+  await tracksAre(page, 'live', 'live');
+  await page.getByRole('link', { name: 'System', exact: true }).click();
+  await page.locator('.tile').first().waitFor();
+  await page.evaluate(() => window.release());
+  await tracksAre(page, 'ended', 'ended');
   await leave(page);
 });
 

@@ -140,6 +140,25 @@ export function scene() {
 export const behaved = (s) => test('nothing was asked of others, the policy refused nothing', () =>
   assert.deepEqual(s.browser.faults, []));
 
+/** Holds cameras back, as somebody does who thinks about the browser's question:
+ * window.release() allows them. */
+export const holdCameras = (page) => page.evaluate(() => {
+  const media = navigator.mediaDevices;
+  const opened = media.getUserMedia.bind(media);
+  const held = new Promise((go) => { window.release = go; });
+  window.tracks = [];
+  media.getUserMedia = async (what) => {
+    const stream = await opened(what);
+    window.tracks.push(...stream.getTracks());
+    await held;
+    return stream;
+  };
+});
+
+/** Waits until the tracks of these cameras are 'live' or 'ended', one after the other. */
+export const tracksAre = (page, ...states) => page.waitForFunction((want) =>
+  window.tracks.map((t) => t.readyState).join() === want, states.join());
+
 /** Not while a route's answer is on its way: it would find no page. */
 export async function leave(page) {
   await page.unrouteAll({ behavior: 'wait' });

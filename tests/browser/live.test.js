@@ -3,7 +3,7 @@
 import assert from 'node:assert/strict';
 import { readFileSync } from 'node:fs';
 import { test } from 'node:test';
-import { api, behaved, browse, drawn, drop, enrolled, leave, realFrame, scene, serve, shoot } from './harness.js';
+import { api, behaved, browse, drawn, drop, enrolled, holdCameras, leave, realFrame, scene, serve, shoot, tracksAre } from './harness.js';
 
 const s = scene();
 const sampleDriver = () => enrolled(s.server, 'Sample Driver', 'fleet-7', [drawn('e1.png', { identity: 7 }),
@@ -126,6 +126,67 @@ test('live: the camera is watched, the driver recognised, the curve drawn', asyn
   await page.getByRole('img', { name: /Sample Driver: what speaks for the fatigue answer/ }).waitFor();
   await page.getByRole('button', { name: 'Stop' }).click();
   await page.getByText('Nothing is on').waitFor();
+  await leave(page);
+});
+
+/** How many pictures the page has sent; to be called again. */
+function counted(page) {
+  let sent = 0;
+  page.on('request', (r) => { sent += r.url().includes('/v1/analyze'); });
+  return () => sent;
+}
+
+test('live: a camera that is allowed after the page was left stays off, and nothing is sent', async () => {
+  const page = await s.page();
+  const sent = counted(page);
+  await holdCameras(page);
+  await page.getByRole('button', { name: 'Start the camera' }).click();
+  await tracksAre(page, 'live');
+  await page.getByRole('link', { name: 'System', exact: true }).click();
+  await page.locator('.tile').first().waitFor();
+  await page.evaluate(() => window.release());
+  await tracksAre(page, 'ended');
+  assert.equal(sent(), 0);
+  await leave(page);
+});
+
+test('live: a camera that is started twice is one, which Stop stops', async () => {
+  const page = await s.page();
+  await holdCameras(page);
+  const start = page.getByRole('button', { name: 'Start the camera' });
+  await start.click();
+  await start.click();
+  await tracksAre(page, 'live', 'live');
+  await page.evaluate(() => window.release());
+  await page.waitForResponse((r) => r.url().includes('/v1/analyze') && r.ok());
+  await tracksAre(page, 'ended', 'live');
+  await page.getByRole('button', { name: 'Stop' }).click();
+  await tracksAre(page, 'ended', 'ended');
+  await page.getByText('Nothing is on').waitFor();
+  await leave(page);
+});
+
+test('live: pictures that are still read when the page is left are not sent', async () => {
+  const page = await s.page();
+  const sent = counted(page);
+  await page.evaluate(() => {
+    const read = window.createImageBitmap;
+    const held = new Promise((go) => { window.release = go; });
+    window.createImageBitmap = async (...of) => {
+      window.reading = true;
+      await held;
+      return read(...of);
+    };
+  });
+  await page.setInputFiles('#files', [drawn('one.png', { identity: 3 }), drawn('two.png', { identity: 4 })]);
+  await page.waitForFunction(() => window.reading);
+  await page.getByRole('link', { name: 'System', exact: true }).click();
+  await page.locator('.tile').first().waitFor();
+  await page.evaluate(() => {
+    window.release();
+    return new Promise((r) => setTimeout(r, 500)); // time to send it
+  });
+  assert.equal(sent(), 0);
   await leave(page);
 });
 
