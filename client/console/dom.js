@@ -60,6 +60,30 @@ export function when(rfc3339) {
 /** "1 face", "2 faces". */
 export const count = (n, word) => `${number(n)} ${word}${n === 1 ? '' : 's'}`;
 
+/** Runs an action once at a time: the button or input that starts it is off meanwhile. */
+export const once = (action) => async (e) => {
+  e.preventDefault();
+  const by = e.submitter ?? e.currentTarget;
+  const focused = document.activeElement === by;
+  by.disabled = true;
+  try {
+    await action(e);
+  } finally {
+    by.disabled = false;
+    if (focused && document.activeElement === document.body) by.focus({ preventScroll: true }); // being off took it away
+  }
+};
+
+/** The same; what goes wrong is said at problem. */
+export const trying = (problem, action) => once(async (e) => {
+  problem.textContent = '';
+  try {
+    await action(e);
+  } catch (err) {
+    problem.textContent = err.message;
+  }
+});
+
 /** A card with a heading; extra goes to the heading's right. */
 export function card(title, extra, ...children) {
   const id = `c${Math.random().toString(36).slice(2)}`;

@@ -1,6 +1,6 @@
 // Drivers: who is enrolled; enrolling by camera or files, searching, deleting.
 import { faces, identities } from './api.js';
-import { announce, card, confirm, count, h, number, when } from './dom.js';
+import { announce, card, confirm, count, h, number, once, trying, when } from './dom.js';
 import { quality } from './live.js';
 import { drawGuide, grab, inputChoice, inputOf, load, openCamera } from './pictures.js';
 
@@ -40,7 +40,7 @@ function outcomes() {
           text.replaceChildren(r.text, ' ');
           if (r.link) text.append(h('a', { href: `#drivers/${r.link}` }, 'See who'), ' ');
           if (r.force && again)
-            text.append(h('button', { type: 'button', class: 'small', onclick: again }, 'Enrol all the same'));
+            text.append(h('button', { type: 'button', class: 'small', onclick: once(again) }, 'Enrol all the same'));
         },
       };
     },
@@ -206,17 +206,11 @@ function newDriver(onMade) {
   const external = h('input', { id: 'new-external', maxlength: 200, autocomplete: 'off' });
   const problem = h('p', { class: 'problem', role: 'alert' });
   return h('details', { class: 'new' }, h('summary', null, 'New driver'),
-    h('form', { class: 'stack', onsubmit: async (e) => {
-      e.preventDefault();
-      problem.textContent = '';
-      try {
-        const made = await identities.create({ name: name.value.trim(), external_id: external.value.trim() });
-        name.value = external.value = '';
-        onMade(made);
-      } catch (err) {
-        problem.textContent = err.message;
-      }
-    } },
+    h('form', { class: 'stack', onsubmit: trying(problem, async () => {
+      const made = await identities.create({ name: name.value.trim(), external_id: external.value.trim() });
+      name.value = external.value = '';
+      onMade(made);
+    }) },
     h('label', { for: 'new-name' }, 'Name'), name,
     h('label', { for: 'new-external' }, 'Your own id (optional)'), external, problem,
     h('button', { class: 'primary', type: 'submit' }, 'Create')));

@@ -1,7 +1,7 @@
 // System: what the server is doing, by its own figures; models, keys, audit.
 import { audit, keys, metrics, models, readiness } from './api.js';
 import { bars, curve } from './charts.js';
-import { card, confirm, duration, h, large, number, when } from './dom.js';
+import { card, confirm, duration, h, large, number, trying, when } from './dom.js';
 import { buckets, parse, quantile, total } from './metrics.js';
 
 export const title = 'System';
@@ -141,17 +141,12 @@ function keyCard() {
   refresh();
   return card('Keys', null, problem,
     h('div', { class: 'scroll' }, h('table', null, h('thead', null, h('tr', null, ['Name', 'Role', 'Made', ''].map((t) => h('th', { scope: 'col' }, t || h('span', { class: 'unseen' }, 'Revoke'))))), body)),
-    h('form', { class: 'row', onsubmit: async (e) => {
-      e.preventDefault();
-      try {
-        const made = await keys.create(name.value.trim(), role.value);
-        name.value = '';
-        secret.replaceChildren(h('p', { class: 'notice info' }, 'The secret, shown only now: ', h('code', { id: 'secret-shown' }, made.secret)));
-        refresh();
-      } catch (err) {
-        problem.textContent = err.message;
-      }
-    } }, h('label', { for: 'key-name' }, 'New key for'), name, h('label', { class: 'unseen', for: 'key-role' }, 'Role'), role,
+    h('form', { class: 'row', onsubmit: trying(problem, async () => {
+      const made = await keys.create(name.value.trim(), role.value);
+      name.value = '';
+      secret.replaceChildren(h('p', { class: 'notice info' }, 'The secret, shown only now: ', h('code', { id: 'secret-shown' }, made.secret)));
+      await refresh();
+    }) }, h('label', { for: 'key-name' }, 'New key for'), name, h('label', { class: 'unseen', for: 'key-role' }, 'Role'), role,
     h('button', { type: 'submit' }, 'Make')), secret);
 }
 

@@ -1,7 +1,7 @@
 // Training: datasets, jobs with their losses as they fall, versions of the model.
 import { datasets, jobs, versions, watch } from './api.js';
 import { comparison } from './compare.js';
-import { announce, card, confirm, count, duration, h, large, number, when } from './dom.js';
+import { announce, card, confirm, count, duration, h, large, number, trying, when } from './dom.js';
 import { lines } from './charts.js';
 import { inputChoice, inputOf } from './pictures.js';
 
@@ -14,17 +14,6 @@ const table = (heads, body) => h('div', { class: 'scroll' }, h('table', null, h(
 const small = (text, label, onclick) => h('button', { type: 'button', class: 'small', 'aria-label': label, onclick }, text);
 const none = (columns, text) => h('tr', null, h('td', { colspan: columns, class: 'muted' }, text));
 const field = (id, label, input) => h('div', { class: 'field' }, h('label', { for: id }, label), input);
-
-/** Runs an action of a button; what goes wrong is said at problem. */
-const trying = (problem, action) => async (e) => {
-  e?.preventDefault();
-  problem.textContent = '';
-  try {
-    await action(e);
-  } catch (err) {
-    problem.textContent = err.message;
-  }
-};
 
 // ---- Datasets ----
 

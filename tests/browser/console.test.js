@@ -4,7 +4,7 @@ import assert from 'node:assert/strict';
 import { readFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { test } from 'node:test';
-import { api, behaved, browse, drawn, enrolled, leave, scene, serve, shoot } from './harness.js';
+import { api, behaved, browse, drawn, enrolled, holdRequests, leave, scene, serve, shoot } from './harness.js';
 
 const s = scene();
 const PAGES = ['Live', 'Drivers', 'Training', 'System'];
@@ -46,6 +46,18 @@ test('system: the model that answers, not those that could; the first key is to 
   assert.equal(await card.locator('dl').count(), 1);
   await page.getByText('No key yet').waitFor();
   assert.equal(await page.getByLabel('Role').inputValue(), 'admin');
+  await leave(page);
+});
+
+test('system: a double click makes one key', async () => {
+  const page = await s.page({ hash: '#system' });
+  const held = await holdRequests(page, 'POST', '**/v1/keys', // else the server would be closed
+    (route) => route.fulfill({ status: 201, json: { key: {}, secret: `tscaf_${held.count()}` } }));
+  await page.getByLabel('New key for').fill('ops');
+  await page.getByRole('button', { name: 'Make' }).dblclick();
+  held.release();
+  await page.locator('#secret-shown').getByText('tscaf_1').waitFor();
+  assert.equal(held.count(), 1);
   await leave(page);
 });
 

@@ -1,7 +1,7 @@
 // The Drivers page: made, enrolled, refused, found, deleted.
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { api, behaved, drawn, drop, enrolled, holdCameras, leave, scene, shoot, tracksAre } from './harness.js';
+import { api, behaved, drawn, drop, enrolled, holdCameras, holdRequests, leave, scene, shoot, tracksAre } from './harness.js';
 
 const s = scene();
 
@@ -64,6 +64,18 @@ test('drivers: enrolled by the camera, a face and a driver deleted', async () =>
   await page.getByRole('dialog').getByRole('button', { name: 'Delete' }).click();
   await page.getByText('Choose a driver').waitFor();
   await page.locator('.people').getByText('Second Driver').waitFor({ state: 'detached' });
+  await leave(page);
+});
+
+test('drivers: a double click makes one', async () => {
+  const page = await s.page({ hash: '#drivers' });
+  const held = await holdRequests(page, 'POST', '**/v1/identities');
+  await page.getByText('New driver').click();
+  await page.getByLabel('Name', { exact: true }).fill('Fifth Driver');
+  await page.getByRole('button', { name: 'Create' }).dblclick();
+  held.release();
+  await page.getByRole('heading', { name: 'Fifth Driver' }).waitFor();
+  assert.equal(held.count(), 1);
   await leave(page);
 });
 

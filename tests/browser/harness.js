@@ -159,6 +159,21 @@ export const holdCameras = (page) => page.evaluate(() => {
 export const tracksAre = (page, ...states) => page.waitForFunction((want) =>
   window.tracks.map((t) => t.readyState).join() === want, states.join());
 
+/** Holds the page's requests of a method to addresses that fit url back until
+ * release(); then answer(route) has them. count() is how many there were. */
+export async function holdRequests(page, method, url, answer = (route) => route.continue()) {
+  let n = 0;
+  let release;
+  const held = new Promise((go) => { release = go; });
+  await page.route(url, async (route) => {
+    if (route.request().method() !== method) return route.fallback();
+    n++;
+    await held;
+    return answer(route);
+  });
+  return { count: () => n, release };
+}
+
 /** Not while a route's answer is on its way: it would find no page. */
 export async function leave(page) {
   await page.unrouteAll({ behavior: 'wait' });

@@ -3,7 +3,7 @@
 import assert from 'node:assert/strict';
 import { readFileSync } from 'node:fs';
 import { test } from 'node:test';
-import { api, behaved, browse, drawn, drop, enrolled, holdCameras, leave, realFrame, scene, serve, shoot, tracksAre } from './harness.js';
+import { api, behaved, browse, drawn, drop, enrolled, holdCameras, holdRequests, leave, realFrame, scene, serve, shoot, tracksAre } from './harness.js';
 
 const s = scene();
 const sampleDriver = () => enrolled(s.server, 'Sample Driver', 'fleet-7', [drawn('e1.png', { identity: 7 }),
@@ -79,16 +79,11 @@ test('live: what explains one picture is not shown beside another', async () => 
   await picture.waitFor({ state: 'hidden' });
   await page.getByText('Grad-CAM, on demand').waitFor();
   // Nor is an answer that comes late.
-  let release;
-  const held = new Promise((go) => { release = go; });
-  await page.route('**/v1/explain*', async (route) => {
-    await held;
-    await route.continue();
-  });
+  const held = await holdRequests(page, 'POST', '**/v1/explain*');
   await page.getByRole('button', { name: 'Explain' }).click();
   await two.click();
   const late = page.waitForResponse('**/v1/explain*');
-  release();
+  held.release();
   await (await late).finished();
   await page.locator('#explain:enabled').waitFor();
   assert.ok(await picture.isHidden());

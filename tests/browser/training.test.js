@@ -4,7 +4,7 @@ import { execFileSync } from 'node:child_process';
 import { mkdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { test } from 'node:test';
-import { api, behaved, drawn, enrolled, folder, leave, scene, shoot } from './harness.js';
+import { api, behaved, drawn, enrolled, folder, holdRequests, leave, scene, shoot } from './harness.js';
 
 const s = scene();
 const PEOPLE = 10;
@@ -91,6 +91,17 @@ test('training: a job paused, resumed, cancelled, deleted; one without data refu
     if (await gone.isVisible()) break;
   }
   await page.locator('#job-state').waitFor({ state: 'detached' });
+  await leave(page);
+});
+
+test('training: a job is asked for once, however often Start is pressed meanwhile', async () => {
+  const page = await s.page({ hash: '#training' });
+  const held = await holdRequests(page, 'POST', '**/v1/jobs', (route) => route.fulfill({ status: 409, json: { message: 'not now' } }));
+  await fillJob(page, { name: 'twice', steps: 10 });
+  await page.getByRole('button', { name: 'Start', exact: true }).evaluate((b) => b.click());
+  held.release();
+  await page.getByRole('alert').filter({ hasText: 'not now' }).waitFor();
+  assert.equal(held.count(), 1);
   await leave(page);
 });
 
