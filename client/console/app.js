@@ -98,15 +98,22 @@ function askKey(problem) {
   declined = true; // until a key is given, or the page is changed
   const input = h('input', { id: 'secret', type: 'password', autocomplete: 'off', spellcheck: 'false',
     value: '', 'aria-describedby': 'key-help key-problem', placeholder: 'tscaf_…' });
+  const told = h('p', { id: 'key-problem', class: 'problem', role: 'alert' }, problem);
   const form = h('form', { class: 'stack', onsubmit: (e) => {
     e.preventDefault();
-    key.set(input.value.trim());
+    const secret = input.value.trim();
+    const odd = /[^\x21-\x7e]/u.exec(secret)?.[0]; // no header can have some of these
+    if (odd) {
+      told.textContent = odd.trim() ? `No key has “${odd}” in it.` : 'No key has a space in it.';
+      return;
+    }
+    key.set(secret);
     declined = false;
     dialog.close();
     connect().then(route);
   } },
   h('label', { for: 'secret' }, 'API key'), input,
-  h('p', { id: 'key-problem', class: 'problem', role: 'alert' }, problem),
+  told,
   h('p', { id: 'key-help', class: 'muted' }, 'Kept in this tab only, and sent to this server only. The first one is made by ',
     h('code', null, 'tscafd --create-key admin:NAME'), '; until there is one, a server on this machine asks for none.'),
   h('div', { class: 'row end' },

@@ -94,16 +94,16 @@ function snapper(server, onPicture) {
     guide.hidden = inputOf(server) !== 'crop';
     if (!guide.hidden) showGuide();
   });
-  take.addEventListener('click', async () => {
+  take.addEventListener('click', trying(problem, async () => {
     const shot = await grab(video, inputOf(server));
     onPicture(shot.blob, `camera, ${new Date().toLocaleTimeString()}`);
-  });
+  }));
   return { node: h('div', { class: 'stack' }, frame, h('div', { class: 'row' }, take, toggle), problem), close };
 }
 
 // ---- One driver ----
 
-function faceTile(id, face, onGone) {
+function faceTile(id, face, problem, onGone) {
   const picture = h('span', { class: 'face-picture' });
   const note = face.quality_reasons.length ? quality(face.quality_reasons) : when(face.created_at);
   if (face.has_crop)
@@ -114,11 +114,11 @@ function faceTile(id, face, onGone) {
     }, () => picture.append('not readable'));
   else picture.append('no crop kept');
   return h('li', { class: 'face' }, picture, h('small', null, note),
-    h('button', { type: 'button', class: 'small', 'aria-label': `Delete the face of ${note}`, onclick: async () => {
+    h('button', { type: 'button', class: 'small', 'aria-label': `Delete the face of ${note}`, onclick: trying(problem, async () => {
       if (!await confirm({ title: 'Delete this face?', text: 'Its crop and its embedding are removed.', action: 'Delete', danger: true })) return;
       await faces.remove(id, face.id);
-      onGone();
-    } }, 'Delete'));
+      await onGone();
+    }) }, 'Delete'));
 }
 
 async function driverPage(root, server, id, { changed }) {
@@ -128,9 +128,13 @@ async function driverPage(root, server, id, { changed }) {
   const problem = h('p', { class: 'problem', role: 'alert' });
 
   async function refresh() {
-    const list = await faces.list(id);
-    tiles.replaceChildren(...list.map((f) => faceTile(id, f, refresh)));
-    if (!list.length) tiles.append(h('li', { class: 'muted' }, 'No face yet: this driver cannot be recognised.'));
+    try {
+      const list = await faces.list(id);
+      tiles.replaceChildren(...list.map((f) => faceTile(id, f, problem, refresh)));
+      if (!list.length) tiles.append(h('li', { class: 'muted' }, 'No face yet: this driver cannot be recognised.'));
+    } catch (e) {
+      problem.textContent = `The faces are not read: ${e.message}`;
+    }
     changed();
   }
 
@@ -138,13 +142,14 @@ async function driverPage(root, server, id, { changed }) {
     const outcome = results.add(name);
     try {
       await faces.enroll(id, blob, { input: inputOf(server), force });
-      outcome.good();
-      announce(`${name}: enrolled`);
-      await refresh();
     } catch (e) {
       outcome.bad(e, force ? null : () => enroll(blob, name, true));
-      announce(`${name}: refused`);
+      announce(`${name}: not enrolled`);
+      return;
     }
+    outcome.good();
+    announce(`${name}: enrolled`);
+    await refresh();
   }
 
   async function takeFiles(list) {
@@ -178,18 +183,14 @@ async function driverPage(root, server, id, { changed }) {
   ].filter(Boolean).map(([k, v]) => h('div', null, h('dt', null, k), h('dd', null, v))));
 
   root.replaceChildren(
-    card(driver.name, h('button', { type: 'button', class: 'danger', onclick: async () => {
+    card(driver.name, h('button', { type: 'button', class: 'danger', onclick: trying(problem, async () => {
       if (!await confirm({ title: `Delete ${driver.name}?`, action: 'Delete', danger: true,
         text: 'The driver, all faces, crops and embeddings are removed; the audit log keeps that it happened.' })) return;
-      try {
-        await identities.remove(id);
-        changed();
-        location.hash = '#drivers';
-        announce(`${driver.name} is deleted`);
-      } catch (e) {
-        problem.textContent = e.message;
-      }
-    } }, 'Delete driver'), facts, problem),
+      await identities.remove(id);
+      changed();
+      location.hash = '#drivers';
+      announce(`${driver.name} is deleted`);
+    }) }, 'Delete driver'), facts, problem),
     card('Faces', null, tiles),
     card('Enrol', choice.node, drop, snap.node, results.node));
   await refresh();

@@ -122,18 +122,16 @@ function keyCard() {
     try {
       const list = await keys.list();
       body.replaceChildren(...list.map((k) => h('tr', null, h('td', null, k.name), h('td', null, k.role), h('td', null, when(k.created_at)),
-        h('td', null, h('button', { type: 'button', class: 'small', 'aria-label': `Revoke ${k.name}`, onclick: async () => {
+        h('td', null, h('button', { type: 'button', class: 'small', 'aria-label': `Revoke ${k.name}`, onclick: trying(problem, async () => {
           if (!await confirm({ title: `Revoke ${k.name}?`, text: 'Whoever uses it is refused from now on.', action: 'Revoke', danger: true })) return;
           try {
             await keys.remove(k.id);
-          } catch (e) {
-            problem.textContent = e.message;
+          } finally {
+            await refresh(); // it may be gone by another's hand
           }
-          refresh();
-        } }, 'Revoke')))));
+        }) }, 'Revoke')))));
       if (!list.length) role.value = 'admin'; // another first key would shut its maker out
       if (!list.length) body.append(h('tr', null, h('td', { colspan: 4, class: 'muted' }, 'No key yet: on this machine the server is open. With the first key it is closed; make that an admin.')));
-      problem.textContent = '';
     } catch (e) {
       problem.textContent = e.status === 403 ? 'Keys are for admins; your key is not one.' : e.message;
     }

@@ -43,7 +43,7 @@ function datasetCard(server, changed) {
     archive.addEventListener('change', trying(problem, async () => {
       const [file] = archive.files;
       said.textContent = `${file.name} is on its way…`;
-      const after = await datasets.upload(d.id, file);
+      const after = await datasets.upload(d.id, file).finally(() => { said.textContent = ''; });
       said.textContent = `${d.name}: ${count(after.pictures, 'picture')}, ${number(after.problem_count)} left out`;
       await refresh();
     }));

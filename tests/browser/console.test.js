@@ -61,6 +61,22 @@ test('system: a double click makes one key', async () => {
   await leave(page);
 });
 
+test('system: a key that is not revoked is said to be, also when the keys are read anew', async () => {
+  const page = await s.page();
+  const keys = [{ id: 'k1', name: 'old', role: 'enroll', created_at: '2026-01-01T00:00:00Z' }];
+  await page.route('**/v1/keys', (route) => route.fulfill({ json: { keys } }));
+  await page.route('**/v1/keys/k1', (route) => {
+    keys.push({ ...keys[0], id: 'k2', name: 'new' });
+    return route.fulfill({ status: 500, json: { message: 'the disk is full' } });
+  });
+  await page.getByRole('link', { name: 'System', exact: true }).click();
+  await page.getByRole('button', { name: 'Revoke old' }).click();
+  await page.getByRole('dialog').getByRole('button', { name: 'Revoke' }).click();
+  await page.locator('td').getByText('new', { exact: true }).waitFor();
+  await page.getByRole('alert').filter({ hasText: 'the disk is full' }).waitFor();
+  await leave(page);
+});
+
 test('narrow screen: every page fits, and can be used', async () => {
   await enrolled(s.server, 'Sample Driver', 'fleet-7', [drawn('e1.png', { identity: 7 })]);
   const page = await s.page({ viewport: { width: 390, height: 844 } });
@@ -169,6 +185,8 @@ test('keys: asked for, refused, taken, kept to the tab; what is for admins is sa
       await page.getByRole('button', { name: 'Use this key' }).click();
     };
     await page.getByRole('dialog').waitFor();
+    await use('tscaf_10€'); // nothing that can be sent
+    await page.getByRole('dialog').getByRole('alert').filter({ hasText: '€' }).waitFor();
     await use('wrong');
     await page.getByRole('alert').filter({ hasText: 'does not know this key' }).waitFor();
     await shoot(page, 'key');

@@ -94,6 +94,23 @@ test('drivers: a camera that is allowed after it was left, or put off again, sta
   await leave(page);
 });
 
+test('drivers: a face that is not deleted, and faces that are not read, are said to be; an enrolment stays one', async () => {
+  const { id } = await enrolled(s.server, 'Sixth Driver', 'fleet-13', [drawn('kept.png', { identity: 12 })]);
+  const page = await s.page({ hash: `#drivers/${id}` });
+  const said = (text) => page.getByRole('alert').filter({ hasText: text }).waitFor();
+  const failing = (message) => ({ status: 500, json: { message } });
+  await page.route('**/faces/*', (route) => route.request().method() === 'DELETE' ? route.fulfill(failing('the disk is full')) : route.fallback());
+  await page.locator('.face').getByRole('button').click();
+  await page.getByRole('dialog').getByRole('button', { name: 'Delete' }).click();
+  await said('the disk is full');
+  await page.route('**/faces?*', (route) => route.fulfill({ status: 201, json: {} }));
+  await page.route('**/faces', (route) => route.fulfill(failing('the disk is gone')));
+  await page.setInputFiles('#enroll-files', drawn('good.png', { identity: 12, noise: 3 }));
+  await said('the disk is gone');
+  await page.locator('.outcomes .good').getByText('enrolled').waitFor();
+  await leave(page);
+});
+
 test('drivers: a name without one is asked for, an id that is taken and a driver who is gone are said to be', async () => {
   const page = await s.page({ hash: '#drivers' });
   await page.getByText('New driver').click();

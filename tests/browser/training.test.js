@@ -64,6 +64,7 @@ test('training: datasets made, filled by archives and one by one; what is wrong 
 
   await makeDataset(page, 'Broken', 'fatigue', { name: 'no.tar', mimeType: 'application/x-tar', buffer: Buffer.from('no archive') });
   await page.getByRole('alert').filter({ hasText: /archive/ }).waitFor();
+  assert.equal(await page.getByText('is on its way').count(), 0);
   await page.getByRole('button', { name: 'Delete Broken' }).click();
   await page.getByRole('dialog').getByRole('button', { name: 'Delete' }).click();
   await page.getByRole('cell', { name: 'Broken', exact: true }).waitFor({ state: 'detached' });
