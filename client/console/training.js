@@ -8,6 +8,7 @@ import { inputChoice, inputOf } from './pictures.js';
 export const title = 'Training';
 
 const GOING = ['queued', 'running'];
+const LASTING = [...GOING, 'paused']; // more may come
 const cell = (...content) => h('td', null, ...content);
 const table = (heads, body) => h('div', { class: 'scroll' }, h('table', null, h('thead', null, h('tr', null, heads.map((t) =>
   h('th', { scope: 'col' }, t || h('span', { class: 'unseen' }, 'Actions'))))), body));
@@ -134,20 +135,33 @@ const figureRows = (list) => list.map((x) => h('tr', null, cell(x.task), cell(nu
 
 function watched(problem, changed) {
   const node = h('div', { class: 'stack' });
+  const head = h('div', { class: 'row' });
+  const reason = h('span', { class: 'muted' });
+  const rest = h('div');
   let stop = null;
   let id = '';
   let shown = null; // the job as it was told last
   const curves = { fatigue: [], recognition: [] };
   const trained = (job) => Object.keys(curves).filter((task) => job[`${task}_dataset`]);
 
+  /** The state and what can be done about it: only when that has changed, so that a
+   * button stays under the finger and keeps the focus. */
+  function drawHead(job) {
+    const act = (text, f) => small(text, `${text} ${job.name}`, trying(problem, async () => { await f(job.id); changed(); }));
+    const used = head.querySelector(':focus') ?? head.querySelector(':disabled'); // which lost the focus by being off
+    const buttons = [job.state === 'running' && act('Pause', jobs.pause), job.state === 'paused' && act('Resume', jobs.resume),
+      LASTING.includes(job.state) && act('Cancel', jobs.cancel)].filter(Boolean);
+    head.replaceChildren(h('strong', null, job.name || job.id), h('span', { class: 'badge', id: 'job-state' }, job.state), reason,
+      h('span', { class: 'grow' }), ...buttons);
+    if (used && document.activeElement === document.body)
+      (buttons.find((b) => b.textContent === used.textContent) ?? buttons[0])?.focus();
+  }
+
   function draw(job) {
     const p = job.progress ?? {};
     const bar = h('progress', { max: p.steps || 1, value: p.step || 0, 'aria-label': 'Steps done' });
-    const act = (text, f) => small(text, `${text} ${job.name}`, trying(problem, async () => { await f(job.id); changed(); }));
-    node.replaceChildren(
-      h('div', { class: 'row' }, h('strong', null, job.name || job.id), h('span', { class: 'badge', id: 'job-state' }, job.state), job.reason && h('span', { class: 'muted' }, job.reason),
-        h('span', { class: 'grow' }), job.state === 'running' && act('Pause', jobs.pause), job.state === 'paused' && act('Resume', jobs.resume),
-        [...GOING, 'paused'].includes(job.state) && act('Cancel', jobs.cancel)),
+    reason.textContent = job.reason;
+    rest.replaceChildren(h('div', { class: 'stack' },
       bar, (p.warnings ?? []).map((text) => h('p', { class: 'problem' }, text)),
       lines(Object.entries(curves).filter(([, points]) => points.length).map(([name, points]) => ({ name: `${name} error (loss)`, points })), { label: 'errors by step' }),
       h('dl', { class: 'facts' }, [['step', `${number(p.step)} of ${number(p.steps)}`], ['pictures a second', number(p.images_per_second, 1)],
@@ -155,16 +169,18 @@ function watched(problem, changed) {
         ['time left', GOING.includes(job.state) ? duration(p.seconds_left) : '–'], ['unreadable pictures', number(p.broken)]].map(([k, v]) => h('div', null, h('dt', null, k), h('dd', null, v)))),
       job.figures.length > 0 && table(['Test', 'Pictures', 'Told apart (AUC)', 'before', 'in use', 'Mistakes (equal error rate)', 'before', 'in use'], h('tbody', null, figureRows(job.figures))),
       job.figures.length > 0 && h('p', { class: 'muted' }, 'On pictures that were kept from training. Told apart: 1 is always, 0.5 is guessing. Mistakes: the share of wrong answers, where both kinds are as frequent. '
-        + 'Before: the model that this one started from; in use: the one that answered when it was tested.'));
+        + 'Before: the model that this one started from; in use: the one that answered when it was tested.')));
   }
 
   function show(job) {
     const p = job.progress ?? {};
+    const turned = job.state !== shown?.state;
     shown = job;
     for (const task of p.step ? trained(job) : [])
       if (curves[task].at(-1)?.[0] !== p.step) curves[task].push([p.step, p[`${task}_loss`]]);
+    if (turned) drawHead(job);
     draw(job);
-    if (!GOING.includes(job.state)) {
+    if (turned && !GOING.includes(job.state)) {
       announce(`The job ${job.name} is ${job.state}`);
       changed();
     }
@@ -185,7 +201,9 @@ function watched(problem, changed) {
       if (id === job.id && stop) return;
       stop?.abort();
       id = job.id;
+      shown = null;
       for (const task of Object.keys(curves)) curves[task] = [];
+      node.replaceChildren(head, rest);
       stop = new AbortController();
       const mine = stop;
       show(job);
@@ -213,7 +231,7 @@ function jobsCard(changed) {
     const list = (await jobs.list()).reverse();
     body.replaceChildren(...list.map((j) => h('tr', null, cell(j.name || j.id.slice(0, 10)), cell(j.state),
       cell(`${number(j.progress?.step ?? 0)} / ${number(j.progress?.steps ?? j.settings?.steps ?? 0)}`), cell(when(j.created_at)),
-      cell(small('Watch', `Watch ${j.name}`, () => view.open(j)), ' ', !GOING.includes(j.state) && j.state !== 'paused' &&
+      cell(small('Watch', `Watch ${j.name}`, () => view.open(j)), ' ', !LASTING.includes(j.state) &&
         small('Delete', `Delete ${j.name}`, trying(problem, async () => { await jobs.remove(j.id); view.forget(j); await refresh(); }))))));
     if (!list.length) body.append(none(5, 'No job yet.'));
     return list;

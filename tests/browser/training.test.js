@@ -39,6 +39,12 @@ async function fillJob(page, { name, steps, fatigue = false, recognition = false
   await page.getByRole('button', { name: 'Start', exact: true }).click();
 }
 
+/** Waits until the job that is watched has made a step. */
+async function goesOn(page) {
+  const before = await page.locator('.facts dd').first().textContent();
+  await page.waitForFunction((text) => document.querySelector('.facts dd').textContent !== text, before);
+}
+
 test('training: datasets made, filled by archives and one by one; what is wrong with them is said', async () => {
   archives();
   const page = await s.page({ hash: '#training' });
@@ -78,8 +84,15 @@ test('training: a job paused, resumed, cancelled, deleted; one without data refu
   await page.getByRole('alert').filter({ hasText: /dataset/ }).waitFor();
   await fillJob(page, { name: 'long', steps: 100000, fatigue: true });
   const state = (text) => page.locator('#job-state').getByText(text, { exact: true }).waitFor();
-  await page.getByRole('button', { name: 'Pause long' }).click();
+  const pause = page.getByRole('button', { name: 'Pause long' });
+  await pause.focus();
+  for (let i = 0; i < 3; i++) await goesOn(page);
+  assert.ok(await pause.evaluate((n) => n === document.activeElement), 'the focus is lost as the job goes on');
+  const card = page.locator('.card').filter({ has: page.getByRole('heading', { name: 'Jobs', exact: true }) });
+  assert.doesNotMatch(await card.innerText(), /false|\[object/, 'what is not to be shown is shown as a word');
+  await page.keyboard.press('Enter');
   await state('paused');
+  await page.waitForFunction(() => document.activeElement.textContent === 'Resume');
   await page.getByRole('button', { name: 'Resume long' }).click();
   await page.getByRole('button', { name: 'Cancel long' }).click();
   await state('cancelled');
