@@ -133,23 +133,38 @@ export const jobs = {
   remove: (id) => send('DELETE', `v1/jobs/${id}`),
 };
 
-/** Calls fn with the job as it is, then whenever it changes, to its end. By
- * hand: a browser's EventSource sends no key. */
+const SILENCE_MS = 45_000; // three beats of a stream without news
+
+/** Calls fn with the job as it is, then whenever it changes, to its end or that
+ * of the server, which look the same. By hand: a browser's EventSource sends no
+ * key. */
 export async function watch(id, fn, signal) {
-  const response = await send('GET', `v1/jobs/${id}/events`, { signal });
-  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
-  let text = '';
-  for (;;) {
-    const { value, done } = await reader.read();
-    if (done) return;
-    const events = (text + value).split('\n\n');
-    text = events.pop();
-    for (const event of events) {
-      const data = /^data: (.*)$/m.exec(event)?.[1];
-      if (/^event: end$/m.test(event)) return;
-      if (/^event: error$/m.test(event)) throw new ApiError(response.status, JSON.parse(data));
-      if (data) fn(JSON.parse(data));
+  const silence = new AbortController();
+  let timer = 0;
+  const heard = () => {
+    clearTimeout(timer);
+    timer = setTimeout(() => silence.abort(new ServerGone()), SILENCE_MS);
+  };
+  heard();
+  try {
+    const response = await send('GET', `v1/jobs/${id}/events`, { signal: AbortSignal.any([signal, silence.signal]) });
+    const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+    let text = '';
+    for (;;) {
+      const { value, done } = await reader.read().catch((e) => { throw signal.aborted ? e : new ServerGone(); });
+      if (done) return;
+      heard();
+      const events = (text + value).split('\n\n');
+      text = events.pop();
+      for (const event of events) {
+        const data = /^data: (.*)$/m.exec(event)?.[1];
+        if (/^event: end$/m.test(event)) return;
+        if (/^event: error$/m.test(event)) throw new ApiError(response.status, JSON.parse(data));
+        if (data) fn(JSON.parse(data));
+      }
     }
+  } finally {
+    clearTimeout(timer);
   }
 }
 

@@ -9,6 +9,8 @@ export const title = 'Training';
 
 const GOING = ['queued', 'running'];
 const LASTING = [...GOING, 'paused']; // more may come
+const AGAIN_MS = 2000; // until a server that does not answer is asked again
+const denied = (e) => [401, 403, 404].includes(e.status); // asking again would not help
 const cell = (...content) => h('td', null, ...content);
 const table = (heads, body) => h('div', { class: 'scroll' }, h('table', null, h('thead', null, h('tr', null, heads.map((t) =>
   h('th', { scope: 'col' }, t || h('span', { class: 'unseen' }, 'Actions'))))), body));
@@ -137,8 +139,10 @@ function watched(problem, changed) {
   const node = h('div', { class: 'stack' });
   const head = h('div', { class: 'row' });
   const reason = h('span', { class: 'muted' });
+  const lost = h('p', { class: 'problem', role: 'alert' });
   const rest = h('div');
   let stop = null;
+  let gone = false;
   let id = '';
   let shown = null; // the job as it was told last
   const curves = { fatigue: [], recognition: [] };
@@ -187,30 +191,47 @@ function watched(problem, changed) {
   }
 
   /** What the server kept of the losses goes before what this page has seen. */
-  async function recall(mine, of) {
+  async function recall(of, signal) {
     const kept = await jobs.losses(of);
-    if (mine.signal.aborted || id !== of || !kept.length) return;
+    if (signal.aborted || !kept.length) return;
     for (const task of trained(shown))
       curves[task] = [...kept.map((p) => [p.step, p[`${task}_loss`]]), ...curves[task].filter(([step]) => step > kept.at(-1).step)];
     draw(shown);
   }
 
+  /** Watches while more may come, across restarts of the server and breaks of the network. */
+  async function follow(of, signal) {
+    while (!signal.aborted) {
+      recall(of, signal).catch((e) => { if (e.status && !signal.aborted) problem.textContent = e.message; });
+      try {
+        await watch(of, (job) => {
+          lost.textContent = '';
+          show(job);
+        }, signal);
+        if (!LASTING.includes(shown.state)) return;
+      } catch (e) {
+        if (signal.aborted) return;
+        lost.textContent = e.message;
+        if (denied(e)) return;
+      }
+      await new Promise((r) => setTimeout(r, AGAIN_MS));
+    }
+  }
+
   return {
     node,
     open(job) {
-      if (id === job.id && stop) return;
+      if (gone || (id === job.id && stop)) return;
       stop?.abort();
       id = job.id;
       shown = null;
       for (const task of Object.keys(curves)) curves[task] = [];
-      node.replaceChildren(head, rest);
+      lost.textContent = '';
+      node.replaceChildren(head, lost, rest);
       stop = new AbortController();
       const mine = stop;
       show(job);
-      recall(mine, job.id).catch((e) => { if (!mine.signal.aborted) problem.textContent = e.message; });
-      watch(job.id, (j) => { if (mine === stop) show(j); }, mine.signal).catch((e) => {
-        if (!mine.signal.aborted) problem.textContent = e.message;
-      }).finally(() => { if (mine === stop) stop = null; });
+      follow(job.id, mine.signal).finally(() => { if (mine === stop) stop = null; });
     },
     forget(job) {
       if (id !== job.id) return;
@@ -218,14 +239,17 @@ function watched(problem, changed) {
       id = '';
       node.replaceChildren();
     },
-    close: () => stop?.abort(),
+    close() {
+      gone = true;
+      stop?.abort();
+    },
   };
 }
 
 function jobsCard(changed) {
   const body = h('tbody');
   const problem = h('p', { class: 'problem', role: 'alert' });
-  const view = watched(problem, () => { refresh(); changed(); });
+  const view = watched(problem, () => { renew(); changed(); });
 
   async function refresh() {
     const list = (await jobs.list()).reverse();
@@ -237,7 +261,13 @@ function jobsCard(changed) {
     return list;
   }
 
-  return { refresh, view, close: view.close,
+  const renew = () => refresh().catch((e) => { problem.textContent = e.message; });
+
+  return { refresh, open: view.open, close: view.close,
+    started(job) {
+      view.open(job);
+      renew();
+    },
     node: card('Jobs', null, problem, table(['Model', 'State', 'Steps', 'Made', ''], body), view.node) };
 }
 
@@ -249,6 +279,7 @@ function versionsCard(server, changed, comparing) {
   const compare = comparison();
   let timer = 0;
   let gone = false;
+  let changing = false; // one is on its way to be the active one
 
   function row(m, active) {
     const { version, name } = m.model;
@@ -263,16 +294,24 @@ function versionsCard(server, changed, comparing) {
         m.state === 'candidate' && small('Delete', `Delete ${name} ${version}`, act(() => versions.remove(version)))));
   }
 
-  async function refresh() {
+  function later(ms) {
     clearTimeout(timer);
-    const list = await versions.list();
+    if (changing && !gone) timer = setTimeout(() => refresh().catch(() => {}), ms);
+  }
+
+  async function refresh() {
+    const list = await versions.list().catch((e) => {
+      if (!denied(e)) later(AGAIN_MS);
+      throw e;
+    });
     if (gone) return;
     const active = list.find((m) => m.state === 'active')?.model.version;
     body.replaceChildren(...list.map((m) => row(m, active)));
     compare.models(list);
     changed(list);
     if (active && active !== server.model?.model.version) server.dispatchEvent(new Event('refresh'));
-    if (list.some((m) => m.state === 'activating')) timer = setTimeout(() => refresh().catch(() => {}), 700);
+    changing = list.some((m) => m.state === 'activating');
+    later(700);
   }
 
   return { refresh, datasets: compare.datasets, close: () => { gone = true; clearTimeout(timer); },
@@ -281,14 +320,8 @@ function versionsCard(server, changed, comparing) {
 
 export function open(root, server) {
   const problem = h('p', { class: 'problem', role: 'alert' });
-  const form = jobForm((job) => {
-    list.refresh();
-    list.view.open(job);
-  });
-  const models = versionsCard(server, form.models, (job) => {
-    list.refresh();
-    list.view.open(job);
-  });
+  const form = jobForm((job) => list.started(job));
+  const models = versionsCard(server, form.models, (job) => list.started(job));
   const data = datasetCard(server, (all) => {
     form.datasets(all);
     models.datasets(all);
@@ -299,7 +332,7 @@ export function open(root, server) {
     try {
       await Promise.all([data.refresh(), models.refresh()]);
       const going = (await list.refresh()).find((j) => GOING.includes(j.state));
-      if (going) list.view.open(going);
+      if (going) list.open(going);
     } catch (e) {
       problem.textContent = e.status === 403 ? 'Training is for admins; your key is not one.' : e.message;
     }

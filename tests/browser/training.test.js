@@ -4,7 +4,7 @@ import { execFileSync } from 'node:child_process';
 import { mkdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { test } from 'node:test';
-import { api, behaved, drawn, enrolled, folder, holdRequests, leave, scene, shoot } from './harness.js';
+import { api, behaved, drawn, enrolled, folder, holdRequests, leave, scene, serve, shoot } from './harness.js';
 
 const s = scene();
 const PEOPLE = 10;
@@ -119,6 +119,44 @@ test('training: a job is asked for once, however often Start is pressed meanwhil
   await leave(page);
 });
 
+test('training: a job is watched on when the server was away, or its stream says nothing any more', async () => {
+  const page = await s.page({ hash: '#training' });
+  await page.getByRole('cell', { name: 'Drawn drivers' }).first().waitFor();
+  await fillJob(page, { name: 'through', steps: 100000, fatigue: true });
+  await goesOn(page);
+  await s.server.stop();
+  const lost = page.getByRole('alert').filter({ hasText: 'does not answer' });
+  await lost.waitFor();
+  s.server = await serve({ port: s.server.port });
+  for (let i = 0; i < 3; i++) await goesOn(page);
+  await lost.waitFor({ state: 'detached' });
+
+  // A page that was left while the jobs were on their way watches none.
+  let streams = 0;
+  page.on('request', (r) => { streams += r.url().endsWith('/events'); });
+  const go = (name) => page.getByRole('link', { name, exact: true }).click();
+  await go('Live');
+  const held = await holdRequests(page, 'GET', '**/v1/jobs');
+  await Promise.all([page.waitForRequest('**/v1/jobs'), go('Training')]);
+  await go('Live');
+  const late = page.waitForResponse('**/v1/jobs');
+  held.release();
+  await (await late).finished();
+  await page.evaluate(() => new Promise((r) => setTimeout(r, 500))); // time to ask for one
+  assert.equal(streams, 0);
+
+  // A stream that is never answered is given up after 45 s, and another asked for.
+  let asked = 0;
+  await page.route('**/events', (route) => asked++ > 0 && route.continue());
+  await page.clock.install();
+  await Promise.all([page.waitForRequest('**/events'), go('Training')]);
+  await Promise.all([page.waitForRequest('**/events'), page.clock.fastForward(46_000)]);
+  for (let i = 0; i < 2; i++) await goesOn(page);
+  await page.getByRole('button', { name: 'Cancel through' }).click();
+  await page.locator('#job-state').getByText('cancelled', { exact: true }).waitFor();
+  await leave(page);
+});
+
 test('training: a job of both queues watched to its end, its model compared, activated and rolled back', async () => {
   await enrolled(s.server, 'Sample Driver', 'fleet-7', [drawn('enrolled.png', { identity: 7 })]);
   const page = await s.page({ hash: '#training' });
@@ -159,8 +197,14 @@ test('training: a job of both queues watched to its end, its model compared, act
 
   // A change over may be over before the page looks: what the API says of one on its way is held until it is shown.
   let reason = 'the faces to embed are being counted';
-  await page.route('**/v1/models', (route) => route.fulfill({ json:
-    { models: models.map((m) => m.model.name === 'second' ? { ...m, state: 'activating', reason } : m) } }));
+  let failing = false; // once; the page asks again
+  await page.route('**/v1/models', (route) => {
+    if (failing) {
+      failing = false;
+      return route.fulfill({ status: 503, json: { message: 'not now' } });
+    }
+    return route.fulfill({ json: { models: models.map((m) => m.model.name === 'second' ? { ...m, state: 'activating', reason } : m) } });
+  });
   await page.getByRole('button', { name: /^Activate second/ }).click();
   const asked = page.getByRole('dialog').getByRole('button', { name: 'Activate' });
   const changing = page.locator('tr.activating').filter({ hasText: 'second' });
@@ -168,6 +212,7 @@ test('training: a job of both queues watched to its end, its model compared, act
   if (await asked.count()) await asked.click(); // its figures did not pass: by force
   for (const next of [reason, '32 of 300 faces are embedded', '288 of 300 faces are embedded']) {
     reason = next;
+    failing = true;
     await changing.getByText(next).waitFor();
   }
   await page.unrouteAll({ behavior: 'wait' });
