@@ -27,16 +27,23 @@ function links() {
 function route() {
   declined = false;
   const [name, ...rest] = location.hash.slice(1).split('/');
-  const next = PAGES[name] ? name : 'live';
+  const next = Object.hasOwn(PAGES, name) ? name : 'live';
+  const focused = document.activeElement;
+  // What had it goes, or is behind the reader.
+  const moves = main.contains(focused) || (page !== next && focused !== document.body);
   leave?.();
-  const changed = page !== next;
   page = next;
   links();
   document.title = `${PAGES[next].title} · tscaf console`;
   main.replaceChildren();
   leave = PAGES[next].open(main, server, rest.join('/'));
-  if (changed && document.activeElement !== document.body) main.focus();
+  if (moves) main.focus();
 }
+
+document.querySelector('.skip').addEventListener('click', (e) => {
+  e.preventDefault(); // #main is no page
+  main.focus();
+});
 
 // ---- What the server is ----
 

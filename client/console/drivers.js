@@ -217,8 +217,10 @@ function newDriver(onMade) {
     h('button', { class: 'primary', type: 'submit' }, 'Create')));
 }
 
+let sought = ''; // kept while one driver after the other is opened
+
 export function open(root, server, id) {
-  const search = h('input', { type: 'search', id: 'search', placeholder: 'Name or external id', autocomplete: 'off' });
+  const search = h('input', { type: 'search', id: 'search', placeholder: 'Name or external id', autocomplete: 'off', value: sought });
   const list = h('ul', { class: 'people' });
   const more = h('button', { type: 'button', hidden: true }, 'More');
   const problem = h('p', { class: 'problem', role: 'alert' });
@@ -252,6 +254,7 @@ export function open(root, server, id) {
 
   let typing = 0;
   search.addEventListener('input', () => {
+    sought = search.value;
     clearTimeout(typing);
     typing = setTimeout(() => page(''), 200);
   });
@@ -270,7 +273,10 @@ export function open(root, server, id) {
   root.append(h('h1', { class: 'unseen' }, 'Drivers'), h('div', { class: `drivers ${id ? 'has-detail' : ''}` },
     h('section', { class: 'card', 'aria-label': 'All drivers' },
       h('label', { class: 'unseen', for: 'search' }, 'Search'), search,
-      newDriver((made) => { location.hash = `#drivers/${made.id}`; }), problem, list, more),
+      newDriver((made) => {
+        sought = ''; // whom it may not fit
+        location.hash = `#drivers/${made.id}`;
+      }), problem, list, more),
     h('div', { class: 'detail-column' }, id && h('a', { class: 'back', href: '#drivers' }, '← All drivers'), detail)));
   return () => {
     gone = true;

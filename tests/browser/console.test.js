@@ -95,12 +95,24 @@ test('narrow screen: every page fits, and can be used', async () => {
   await leave(page);
 });
 
+test('an address that names no page opens Live', async () => {
+  const page = await s.page({ hash: '#constructor' });
+  await page.getByRole('button', { name: 'Start the camera' }).waitFor();
+  await leave(page);
+});
+
 test('keyboard and names: the first tab skips to the page, everything is named', async () => {
   const page = await s.page();
   await page.keyboard.press('Tab');
   assert.equal(await page.evaluate(() => document.activeElement.textContent), 'Skip to the page');
   await page.keyboard.press('Enter');
   assert.equal(await page.evaluate(() => document.activeElement.id), 'main');
+  await page.getByRole('link', { name: 'System', exact: true }).press('Enter');
+  await page.locator('.tile').first().waitFor();
+  assert.equal(await page.evaluate(() => document.activeElement.id), 'main');
+  await page.locator('.skip').press('Enter');
+  assert.deepEqual(await page.evaluate(() => [document.activeElement.id, location.hash]), ['main', '#system']);
+  await page.locator('.tile').first().waitFor();
   for (const hash of ['#live', '#drivers', '#training', '#system']) {
     await page.evaluate((h) => { location.hash = h; }, hash);
     await page.locator('main h1').waitFor();

@@ -27,6 +27,14 @@ test('drivers: made, enrolled from files, searched', async () => {
   await page.getByText('Nobody fits.').waitFor();
   await page.getByLabel('Search').fill('FLEET');
   await page.locator('.people').getByText('Sample Driver').waitFor();
+  // One that is found is opened by the keyboard: the search and the focus stay on the page.
+  await page.evaluate(() => { location.hash = '#drivers'; });
+  await page.getByText('Choose a driver').waitFor();
+  await page.locator('.people').getByRole('link', { name: 'Sample Driver' }).focus();
+  await page.keyboard.press('Enter');
+  await page.getByRole('heading', { name: 'Sample Driver' }).waitFor();
+  assert.equal(await page.evaluate(() => document.activeElement.id), 'main');
+  assert.equal(await page.getByLabel('Search').inputValue(), 'FLEET');
   await leave(page);
 });
 
