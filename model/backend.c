@@ -5,8 +5,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
+#include "base/processors.h"
 #include "model/backends/cpu/cpu.h"
 #include "model/backends/plugin.h"
 #include "model/backends/ref/ref.h"
@@ -156,7 +156,7 @@ int mdl_backend_devices(const struct mdl_backend *b)
 
 int mdl_backend_lanes(const struct mdl_backend *b)
 {
-    return b->ops->devices ? 2 : (int)sysconf(_SC_NPROCESSORS_ONLN);
+    return b->ops->devices ? 2 : ut_processors();
 }
 
 bool mdl_backend_stats(const struct mdl_backend *b,

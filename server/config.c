@@ -68,7 +68,8 @@ static const struct option options[] = {
      "request bodies in memory, of each listener; over it calls are "
      "refused with 503"},
     {"decode-threads", INT, ANYWHERE, AT(decode_threads), 0, 256, "0", "N",
-     "threads that decode pictures and find faces; 0: one per core"},
+     "threads that decode pictures and find faces; 0: one for each processor "
+     "that it may use"},
     {"max-body-bytes", BYTES, ANYWHERE, AT(max_body_bytes), 1024, 1024 * MIB,
      "32MiB", "BYTES", "one request's body; over it 413"},
     {"max-connections", INT, ANYWHERE, AT(max_connections), 1, 100000, "1024",

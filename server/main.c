@@ -12,6 +12,7 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
+#include "base/processors.h"
 #include "model/shipped.h"
 #include "model/vision/face.h"
 #include "server/add_model.h"
@@ -548,7 +549,7 @@ int main(int argc, char **argv)
     }
     choose_model(c);
     if (!c->decode_threads)
-        c->decode_threads = (int)sysconf(_SC_NPROCESSORS_ONLN);
+        c->decode_threads = ut_processors();
     raise_limits();
     server.app.config = c;
     server.app.datasets.config = c;

@@ -271,14 +271,16 @@ static void run(struct executor *x, struct srv_item **batch, int n)
     }
 }
 
-/* One executor per core, so that its plans' memory stays in its caches. Where
- * pinning is refused (a container's CPU set) it runs unpinned. */
-static void pin(int lane)
+/* One executor per core, so that its plans' memory stays in its caches. Not
+ * where there are fewer than cores (a container's quota): others may have been
+ * pinned to the same ones. */
+static void pin(int lane, int n_lanes)
 {
     cpu_set_t allowed, one;
     int at = 0;
 
-    if (sched_getaffinity(0, sizeof(allowed), &allowed))
+    if (sched_getaffinity(0, sizeof(allowed), &allowed) ||
+        n_lanes < CPU_COUNT(&allowed))
         return;
     for (int cpu = 0; cpu < CPU_SETSIZE; cpu++)
         if (CPU_ISSET(cpu, &allowed) && at++ == lane % CPU_COUNT(&allowed)) {
@@ -296,7 +298,7 @@ static void *execute(void *arg)
     struct srv_item *batch[SRV_MAX_BATCH];
 
     if (strcmp(srv_engine_backend(b->engine), "cuda"))
-        pin(x->lane);
+        pin(x->lane, srv_engine_lanes(b->engine));
     pthread_mutex_lock(&b->lock);
     for (;;) {
         struct srv_item *stale = NULL;
