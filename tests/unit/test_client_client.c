@@ -5,7 +5,6 @@
 #include <dlfcn.h>
 #include <netinet/in.h>
 #include <poll.h>
-#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -17,6 +16,7 @@
 #include "client/client.h"
 #include "client/pictures.h"
 #include "client/retry.h"
+#include "tests/support/script.h"
 
 static void open__urls__checked(void **state)
 {
@@ -108,63 +108,21 @@ static void wait__each_try__doubles_keeps_half_to_chance_and_ends(void **state)
     assert_int_equal(cl_retry_wait_ms(0, -1, 0), CL_FIRST_WAIT_MS / 2);
 }
 
-/* A server that gives each connection the next of its answers. */
-struct script {
-    const char *const *answers; /* the last one again and again */
-    int listener, port;
-    _Atomic int asked;
-    int timeout_ms; /* Connect-Timeout-Ms of the last request */
-    pthread_t thread;
-};
-
-static void *play(void *arg)
-{
-    struct script *s = arg;
-    int fd;
-
-    while ((fd = accept(s->listener, NULL, NULL)) >= 0) {
-        const char *answer = s->answers[s->asked], *timeout;
-        char text[2000] = "";
-        size_t len = 0;
-        ssize_t n;
-
-        while (!strstr(text, "\r\n\r\n") &&
-               (n = read(fd, text + len, sizeof(text) - 1 - len)) > 0)
-            len += (size_t)n;
-        timeout = strstr(text, "Connect-Timeout-Ms: ");
-        s->timeout_ms = timeout ? atoi(strchr(timeout, ' ')) : 0;
-        s->asked += s->answers[s->asked + 1] != NULL;
-        (void)!send(fd, answer, strlen(answer), MSG_NOSIGNAL);
-        close(fd);
-    }
-    return NULL;
-}
-
-static void script_start(struct script *s, const char *const *answers)
-{
-    struct sockaddr_in a = {.sin_family = AF_INET,
-                            .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-    socklen_t len = sizeof(a);
-
-    *s = (struct script){.answers = answers,
-                         .listener = socket(AF_INET, SOCK_STREAM, 0)};
-    assert_int_equal(bind(s->listener, (void *)&a, sizeof(a)), 0);
-    assert_int_equal(listen(s->listener, 8), 0);
-    assert_int_equal(getsockname(s->listener, (void *)&a, &len), 0);
-    s->port = ntohs(a.sin_port);
-    assert_int_equal(pthread_create(&s->thread, NULL, play, s), 0);
-}
-
-static void script_end(struct script *s)
-{
-    shutdown(s->listener, SHUT_RDWR);
-    pthread_join(s->thread, NULL);
-    close(s->listener);
-}
-
 #define ANSWER(status, more)                                                   \
-    "HTTP/1.1 " status " x\r\nConnection: close\r\n" more                      \
-    "Content-Length: 2\r\n\r\n{}"
+    SCRIPT_ANSWER(status, more "Content-Length: 2\r\n", "{}")
+
+static struct cl_client *client_of(const struct script *s, int retries)
+{
+    struct cl_options o = {.timeout_ms = 30000, .retries = retries};
+    struct cl_client *c;
+    struct ut_error e;
+    char url[60];
+
+    snprintf(url, sizeof(url), "http://127.0.0.1:%d", s->port);
+    o.url = url;
+    assert_int_equal(cl_open(&o, &c, &e), UT_OK);
+    return c;
+}
 
 static void
 call__refused_for_overload__tried_again_and_nothing_else(void **state)
@@ -200,7 +158,7 @@ call__refused_for_overload__tried_again_and_nothing_else(void **state)
         struct ut_error e;
         char url[60];
 
-        script_start(&s, cases[i].answers);
+        script_start(&s, cases[i].answers, NULL);
         snprintf(url, sizeof(url), "http://127.0.0.1:%d", s.port);
         o.url = url;
         assert_int_equal(cl_open(&o, &c, &e), UT_OK);
@@ -246,19 +204,6 @@ static void ask(struct cl_client *c, int deadline_ms, struct asked *x)
     assert_int_equal(cl_start(c, &r, note, x, &e), UT_OK);
 }
 
-static struct cl_client *client_of(const struct script *s, int retries)
-{
-    struct cl_options o = {.timeout_ms = 30000, .retries = retries};
-    struct cl_client *c;
-    struct ut_error e;
-    char url[60];
-
-    snprintf(url, sizeof(url), "http://127.0.0.1:%d", s->port);
-    o.url = url;
-    assert_int_equal(cl_open(&o, &c, &e), UT_OK);
-    return c;
-}
-
 /* As poll(2) has it, until nothing is on its way; how often it woke. */
 static int loop(struct cl_client *c)
 {
@@ -284,7 +229,7 @@ static void loop__refused_twice__woken_for_each_retry(void **state)
     struct asked x;
 
     (void)state;
-    script_start(&s, busy);
+    script_start(&s, busy, NULL);
     c = client_of(&s, 2);
     ask(c, 0, &x);
     assert_in_range(loop(c), 3, 300); /* and not again and again */
@@ -316,7 +261,7 @@ static void retry__cannot_be_sent__told_and_the_others_go_on(void **state)
     struct script s;
 
     (void)state;
-    script_start(&s, answers);
+    script_start(&s, answers, NULL);
     c = client_of(&s, 1);
     ask(c, 0, &lost);
     adds_until_none = 0;
@@ -366,7 +311,7 @@ static void cancel__any_state__no_callback_and_the_others_go_on(void **state)
     struct ut_error e;
 
     (void)state;
-    script_start(&s, answers);
+    script_start(&s, answers, NULL);
     c = client_of(&s, 1);
     ask(c, 0, &waits); /* waits for its retry, which nobody waits for */
     while (!s.asked)
