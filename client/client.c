@@ -14,6 +14,7 @@
 
 #define MAX_URL 2048
 #define GRACE_MS 2000 /* the server answers its own deadline first */
+#define MAX_IDLE_S 30 /* tscafd rests connections for 60, our nginx for 50 */
 
 struct call {
     struct cl_client *client;
@@ -26,6 +27,8 @@ struct call {
     void *ctx;
     int64_t started_us, retry_at_us; /* retry_at_us > 0: waits for its retry */
     int tries, retry_after_s, timeout_ms, deadline_ms;
+    bool repeatable; /* GET or HEAD: sent twice, it does no more */
+    int sent;        /* times that a try went out, or would have */
     char error[CURL_ERROR_SIZE];
     struct call *next;
 };
@@ -164,6 +167,21 @@ static bool add_header(struct call *c, const char *name, const char *value)
     return more != NULL;
 }
 
+/* Before a request goes out, which is more than once in a try if a kept
+ * connection dies with no byte of the answer: libcurl takes a new one then,
+ * and sends again what may have been done already. */
+static int on_send(void *ctx, char *to, char *from, int to_port, int from_port)
+{
+    struct call *c = ctx;
+
+    (void)to;
+    (void)from;
+    (void)to_port;
+    (void)from_port;
+    return ++c->sent > 1 && !c->repeatable ? CURL_PREREQFUNC_ABORT
+                                           : CURL_PREREQFUNC_OK;
+}
+
 /* What is left of the deadline, or more than any try's timeout. */
 static int64_t left_ms(const struct call *c)
 {
@@ -185,6 +203,7 @@ static CURLMcode try_now(struct call *c)
              c->timeout_ms);
     c->timeout.data = c->timeout_text;
     c->timeout.next = c->headers;
+    c->sent = 0;
     curl_easy_setopt(c->easy, CURLOPT_HTTPHEADER, &c->timeout);
     curl_easy_setopt(c->easy, CURLOPT_TIMEOUT_MS,
                      (long)c->timeout_ms + GRACE_MS);
@@ -213,6 +232,10 @@ static bool set_up(struct call *c, const struct cl_request *r)
         curl_easy_setopt(h, CURLOPT_POSTFIELDSIZE_LARGE, (curl_off_t)r->len);
         curl_easy_setopt(h, CURLOPT_POSTFIELDS, r->body);
     }
+    c->repeatable = !strcmp(r->method, "GET") || !strcmp(r->method, "HEAD");
+    curl_easy_setopt(h, CURLOPT_PREREQFUNCTION, on_send);
+    curl_easy_setopt(h, CURLOPT_PREREQDATA, c);
+    curl_easy_setopt(h, CURLOPT_MAXAGE_CONN, (long)MAX_IDLE_S);
     curl_easy_setopt(h, CURLOPT_CUSTOMREQUEST, r->method);
     curl_easy_setopt(h, CURLOPT_URL, url);
     curl_easy_setopt(h, CURLOPT_PROTOCOLS_STR, "http,https");
@@ -272,6 +295,11 @@ static void explain(struct call *c, CURLcode code, struct cl_answer *a)
         api_fail(&a->err, API_RESOURCE_EXHAUSTED,
                  "%s: the answer is over %u bytes", c->client->url,
                  CL_MAX_ANSWER_BYTES);
+    else if (code == CURLE_ABORTED_BY_CALLBACK)
+        api_fail(&a->err, API_UNAVAILABLE,
+                 "%s: the connection closed without an answer; the request "
+                 "may or may not have been done",
+                 c->client->url);
     else
         api_fail(&a->err, API_UNAVAILABLE, "%s: %s", c->client->url, why);
 }

@@ -27,7 +27,9 @@ struct cl_options {
     int retries;        /* of a request answered 503, which nothing was done
                            for, and of no other: after what Retry-After says
                            and a random wait that doubles from 100 ms to a
-                           minute; 0: none */
+                           minute; 0: none. Within a try, GET and HEAD alone
+                           may be sent again, if a connection that was kept
+                           turns out to be closed. */
 };
 
 /* Everything is borrowed until the request's callback has returned, except
@@ -42,7 +44,8 @@ struct cl_request {
 };
 
 /* err is meaningful where ok is false; it is UNAVAILABLE or DEADLINE_EXCEEDED
- * with status 0 where no answer came. */
+ * with status 0 where no answer came: then a request other than GET and HEAD
+ * may or may not have been done. */
 struct cl_answer {
     bool ok;    /* 2xx */
     int status; /* HTTP's; 0: none came */

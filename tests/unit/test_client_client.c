@@ -173,6 +173,50 @@ call__refused_for_overload__tried_again_and_nothing_else(void **state)
     }
 }
 
+static void
+call__kept_connection_dies__sent_again_only_if_harmless(void **state)
+{
+    static const char *const answers[] = {SCRIPT_KEEP_ALIVE, SCRIPT_CLOSE,
+                                          ANSWER("200", ""), ANSWER("418", ""),
+                                          NULL};
+    static const struct {
+        const char *method;
+        int status, asked;
+    } cases[] = {{"GET", 200, 3}, {"POST", 0, 2}, {"DELETE", 0, 2}};
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        bool post = !strcmp(cases[i].method, "POST");
+        struct cl_request first = {.method = "GET", .path = "/healthz"};
+        struct cl_request r = {.method = cases[i].method,
+                               .path = "/v1/identities",
+                               .type = post ? "application/json" : NULL,
+                               .body = "{}",
+                               .len = post ? 2 : 0};
+        struct cl_client *c;
+        struct cl_answer a;
+        struct script s;
+        struct ut_error e;
+
+        script_start(&s, answers, NULL);
+        c = client_of(&s, 5);
+        assert_int_equal(cl_call(c, &first, &a, &e), UT_OK);
+        assert_int_equal(a.status, 200);
+        free(a.body);
+        assert_int_equal(cl_call(c, &r, &a, &e), UT_OK);
+        cl_close(c);
+        script_end(&s);
+        assert_int_equal(a.status, cases[i].status);
+        assert_int_equal(s.asked, cases[i].asked);
+        if (!a.status) {
+            assert_int_equal(a.err.code, API_UNAVAILABLE);
+            assert_non_null(
+                strstr(a.err.message, "may or may not have been done"));
+        }
+        free(a.body);
+    }
+}
+
 /* ---- In a loop of the caller's ---- */
 
 /* One request in it. */
@@ -497,6 +541,8 @@ int main(void)
         cmocka_unit_test(wait__each_try__doubles_keeps_half_to_chance_and_ends),
         cmocka_unit_test(
             call__refused_for_overload__tried_again_and_nothing_else),
+        cmocka_unit_test(
+            call__kept_connection_dies__sent_again_only_if_harmless),
         cmocka_unit_test(loop__refused_twice__woken_for_each_retry),
         cmocka_unit_test(retry__cannot_be_sent__told_and_the_others_go_on),
         cmocka_unit_test(loop__no_answer__woken_at_the_deadline),
