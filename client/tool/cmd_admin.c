@@ -193,6 +193,8 @@ int cmd_keys(int argc, char **argv)
     }
     verb = optind < argc ? argv[optind] : "";
     word = optind + 1 < argc ? argv[optind + 1] : NULL;
+    if (optind + 2 < argc)
+        return cmd_usage(&cmd, "\"%s\" is too much", argv[optind + 2]);
     if (!strcmp(verb, "list") && !word)
         return cmd_exchange(&cmd, "GET", "/v1/keys", NULL,
                             &tscaf__v1__list_keys_response__descriptor,

@@ -97,6 +97,8 @@ static void usage__each_mistake__exit_2(void **state)
     SAYS(2, "tscaf identities create x --metadata y", "KEY=VALUE");
     SAYS(2, "tscaf verify dark.png", "two pictures");
     SAYS(2, "tscaf keys create x --role king", "analyze, enroll or admin");
+    SAYS(2, "tscaf keys delete key_1 key_2", "\"key_2\" is too much");
+    SAYS(2, "tscaf keys create x y --role admin", "\"y\" is too much");
     SAYS(2, "tscaf bench --concurrency 1,,2 dark.png", "--concurrency");
     SAYS(2, "tscaf enroll", "one DIR");
     SAYS(5, "tscaf analyze nowhere.png", "nowhere.png");
