@@ -20,7 +20,7 @@ enum cmd_exit {
     CMD_UNREACHABLE =
         3,           /* no answer, or "unavailable" or "deadline_exceeded" */
     CMD_REFUSED = 4, /* the server said no */
-    CMD_FAILED = 5,  /* a local file or memory */
+    CMD_FAILED = 5,  /* a local file, standard output or memory */
 };
 
 /* What every command takes. */

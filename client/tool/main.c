@@ -1,4 +1,5 @@
 /* tscaf: the command line client. Dispatches to cmd_*.c. */
+#include <errno.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -47,8 +48,19 @@ static int usage(FILE *to)
         "refused;\n"
         "2 wrong usage; 3 no server, overload or timeout; 4 the server "
         "refused;\n"
-        "5 a local file or memory.\n");
+        "5 a local file, standard output or memory.\n");
     return to == stdout ? CMD_OK : CMD_USAGE;
+}
+
+/* The command's code, unless what it printed is lost: a key's secret. */
+static int printed(int code)
+{
+    errno = 0;
+    if (!fflush(stdout) && !ferror(stdout))
+        return code;
+    fprintf(stderr, "tscaf: standard output: %s\n",
+            errno ? strerror(errno) : "an earlier write failed");
+    return CMD_FAILED;
 }
 
 int main(int argc, char **argv)
@@ -56,10 +68,10 @@ int main(int argc, char **argv)
     if (argc < 2)
         return usage(stderr);
     if (!strcmp(argv[1], "--help") || !strcmp(argv[1], "-h"))
-        return usage(stdout);
+        return printed(usage(stdout));
     for (size_t i = 0; i < N_COMMANDS; i++)
         if (!strcmp(argv[1], commands[i].name))
-            return commands[i].run(argc - 1, argv + 1);
+            return printed(commands[i].run(argc - 1, argv + 1));
     fprintf(stderr, "tscaf: there is no command \"%s\"\n", argv[1]);
     return usage(stderr);
 }

@@ -121,6 +121,7 @@ static void models__untrained__said(void **state)
     SAYS(0, "tscaf models", "UNTRAINED", "runs on cpu in float32",
          "crops only");
     SAYS(0, "tscaf models --json", "{\"models\":[{", "\"trained\":false");
+    SAYS(5, "tscaf models >/dev/full", "standard output: No space left");
 }
 
 static void enroll__folder__enrols_reports_resumes(void **state)
