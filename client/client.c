@@ -323,6 +323,25 @@ static bool waits_for_retry(struct call *c, long status)
     return true;
 }
 
+/* What a status says where no tscafd speaks: a proxy, perhaps.
+ * Source: https://connectrpc.com/docs/protocol#http-to-error-code */
+static enum api_code code_of(long status)
+{
+    switch (status) {
+    case 401:
+        return API_UNAUTHENTICATED;
+    case 403:
+        return API_PERMISSION_DENIED;
+    case 429:
+    case 502:
+    case 503:
+    case 504:
+        return API_UNAVAILABLE;
+    default:
+        return API_UNKNOWN;
+    }
+}
+
 static void finish(struct cl_client *client, struct call *c, CURLcode code)
 {
     struct cl_answer a = {0};
@@ -350,8 +369,8 @@ static void finish(struct cl_client *client, struct call *c, CURLcode code)
         body = ut_buf_take(&c->body, &a.len);
     a.body = body ? body : none;
     if (status && !a.ok && !api_error_read(a.body, a.len, &a.err))
-        api_fail(&a.err, API_UNKNOWN, "%s: status %ld without tscaf's error",
-                 client->url, status);
+        api_fail(&a.err, code_of(status),
+                 "%s: status %ld without tscaf's error", client->url, status);
     c->done(c->ctx, &a);
     if (a.body)
         free(body);

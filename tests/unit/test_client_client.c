@@ -132,18 +132,22 @@ call__refused_for_overload__tried_again_and_nothing_else(void **state)
                                        NULL};
     static const char *const wrong[] = {ANSWER("500", ""), ANSWER("418", ""),
                                         NULL};
+    static const char *const denied[] = {ANSWER("401", ""), ANSWER("418", ""),
+                                         NULL};
     static const char *const late[] = {ANSWER("503", "Retry-After: 50\r\n"),
                                        ANSWER("418", ""), NULL};
     static const struct {
         const char *const *answers;
         int retries, deadline_ms, status, asked;
+        enum api_code code;
     } cases[] = {
-        {busy, 2, 0, 200, 3},
-        {busy, 1, 60000, 503, 2},
-        {busy, 0, 0, 503, 1},
-        {wrong, 5, 0, 500, 1},
+        {busy, 2, 0, 200, 3, 0},
+        {busy, 1, 60000, 503, 2, API_UNAVAILABLE},
+        {busy, 0, 0, 503, 1, API_UNAVAILABLE},
+        {wrong, 5, 0, 500, 1, API_UNKNOWN},
+        {denied, 5, 0, 401, 1, API_UNAUTHENTICATED},
         /* A retry after fifty seconds would miss a deadline of ten. */
-        {late, 5, 10000, 503, 1},
+        {late, 5, 10000, 503, 1, API_UNAVAILABLE},
     };
 
     (void)state;
@@ -166,6 +170,7 @@ call__refused_for_overload__tried_again_and_nothing_else(void **state)
         cl_close(c);
         script_end(&s);
         assert_int_equal(a.status, cases[i].status);
+        assert_int_equal(a.err.code, cases[i].code);
         assert_int_equal(s.asked, cases[i].asked);
         assert_in_range(s.timeout_ms, 1,
                         o.deadline_ms == 10000 ? 10000 : 30000);
