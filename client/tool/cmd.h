@@ -65,6 +65,9 @@ UT_MUSTUSE enum ut_err cmd_query(struct ut_buf *path, const char *option,
 int cmd_fail(const struct cmd *c, const struct ut_error *e);
 int cmd_fail_answer(const struct cmd *c, const struct api_error *err);
 int cmd_exit_of(const struct api_error *err);
+/* The same of one request of many: CMD_SOME where it says nothing of the
+ * others. */
+int cmd_exit_of_one(const struct api_error *err);
 
 /* One request by a client that is open; prints the answer's text with --json.
  * *out (NULL unless CMD_OK) is the answer as a message, for the caller to free;

@@ -30,7 +30,9 @@ static const char help[] =
     "\n"
     "--json prints {\"path\":...,\"answer\":...} or "
     "{\"path\":...,\"error\":...}\n"
-    "for each picture. Exit code 1 if a picture was refused.\n";
+    "for each picture. Exit code 1 if a picture was refused, 3 if one got no "
+    "answer\n"
+    "in time or the server was overloaded. A refused key ends it with 4.\n";
 
 /* Their values are the server's query parameters, which it checks. */
 static const struct option options[] = {
@@ -63,23 +65,15 @@ struct analysis {
     struct cl_pictures files;
     struct picture *pictures;
     struct ut_buf path;
-    int parallel, next, printed, refused;
-    int exit; /* the worst of the answers' */
+    int parallel, next, printed;
+    int exit;     /* the worst of the answers' */
+    bool useless; /* going on would only repeat the last answer */
 };
 
-static void print_answer(const struct analysis *all, const char *path,
-                         const struct cl_answer *a)
+static void print_answer(const char *path, const ProtobufCMessage *m)
 {
-    const Tscaf__V1__AnalyzeResponse *r;
-    struct api_error err;
-    ProtobufCMessage *m;
+    const Tscaf__V1__AnalyzeResponse *r = (const Tscaf__V1__AnalyzeResponse *)m;
 
-    if (api_json_read_answer(&tscaf__v1__analyze_response__descriptor, a->body,
-                             a->len, &m, &err)) {
-        cmd_fail_answer(&all->cmd, &err);
-        return;
-    }
-    r = (const Tscaf__V1__AnalyzeResponse *)m;
     for (size_t i = 0; i < r->n_frames; i++) {
         const Tscaf__V1__Frame *f = r->frames[i];
 
@@ -91,7 +85,20 @@ static void print_answer(const struct analysis *all, const char *path,
         for (size_t k = 0; k < f->n_faces; k++)
             cmd_print_face(f->faces[k], "  ");
     }
-    protobuf_c_message_free_unpacked(m, NULL);
+}
+
+/* False, and a has failed, if it cannot be read. */
+static bool read_answer(struct cl_answer *a, ProtobufCMessage **m)
+{
+    struct api_error why;
+
+    if (!api_json_read_answer(&tscaf__v1__analyze_response__descriptor, a->body,
+                              a->len, m, &why))
+        return true;
+    a->ok = false;
+    api_fail(&a->err, API_UNKNOWN, "the answer cannot be read: %s",
+             why.message);
+    return false;
 }
 
 static void print_json(const char *path, const struct cl_answer *a)
@@ -112,31 +119,44 @@ static void print_json(const char *path, const struct cl_answer *a)
     free(error);
 }
 
+static void print_one(struct analysis *all, const char *path,
+                      struct cl_answer *a)
+{
+    ProtobufCMessage *m = NULL;
+    int code = CMD_OK;
+
+    if (!a->ok) {
+        code = cmd_exit_of_one(&a->err);
+        all->useless =
+            code == CMD_REFUSED ||
+            (!a->status && a->err.code == API_UNAVAILABLE); /* no server */
+    } else if (!read_answer(a, &m)) { /* it is no tscafd */
+        code = CMD_REFUSED;
+        all->useless = true;
+    }
+    if (code > all->exit)
+        all->exit = code;
+    if (all->cmd.json)
+        print_json(path, a);
+    else if (m)
+        print_answer(path, m);
+    else
+        printf("%s: %s: %s\n", path, api_code_name(a->err.code),
+               a->err.message);
+    if (m)
+        protobuf_c_message_free_unpacked(m, NULL);
+    fflush(stdout);
+}
+
 /* Everything that is done and whose turn it is. */
 static void print_ready(struct analysis *all)
 {
-    while (all->printed < all->next && all->pictures[all->printed].done) {
-        struct picture *p = &all->pictures[all->printed];
-        const char *path = all->files.paths[all->printed++];
+    while (!all->useless && all->printed < all->next &&
+           all->pictures[all->printed].done) {
+        struct cl_answer *a = &all->pictures[all->printed].answer;
 
-        if (all->cmd.json)
-            print_json(path, &p->answer);
-        else if (p->answer.ok)
-            print_answer(all, path, &p->answer);
-        else
-            printf("%s: %s: %s\n", path, api_code_name(p->answer.err.code),
-                   p->answer.err.message);
-        if (!p->answer.ok) {
-            int code = p->answer.status || p->answer.err.code != API_UNAVAILABLE
-                           ? CMD_SOME
-                           : CMD_UNREACHABLE;
-
-            all->refused++;
-            if (code > all->exit)
-                all->exit = code;
-        }
-        free(p->answer.len ? p->answer.body : NULL);
-        fflush(stdout);
+        print_one(all, all->files.paths[all->printed++], a);
+        free(a->len ? a->body : NULL);
     }
 }
 
@@ -177,7 +197,7 @@ static enum ut_err run(struct analysis *all, struct ut_error *e)
     all->pictures = calloc((size_t)all->files.n + 1, sizeof(*all->pictures));
     if (!rc && !all->pictures)
         rc = ut_fail(e, UT_ENOMEM, "no memory");
-    while (!rc && all->printed < all->files.n) {
+    while (!rc && !all->useless && all->printed < all->files.n) {
         /* Answers wait for their turn: no more of them than are sent. */
         while (!rc && all->next < all->files.n &&
                all->next - all->printed < 4 * all->parallel &&
@@ -186,8 +206,6 @@ static enum ut_err run(struct analysis *all, struct ut_error *e)
         if (!rc && cl_busy(all->client))
             rc = cl_wait(all->client, 1000, e);
         print_ready(all);
-        if (all->exit == CMD_UNREACHABLE)
-            break; /* no server: the rest would only repeat it */
     }
     return rc;
 }
@@ -234,6 +252,9 @@ int cmd_analyze(int argc, char **argv)
     cl_close(all.client);
     for (int i = 0; all.pictures && i < all.files.n; i++)
         free(all.pictures[i].bytes);
+    for (int i = all.printed; i < all.next; i++)
+        if (all.pictures[i].answer.len)
+            free(all.pictures[i].answer.body);
     free(all.pictures);
     cl_pictures_fini(&all.files);
     ut_buf_fini(&all.path);

@@ -35,7 +35,9 @@ static const char help[] =
     "terminal)\n"
     "\n"
     "--json prints a line for each picture: path, identity_id, and face_id or\n"
-    "error. Exit code 1 if a picture was refused.\n";
+    "error. Exit code 1 if a picture was refused, 3 if one got no answer in "
+    "time or\n"
+    "the server was overloaded. A refused key ends it with 4.\n";
 
 static const struct option options[] = {
     {"input", required_argument, NULL, 'i'},
@@ -139,11 +141,12 @@ static void tell(struct enrolment *all, const struct person *p,
 static void refuse(struct enrolment *all, const struct person *p,
                    const char *path, const struct api_error *err)
 {
+    int code = cmd_exit_of_one(err);
     struct ut_error e;
 
     all->refused++;
-    if (all->exit < CMD_SOME)
-        all->exit = CMD_SOME;
+    if (all->exit < code)
+        all->exit = code;
     tell(all, p, path, NULL, err);
     if (ut_buf_addf(&all->report, &e, "  %s: %s: %s%s%s%s\n",
                     relative(all, path), api_code_name(err->code), err->message,

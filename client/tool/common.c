@@ -124,6 +124,19 @@ int cmd_exit_of(const struct api_error *err)
                : CMD_REFUSED;
 }
 
+int cmd_exit_of_one(const struct api_error *err)
+{
+    switch (err->code) {
+    case API_UNAVAILABLE:
+    case API_DEADLINE_EXCEEDED:
+    case API_UNAUTHENTICATED:
+    case API_PERMISSION_DENIED:
+        return cmd_exit_of(err);
+    default:
+        return CMD_SOME;
+    }
+}
+
 int cmd_fail_answer(const struct cmd *c, const struct api_error *err)
 {
     fprintf(stderr, "tscaf %s: %s: %s", c->name, api_code_name(err->code),

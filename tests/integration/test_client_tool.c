@@ -6,6 +6,7 @@
 #include <string.h>
 #include <sys/wait.h>
 
+#include "tests/support/script.h"
 #include "tests/support/server.h"
 
 static struct test_server server;
@@ -44,6 +45,23 @@ static void says(int code, const char *line, const char *const *what)
     for (; *what; what++)
         if (!strstr(text, *what))
             fail_msg("%s: no \"%s\" in:\n%s", line, *what, text);
+}
+
+/* The same against a server of these answers. */
+#define SAYS_TO(answers, before, code, line, ...)                              \
+    says_to(answers, before, code, line,                                       \
+            (const char *const[]){__VA_ARGS__, NULL})
+static void says_to(const char *const *answers, void (*before)(int n), int code,
+                    const char *line, const char *const *what)
+{
+    struct script s;
+    char all[1024];
+
+    script_start(&s, answers, before);
+    snprintf(all, sizeof(all), "export TSCAF_URL=http://127.0.0.1:%d; %s",
+             s.port, line);
+    says(code, all, what);
+    script_end(&s);
 }
 
 static int set_up(void **state)
@@ -222,6 +240,34 @@ static void analyze__many__in_order(void **state)
     SAYS(1, "tscaf analyze dark.png", "failed_precondition", "--detector");
 }
 
+static void exit_code__each_answer__its_own(void **state)
+{
+    static const char *const page[] = {SCRIPT_ANSWER("200", "", "<html>"),
+                                       NULL};
+    static const char *const busy[] = {SCRIPT_ANSWER("503", "", ""),
+                                       SCRIPT_ANSWER("418", "", ""), NULL};
+    static const char *const full[] = {
+        SCRIPT_ANSWER("201", "", "{\"id\":\"id_1\"}"),
+        SCRIPT_ANSWER("503", "", ""), NULL};
+
+    (void)state;
+    SAYS_TO(page, NULL, 4,
+            "tscaf analyze all >out; code=$?; cat out; "
+            "[ $(wc -l <out) = 1 ] && exit $code",
+            "all/driver_1/1.png: unknown: the answer cannot be read");
+    SAYS_TO(page, NULL, 4, "tscaf analyze --json dark.png",
+            "{\"path\":\"dark.png\",\"error\":{\"code\":\"unknown\"");
+    /* Of the others it says nothing. */
+    SAYS_TO(busy, NULL, 3,
+            "tscaf analyze --retries 0 dark.png all/driver_1/1.png",
+            "dark.png: unavailable", "1.png: unknown");
+    SAYS_TO(full, NULL, 3,
+            "mkdir -p one/a && cp dark.png one/a && "
+            "tscaf enroll --retries 0 one",
+            "0 pictures enrolled, 0 were already, 1 refused, 0 left",
+            "a/dark.png: unavailable");
+}
+
 static void match__pictures__yes_and_no(void **state)
 {
     (void)state;
@@ -320,6 +366,10 @@ static void keys__from_the_first__needed(void **state)
          "admin", "root");
     SAYS(4, "tscaf models", "unauthenticated");
     SAYS(4, "tscaf enroll --input crop all", "unauthenticated", "6 left");
+    SAYS(4,
+         "tscaf analyze --input crop all >out; code=$?; cat out; "
+         "[ $(wc -l <out) = 1 ] && exit $code",
+         "all/driver_1/1.png: unauthenticated");
     SAYS(0, "TSCAF_KEY=$(cat key) tscaf models", "UNTRAINED");
     SAYS(0,
          "tscaf keys create cam --role analyze --key-file key "
@@ -342,6 +392,7 @@ int main(void)
         cmocka_unit_test(enroll__folder__enrols_reports_resumes),
         cmocka_unit_test(identities__life__all_verbs),
         cmocka_unit_test(analyze__many__in_order),
+        cmocka_unit_test(exit_code__each_answer__its_own),
         cmocka_unit_test(match__pictures__yes_and_no),
         cmocka_unit_test(bench__both_loops__count_what_they_send),
         cmocka_unit_test(training__from_pictures__to_a_model_and_back),
