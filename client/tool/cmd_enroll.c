@@ -3,6 +3,7 @@
  * journal, which is believed only where the server still has the face. */
 #include <dirent.h>
 #include <errno.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -24,7 +25,9 @@ static const char help[] =
     "external id too, and every picture below it is enrolled. Run it again "
     "and it\n"
     "goes on: identities that exist are used, pictures that are enrolled are\n"
-    "left out. What is refused is reported with its reason.\n"
+    "left out. What is refused is reported with its reason. Interrupted, it "
+    "waits\n"
+    "for the requests that are on their way; twice, it does not.\n"
     "\n"
     "  --input frame|crop   camera frames, or aligned faces (frame)\n"
     "  --force              enrol poor faces and look-alikes too\n"
@@ -156,24 +159,32 @@ static void refuse(struct enrolment *all, const struct person *p,
     show_progress(all);
 }
 
-static void stop(struct enrolment *all, enum ut_err rc)
+/* Nothing new is started from then on; the first error is the one told. */
+static void stop(struct enrolment *all, enum ut_err rc,
+                 const struct ut_error *e)
 {
-    if (!all->rc)
-        all->rc = rc;
+    if (!rc || all->rc)
+        return;
+    all->rc = rc;
+    all->e = *e;
 }
 
 /* True, and everything stops, where going on would only repeat the error. */
 static bool fatal(struct enrolment *all, const struct cl_answer *a)
 {
     bool no_server = !a->status && a->err.code == API_UNAVAILABLE;
+    struct ut_error e;
 
     if (!no_server && a->err.code != API_UNAUTHENTICATED &&
         a->err.code != API_PERMISSION_DENIED &&
         a->err.code != API_FAILED_PRECONDITION)
         return false;
-    all->exit = cmd_exit_of(&a->err);
-    stop(all, ut_fail(&all->e, UT_ESTATE, "%s: %s", api_code_name(a->err.code),
-                      a->err.message));
+    if (!all->rc)
+        all->exit = cmd_exit_of(&a->err);
+    stop(all,
+         ut_fail(&e, UT_ESTATE, "%s: %s", api_code_name(a->err.code),
+                 a->err.message),
+         &e);
     return true;
 }
 
@@ -194,9 +205,10 @@ static void person_fail(struct person *p, const struct cl_answer *a)
 static void get(struct person *p, struct ut_buf *path, cl_done *done)
 {
     struct cl_request r = {.method = "GET", .path = path->data};
+    struct ut_error e;
 
-    if (path->data)
-        stop(p->all, cl_start(p->all->client, &r, done, p, &p->all->e));
+    if (!p->all->rc)
+        stop(p->all, cl_start(p->all->client, &r, done, p, &e), &e);
     ut_buf_fini(path);
 }
 
@@ -208,18 +220,19 @@ static void person_start(struct person *p)
     struct cl_request r = {
         .method = "POST", .path = "/v1/identities", .type = "application/json"};
     struct cl_answer a;
+    struct ut_error e;
     char *json = NULL;
     enum ut_err rc;
 
     m.name = m.external_id = p->name;
     m.consent_ref = (char *)(uintptr_t)all->consent;
-    rc = api_json_write(&m.base, API_JSON_REST, &json, &r.len, &all->e);
+    rc = api_json_write(&m.base, API_JSON_REST, &json, &r.len, &e);
     r.body = json;
     /* Small enough to wait for: the body need not outlive this call. */
     if (!rc)
-        rc = cl_call(all->client, &r, &a, &all->e);
+        rc = cl_call(all->client, &r, &a, &e);
     free(json);
-    stop(all, rc);
+    stop(all, rc, &e);
     if (!rc) {
         on_created(p, &a);
         free(a.body);
@@ -229,17 +242,18 @@ static void person_start(struct person *p)
 static void find(struct person *p)
 {
     struct ut_buf path;
+    struct ut_error e;
     enum ut_err rc;
 
     ut_buf_init(&path, 4096);
-    rc = ut_buf_addf(&path, &p->all->e, "/v1/identities");
+    rc = ut_buf_addf(&path, &e, "/v1/identities");
     if (!rc)
-        rc = cl_path_query(&path, "query", p->name, &p->all->e);
+        rc = cl_path_query(&path, "query", p->name, &e);
     if (!rc)
-        rc = cl_path_query(&path, "limit", "500", &p->all->e);
+        rc = cl_path_query(&path, "limit", "500", &e);
     if (!rc && p->cursor[0])
-        rc = cl_path_query(&path, "cursor", p->cursor, &p->all->e);
-    stop(p->all, rc);
+        rc = cl_path_query(&path, "cursor", p->cursor, &e);
+    stop(p->all, rc, &e);
     get(p, &path, on_found);
 }
 
@@ -285,6 +299,7 @@ static void on_found(void *ctx, struct cl_answer *a)
     const Tscaf__V1__ListIdentitiesResponse *r;
     ProtobufCMessage *m;
     struct ut_buf path;
+    struct ut_error e;
 
     if (!a->ok ||
         api_json_read_answer(&tscaf__v1__list_identities_response__descriptor,
@@ -309,8 +324,8 @@ static void on_found(void *ctx, struct cl_answer *a)
         person_fail(p, a);
     } else {
         ut_buf_init(&path, 4096);
-        stop(p->all,
-             ut_buf_addf(&path, &p->all->e, "/v1/identities/%s/faces", p->id));
+        stop(p->all, ut_buf_addf(&path, &e, "/v1/identities/%s/faces", p->id),
+             &e);
         get(p, &path, on_faces);
     }
 }
@@ -348,6 +363,7 @@ static void on_enrolled(void *ctx, struct cl_answer *a)
     struct enrolment *all = p->all;
     const char *path = p->files.paths[x->file];
     ProtobufCMessage *m;
+    struct ut_error e;
 
     free(x->bytes);
     x->bytes = NULL;
@@ -362,8 +378,10 @@ static void on_enrolled(void *ctx, struct cl_answer *a)
         return;
     }
     all->enrolled++;
-    stop(all, journal_add(&all->journal, ((Tscaf__V1__FaceRecord *)m)->id,
-                          p->id, relative(all, path), &all->e));
+    stop(all,
+         journal_add(&all->journal, ((Tscaf__V1__FaceRecord *)m)->id, p->id,
+                     relative(all, path), &e),
+         &e);
     tell(all, p, path, ((Tscaf__V1__FaceRecord *)m)->id, NULL);
     protobuf_c_message_free_unpacked(m, NULL);
     show_progress(all);
@@ -398,9 +416,7 @@ static void picture_start(struct picture *x)
     if (!rc)
         rc = cl_start(all->client, &r, on_enrolled, x, &e);
     ut_buf_fini(&path);
-    if (rc)
-        all->e = e;
-    stop(all, rc);
+    stop(all, rc, &e);
 }
 
 /* ---- all of it ---- */
@@ -452,11 +468,33 @@ static enum ut_err find_people(struct enrolment *all)
     return rc;
 }
 
+static volatile sig_atomic_t interrupted; /* by this signal */
+
+static void on_signal(int signum)
+{
+    interrupted = signum;
+}
+
+/* Once: the second time it ends the program at once. */
+static void heed(int signum)
+{
+    struct sigaction ours = {.sa_handler = on_signal, .sa_flags = SA_RESETHAND},
+                     old;
+
+    if (!sigaction(signum, NULL, &old) && old.sa_handler != SIG_IGN)
+        sigaction(signum, &ours, NULL);
+}
+
 static void run(struct enrolment *all)
 {
+    struct ut_error e;
+
     all->started_us = ut_clock_us();
+    heed(SIGINT);
+    heed(SIGTERM);
     while (!all->rc) {
-        while (!all->rc && cl_busy(all->client) < all->parallel) {
+        while (!all->rc && !interrupted &&
+               cl_busy(all->client) < all->parallel) {
             if (all->next_ready < all->n_ready)
                 picture_start(&all->ready[all->next_ready++]);
             else if (all->next_person < all->n_people) {
@@ -467,12 +505,17 @@ static void run(struct enrolment *all)
             } else
                 break;
         }
+        if (interrupted)
+            stop(all, ut_fail(&e, UT_ESTATE, "interrupted"), &e);
         if (all->rc ||
             (!cl_busy(all->client) && all->next_person == all->n_people &&
              all->next_ready == all->n_ready))
             break;
-        stop(all, cl_wait(all->client, 1000, &all->e));
+        stop(all, cl_wait(all->client, 1000, &e), &e);
     }
+    /* What is on its way may be stored: the journal has to know. */
+    while (cl_busy(all->client) && !cl_wait(all->client, 1000, &e))
+        ;
 }
 
 static int parse(struct enrolment *all, int argc, char **argv)
@@ -570,5 +613,9 @@ int cmd_enroll(int argc, char **argv)
         code = code > CMD_SOME ? code : failed;
     }
     enrolment_fini(&all);
+    if (interrupted) { /* as whoever sent it expects */
+        fflush(stdout);
+        raise(interrupted);
+    }
     return code;
 }

@@ -1,10 +1,12 @@
 /* tscaf against a real server: what it prints, its exit codes, resuming. */
 #include "tests/support/unit.h"
 
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/wait.h>
+#include <unistd.h>
 
 #include "tests/support/script.h"
 #include "tests/support/server.h"
@@ -32,7 +34,18 @@ static int sh(const char *line, char *text, size_t size)
     return WEXITSTATUS(pclose(p));
 }
 
-/* The line ends with this exit code and says all of what (NULL-ended). */
+/* Whether a line ended with this exit code and said all of what (NULL-ended).
+ */
+static void judge(int code, const char *line, const char *const *what, int got,
+                  const char *text)
+{
+    if (got != code)
+        fail_msg("%s: exit %d, not %d:\n%s", line, got, code, text);
+    for (; *what; what++)
+        if (!strstr(text, *what))
+            fail_msg("%s: no \"%s\" in:\n%s", line, *what, text);
+}
+
 #define SAYS(code, line, ...)                                                  \
     says(code, line, (const char *const[]){__VA_ARGS__, NULL})
 static void says(int code, const char *line, const char *const *what)
@@ -40,11 +53,7 @@ static void says(int code, const char *line, const char *const *what)
     char text[65536];
     int got = sh(line, text, sizeof(text));
 
-    if (got != code)
-        fail_msg("%s: exit %d, not %d:\n%s", line, got, code, text);
-    for (; *what; what++)
-        if (!strstr(text, *what))
-            fail_msg("%s: no \"%s\" in:\n%s", line, *what, text);
+    judge(code, line, what, got, text);
 }
 
 /* The same against a server of these answers. */
@@ -55,13 +64,15 @@ static void says_to(const char *const *answers, void (*before)(int n), int code,
                     const char *line, const char *const *what)
 {
     struct script s;
-    char all[1024];
+    char all[1024], text[65536];
+    int got;
 
     script_start(&s, answers, before);
     snprintf(all, sizeof(all), "export TSCAF_URL=http://127.0.0.1:%d; %s",
              s.port, line);
-    says(code, all, what);
-    script_end(&s);
+    got = sh(all, text, sizeof(text));
+    script_end(&s); /* also if the test fails */
+    judge(code, line, what, got, text);
 }
 
 static int set_up(void **state)
@@ -184,6 +195,57 @@ static void enroll__folder__enrols_reports_resumes(void **state)
          "driver_9/1.png: already_exists", "FACE_EXISTS",
          "driver_9/dark.png: invalid_argument", "LOW_BRIGHTNESS");
     SAYS(2, "mkdir -p none && tscaf enroll none", "no folder with pictures");
+}
+
+#define IDENTITY SCRIPT_ANSWER("201", "", "{\"id\":\"id_1\"}")
+#define DENIED                                                                 \
+    SCRIPT_ANSWER("403", "",                                                   \
+                  "{\"code\":\"permission_denied\",\"message\":\"no\"}")
+#define FACE SCRIPT_ANSWER("201", "", "{\"id\":\"face_1\"}")
+
+/* Of the program whose id is in the file pid, once it has sent a picture. */
+static void interrupt(int n)
+{
+    char path[64];
+    long pid = 0;
+    FILE *f;
+
+    if (n != 1)
+        return;
+    snprintf(path, sizeof(path), "%s/pid", dir);
+    f = fopen(path, "r");
+    if (f && fscanf(f, "%ld", &pid) == 1)
+        kill((pid_t)pid, SIGINT);
+    if (f)
+        fclose(f);
+    usleep(200000); /* it would be gone by the answer */
+}
+
+/* The tool has read the answers before by then. */
+static void late(int n)
+{
+    if (n == 2)
+        usleep(200000);
+}
+
+static void enroll__stopped__what_is_on_its_way_is_in_the_journal(void **state)
+{
+    static const char *const denied[] = {IDENTITY, DENIED, FACE, NULL};
+    static const char *const answers[] = {IDENTITY, FACE, NULL};
+
+    (void)state;
+    SAYS_TO(denied, late, 4,
+            "mkdir -p two/a && cp all/driver_1/*.png two/a && "
+            "tscaf enroll --parallel 2 two; code=$?; cat two/.tscaf-enrolled; "
+            "exit $code",
+            "1 pictures enrolled, 0 were already, 0 refused, 1 left",
+            "permission_denied: no", "face_1\tid_1\ta/");
+    SAYS_TO(answers, interrupt, 130,
+            "rm two/.tscaf-enrolled; "
+            "sh -c 'echo $$ >pid; exec tscaf enroll --parallel 1 two'; "
+            "code=$?; cat two/.tscaf-enrolled; exit $code",
+            "1 pictures enrolled, 0 were already, 0 refused, 1 left",
+            "interrupted", "face_1\tid_1\ta/");
 }
 
 static void identities__life__all_verbs(void **state)
@@ -390,6 +452,7 @@ int main(void)
         cmocka_unit_test(server__absent__exit_3),
         cmocka_unit_test(models__untrained__said),
         cmocka_unit_test(enroll__folder__enrols_reports_resumes),
+        cmocka_unit_test(enroll__stopped__what_is_on_its_way_is_in_the_journal),
         cmocka_unit_test(identities__life__all_verbs),
         cmocka_unit_test(analyze__many__in_order),
         cmocka_unit_test(exit_code__each_answer__its_own),
