@@ -397,8 +397,14 @@ static void picture_start(struct picture *x)
     struct ut_error e;
     enum ut_err rc;
 
-    rc = cl_picture_read(p->files.paths[x->file], &x->bytes, &r.len, &r.type,
-                         &e);
+    if (strchr(relative(all, p->files.paths[x->file]), '\n'))
+        rc =
+            ut_fail(&e, UT_EINVAL,
+                    "a path with a newline cannot be in the journal, and would "
+                    "be enrolled again and again");
+    else
+        rc = cl_picture_read(p->files.paths[x->file], &x->bytes, &r.len,
+                             &r.type, &e);
     if (rc && rc != UT_ENOMEM) {
         api_fail(&err, API_INVALID_ARGUMENT, "%s", e.msg);
         refuse(all, p, p->files.paths[x->file], &err);

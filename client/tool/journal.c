@@ -40,6 +40,24 @@ static void sort(struct journal *j)
     j->n = n;
 }
 
+/* Cuts a line at its tabs; by these alone, as a path may begin with any other
+ * white space. NULL if it is none of ours, else its path. */
+static const char *read_line(char *line, struct journal_entry *x)
+{
+    char *identity = strchr(line, '\t');
+    char *path = identity ? strchr(identity + 1, '\t') : NULL;
+
+    if (!path)
+        return NULL;
+    *identity++ = *path++ = '\0';
+    if (!*line || !*identity || !*path || strlen(line) >= sizeof(x->face) ||
+        strlen(identity) >= sizeof(x->identity))
+        return NULL;
+    snprintf(x->face, sizeof(x->face), "%s", line);
+    snprintf(x->identity, sizeof(x->identity), "%s", identity);
+    return path;
+}
+
 static void read_lines(struct journal *j)
 {
     char *line = NULL;
@@ -49,7 +67,7 @@ static void read_lines(struct journal *j)
 
     while ((len = getline(&line, &size, j->file)) > 0) {
         struct journal_entry x;
-        int at = 0;
+        const char *path;
 
         if (line[len - 1] != '\n') {
             fseek(j->file, 0, SEEK_END); /* from reading to writing */
@@ -57,9 +75,8 @@ static void read_lines(struct journal *j)
             break;
         }
         line[len - 1] = '\0';
-        if (sscanf(line, "%63[^\t]\t%63[^\t]\t%n", x.face, x.identity, &at) !=
-                2 ||
-            !at)
+        path = read_line(line, &x);
+        if (!path)
             continue;
         if (j->n == cap) {
             struct journal_entry *more;
@@ -70,7 +87,7 @@ static void read_lines(struct journal *j)
                 break;
             j->entries = more;
         }
-        x.path = strdup(line + at);
+        x.path = strdup(path);
         if (!x.path)
             break;
         x.line = j->n;

@@ -6,7 +6,8 @@
 #include "base/error.h"
 
 /* What tscaf enroll enrolled, in a file that outlives it: a line for each
- * picture, face_id<TAB>identity_id<TAB>path. */
+ * picture, face_id<TAB>identity_id<TAB>path. A path with a newline cannot be in
+ * it. */
 
 /* This picture is that face. */
 struct journal_entry {

@@ -195,6 +195,16 @@ static void enroll__folder__enrols_reports_resumes(void **state)
          "driver_9/1.png: already_exists", "FACE_EXISTS",
          "driver_9/dark.png: invalid_argument", "LOW_BRIGHTNESS");
     SAYS(2, "mkdir -p none && tscaf enroll none", "no folder with pictures");
+    /* Any name is found again that the journal can hold. */
+    SAYS(1,
+         "mkdir -p 'odd/ lead\ta' && cp dark.png 'odd/ lead\ta/ 1.png' && "
+         "cp dark.png 'odd/ lead\ta/2\n.png' && "
+         "tscaf enroll --input crop --force odd; "
+         "tscaf enroll --input crop --force odd; code=$?; tscaf identities "
+         "delete $(tscaf identities list | grep lead | cut -d' ' -f1); "
+         "exit $code",
+         "1 pictures enrolled, 0 were already, 1 refused", "with a newline",
+         "0 pictures enrolled, 1 were already, 1 refused");
 }
 
 #define IDENTITY SCRIPT_ANSWER("201", "", "{\"id\":\"id_1\"}")
