@@ -312,8 +312,10 @@ static struct job *find(const struct srv_jobs *j, const char *id,
 static enum ut_err refuse(const struct job *x, const char *what,
                           struct ut_error *e)
 {
-    return ut_fail(e, UT_ESTATE, "%s is %s: it cannot be %s", x->record->id,
-                   srv_job_state_name(x->record->state), what);
+    return ut_fail(e, UT_ESTATE, "%s is %s%s: it cannot be %s", x->record->id,
+                   srv_job_state_name(x->record->state),
+                   x->finishing ? ", and its result is being stored" : "",
+                   what);
 }
 
 enum ut_err srv_jobs_cancel(struct srv_jobs *j, const char *id,
@@ -362,7 +364,9 @@ enum ut_err srv_jobs_resume(struct srv_jobs *j, const char *id,
 
     if (!x)
         return e->code;
-    if (x->record->state != STATE(PAUSED) && x->record->state != STATE(FAILED))
+    if ((x->record->state != STATE(PAUSED) &&
+         x->record->state != STATE(FAILED)) ||
+        x->finishing)
         return refuse(x, "resumed", e);
     srv_message_set(&x->record->ended_at, "");
     become(x, STATE(QUEUED), "");

@@ -1,0 +1,201 @@
+/* The queue beside a store that takes long, or refuses: no process runs. */
+#include "server/jobs/jobs.h"
+
+#include <limits.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "api/json.h"
+#include "base/file.h"
+#include "server/app.h"
+#include "server/jobs/job_folder.h"
+#include "server/store/store_sql.h"
+#include "tests/support/unit.h"
+
+#define JOB "job_a"
+#define VERSION "0123456789abcdef"
+#define STATE(x) TSCAF__V1__JOB_STATE__JOB_STATE_##x
+
+static struct srv_app app;
+static struct srv_config config;
+static char dir[64], data[80];
+
+/* ---- a store that can be held, and that refuses ---- */
+
+static struct srv_sql_ops ops;
+static enum ut_err (*begin)(struct srv_store *s, struct ut_error *e);
+static atomic_bool held;
+static atomic_int n_refusals; /* to come */
+static uv_sem_t go;
+
+static enum ut_err begin_or_not(struct srv_store *s, struct ut_error *e)
+{
+    if (atomic_exchange(&held, false))
+        uv_sem_wait(&go);
+    if (atomic_load(&n_refusals)) {
+        atomic_fetch_sub(&n_refusals, 1);
+        return ut_fail(e, UT_EIO, "the store is full");
+    }
+    return begin(s, e);
+}
+
+/* ---- the server without its sockets ---- */
+
+static int set_up(void **state)
+{
+    static const char *const folders[] = {"", "/jobs", "/models"};
+    char path[128];
+    struct ut_error e;
+    size_t unusable;
+
+    (void)state;
+    memset(&app, 0, sizeof(app));
+    snprintf(dir, sizeof(dir), "/tmp/tscaf-jobs-XXXXXX");
+    assert_non_null(mkdtemp(dir));
+    snprintf(data, sizeof(data), "%s/data", dir);
+    for (int i = 0; i < 3; i++) {
+        snprintf(path, sizeof(path), "%s%s", data, folders[i]);
+        assert_int_equal(mkdir(path, 0700), 0);
+    }
+    config = (struct srv_config){.data = data,
+                                 .backend = (char *)(uintptr_t) "cpu",
+                                 .precision = MDL_PREC_F32,
+                                 .max_batch = 1,
+                                 .max_queue = 1,
+                                 .gallery_max_faces = 1};
+    app.config = &config;
+    pthread_mutex_init(&app.generations.lock, NULL);
+    pthread_mutex_init(&app.generations.next_lock, NULL);
+    if (srv_store_open(data, NULL, &app.store, &e))
+        fail_msg("%s", e.msg);
+    ops = *app.store->ops;
+    begin = ops.begin;
+    ops.begin = begin_or_not;
+    app.store->ops = &ops;
+    atomic_store(&held, false);
+    atomic_store(&n_refusals, 0);
+    uv_sem_init(&go, 0);
+    uv_loop_init(&app.loop);
+    assert_int_equal(srv_mailbox_new(&app.loop, &app.mailbox, &e), UT_OK);
+    assert_int_equal(srv_pool_new("store", 1, 4, &app.store_pool, &e), UT_OK);
+    if (srv_generations_open(&app, &unusable, &e))
+        fail_msg("%s", e.msg);
+    return 0;
+}
+
+static int tear_down(void **state)
+{
+    (void)state;
+    srv_jobs_stop(app.jobs);
+    uv_sem_post(&go); /* of a test that failed */
+    srv_pool_free(app.store_pool);
+    srv_generations_free(&app);
+    srv_mailbox_free(app.mailbox);
+    uv_run(&app.loop, UV_RUN_DEFAULT);
+    uv_loop_close(&app.loop);
+    srv_jobs_free(app.jobs);
+    srv_store_close(app.store);
+    pthread_mutex_destroy(&app.generations.lock);
+    pthread_mutex_destroy(&app.generations.next_lock);
+    uv_sem_destroy(&go);
+    ut_remove_tree(dir);
+    return 0;
+}
+
+static void begin_jobs(void)
+{
+    struct ut_error e;
+
+    if (srv_jobs_new(&app, &app.jobs, &e))
+        fail_msg("%s", e.msg);
+}
+
+/* ---- what a process left ---- */
+
+static void write_in_job(const char *name, const char *text)
+{
+    char path[PATH_MAX];
+    struct ut_error e;
+
+    srv_job_path(data, JOB, name, path);
+    assert_int_equal(ut_file_write(path, text, strlen(text), &e), UT_OK);
+}
+
+/* A stored job in that state, with its folder. */
+static void add_job(Tscaf__V1__JobState job_state)
+{
+    Tscaf__V1__JobRecord x = TSCAF__V1__JOB_RECORD__INIT;
+    const struct srv_record put = {SRV_TABLE_JOB, JOB, &x.base};
+    char path[PATH_MAX];
+    struct ut_error e;
+
+    x.id = (char *)(uintptr_t)JOB;
+    x.state = job_state;
+    assert_int_equal(srv_store_put(app.store, NULL, NULL, NULL, &put, 1, &e),
+                     UT_OK);
+    srv_job_path(data, JOB, "", path);
+    assert_int_equal(mkdir(path, 0700), 0);
+}
+
+/* The model that its process made, compared with the one that answers. */
+static void add_result(void)
+{
+    Tscaf__V1__JobResult r = TSCAF__V1__JOB_RESULT__INIT;
+    Tscaf__V1__ModelInfo info = TSCAF__V1__MODEL_INFO__INIT;
+    Tscaf__V1__ModelRef ref = TSCAF__V1__MODEL_REF__INIT;
+    struct ut_error e;
+    char *json;
+    size_t len;
+
+    ref.version = (char *)(uintptr_t)VERSION;
+    info.model = &ref;
+    info.state = TSCAF__V1__MODEL_STATE__MODEL_STATE_CANDIDATE;
+    info.compared_with =
+        (char *)(uintptr_t)srv_generation_version(app.generations.current);
+    info.job_id = (char *)(uintptr_t)JOB;
+    r.model = &info;
+    assert_int_equal(api_json_write(&r.base, API_JSON_REST, &json, &len, &e),
+                     UT_OK);
+    write_in_job("result.json", json);
+    write_in_job("model.safetensors", "weights");
+    free(json);
+}
+
+static void until(Tscaf__V1__JobState wanted)
+{
+    while (srv_jobs_find(app.jobs, JOB)->state != wanted)
+        uv_run(&app.loop, UV_RUN_ONCE);
+}
+
+/* ---- tests ---- */
+
+/* Resumed, its process would drop what is about to be stored. */
+static void resume__result_is_being_stored__refused(void **state)
+{
+    struct ut_error e;
+
+    (void)state;
+    add_job(STATE(PAUSED));
+    add_result();
+    atomic_store(&held, true);
+    begin_jobs();
+    assert_int_equal(srv_jobs_resume(app.jobs, JOB, &e), UT_ESTATE);
+    assert_non_null(strstr(e.msg, "its result is being stored"));
+    uv_sem_post(&go);
+    until(STATE(SUCCEEDED));
+}
+
+#define TEST(f) cmocka_unit_test_setup_teardown(f, set_up, tear_down)
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        TEST(resume__result_is_being_stored__refused),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
