@@ -100,6 +100,55 @@ static enum ut_err put(struct storing *s, const char *action,
     return srv_store_put(s->app->store, "job", action, version, list, 2, &s->e);
 }
 
+static void swap(char **a, char **b)
+{
+    char *was = *a;
+
+    *a = *b;
+    *b = was;
+}
+
+/* Of a model that is there already only the verdict changes: it may be in use
+ * by now, or come into use meanwhile, by another server too. Beside itself it
+ * has none. */
+static enum ut_err change_verdict(struct storing *s)
+{
+    const char *version = s->record->model_version;
+    Tscaf__V1__ModelInfo *news = s->result->model, *m;
+    ProtobufCMessage *stored;
+    enum ut_err rc =
+        srv_store_get(s->app->store, SRV_TABLE_MODEL, version,
+                      &tscaf__v1__model_info__descriptor, &stored, &s->e);
+
+    if (rc)
+        return rc;
+    m = (Tscaf__V1__ModelInfo *)stored;
+    if (strcmp(news->compared_with, version)) {
+        m->passed = news->passed;
+        swap(&m->reason, &news->reason);
+        swap(&m->compared_with, &news->compared_with);
+        swap(&m->card, &news->card);
+    }
+    rc = put(s, "model.compare", m);
+    tscaf__v1__model_info__free_unpacked(m, NULL);
+    return rc;
+}
+
+/* The same data and settings make the same model, bit for bit: what another job
+ * has made is no new one. */
+static enum ut_err put_both(struct storing *s)
+{
+    struct srv_store *store = s->app->store;
+    enum ut_err rc = srv_store_begin(store, &s->e);
+
+    if (rc)
+        return rc;
+    rc = change_verdict(s);
+    if (rc == UT_ENOTFOUND && !s->again)
+        rc = put(s, "model.create", s->result->model);
+    return srv_store_end(store, rc, &s->e);
+}
+
 /* The file into the repository, then the two records together. Done again
  * after a crash in between, it comes to the same. */
 static enum ut_err store_new(struct storing *s, const char *from)
@@ -110,46 +159,13 @@ static enum ut_err store_new(struct storing *s, const char *from)
     /* DATA/models may be a volume that several servers share. */
     if (ut_file_move(from, to, &s->e) && access(to, F_OK))
         return s->e.code;
-    return put(s, "model.create", s->result->model);
+    return put_both(s);
 }
 
-static void swap(char **a, char **b)
-{
-    char *was = *a;
-
-    *a = *b;
-    *b = was;
-}
-
-static enum ut_err change_verdict(struct storing *s)
-{
-    Tscaf__V1__ModelInfo *news = s->result->model, *m;
-    ProtobufCMessage *stored;
-    enum ut_err rc =
-        srv_store_get(s->app->store, SRV_TABLE_MODEL, s->record->model_version,
-                      &tscaf__v1__model_info__descriptor, &stored, &s->e);
-
-    if (rc)
-        return rc;
-    m = (Tscaf__V1__ModelInfo *)stored;
-    m->passed = news->passed;
-    swap(&m->reason, &news->reason);
-    swap(&m->compared_with, &news->compared_with);
-    swap(&m->card, &news->card);
-    rc = put(s, "model.compare", m);
-    tscaf__v1__model_info__free_unpacked(m, NULL);
-    return rc;
-}
-
-/* Of a model that is compared anew only the verdict changes: it may be in use
- * by now, or come into use meanwhile, by another server too. */
 static enum ut_err store_verdict(struct storing *s, const char *from)
 {
-    struct srv_store *store = s->app->store;
-    enum ut_err rc = srv_store_begin(store, &s->e);
+    enum ut_err rc = put_both(s);
 
-    if (!rc)
-        rc = srv_store_end(store, change_verdict(s), &s->e);
     if (!rc)
         unlink(from); /* the link that its process had */
     return rc;

@@ -125,18 +125,24 @@ static void write_in_job(const char *name, const char *text)
     assert_int_equal(ut_file_write(path, text, strlen(text), &e), UT_OK);
 }
 
+static void put(enum srv_table table, const char *id, const ProtobufCMessage *m)
+{
+    const struct srv_record r = {table, id, m};
+    struct ut_error e;
+
+    assert_int_equal(srv_store_put(app.store, NULL, NULL, NULL, &r, 1, &e),
+                     UT_OK);
+}
+
 /* A stored job in that state, with its folder. */
 static void add_job(Tscaf__V1__JobState job_state)
 {
     Tscaf__V1__JobRecord x = TSCAF__V1__JOB_RECORD__INIT;
-    const struct srv_record put = {SRV_TABLE_JOB, JOB, &x.base};
     char path[PATH_MAX];
-    struct ut_error e;
 
     x.id = (char *)(uintptr_t)JOB;
     x.state = job_state;
-    assert_int_equal(srv_store_put(app.store, NULL, NULL, NULL, &put, 1, &e),
-                     UT_OK);
+    put(SRV_TABLE_JOB, JOB, &x.base);
     srv_job_path(data, JOB, "", path);
     assert_int_equal(mkdir(path, 0700), 0);
 }
@@ -189,12 +195,52 @@ static void resume__result_is_being_stored__refused(void **state)
     until(STATE(SUCCEEDED));
 }
 
+static Tscaf__V1__ModelInfo *stored_model(void)
+{
+    ProtobufCMessage *m;
+    struct ut_error e;
+
+    if (srv_store_get(app.store, SRV_TABLE_MODEL, VERSION,
+                      &tscaf__v1__model_info__descriptor, &m, &e))
+        fail_msg("%s", e.msg);
+    return (Tscaf__V1__ModelInfo *)m;
+}
+
+/* Training repeats bit for bit: a job like one before makes the same file. */
+static void result__same_bytes_as_a_model_in_use__it_stays_active(void **state)
+{
+    Tscaf__V1__ModelInfo info = TSCAF__V1__MODEL_INFO__INIT, *m;
+    Tscaf__V1__ModelRef ref = TSCAF__V1__MODEL_REF__INIT;
+
+    (void)state;
+    ref.version = (char *)(uintptr_t)VERSION;
+    info.model = &ref;
+    info.state = TSCAF__V1__MODEL_STATE__MODEL_STATE_ACTIVE;
+    info.job_id = (char *)(uintptr_t) "job_before";
+    info.created_at = (char *)(uintptr_t) "before";
+    info.compared_with = (char *)(uintptr_t) "another";
+    put(SRV_TABLE_MODEL, VERSION, &info.base);
+    add_job(STATE(RUNNING));
+    add_result();
+    begin_jobs();
+    until(STATE(SUCCEEDED));
+    m = stored_model();
+    assert_int_equal(m->state, TSCAF__V1__MODEL_STATE__MODEL_STATE_ACTIVE);
+    assert_string_equal(m->job_id, "job_before");
+    assert_string_equal(m->created_at, "before");
+    assert_string_equal(m->compared_with,
+                        srv_generation_version(app.generations.current));
+    tscaf__v1__model_info__free_unpacked(m, NULL);
+    assert_string_equal(srv_jobs_find(app.jobs, JOB)->model_version, VERSION);
+}
+
 #define TEST(f) cmocka_unit_test_setup_teardown(f, set_up, tear_down)
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         TEST(resume__result_is_being_stored__refused),
+        TEST(result__same_bytes_as_a_model_in_use__it_stays_active),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
