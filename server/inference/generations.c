@@ -287,6 +287,23 @@ void srv_generations_free(struct srv_app *app)
     app->generations.current = app->generations.previous = NULL;
 }
 
+enum ut_err srv_generations_have(struct srv_app *app, const char *version,
+                                 struct srv_store *store, struct ut_error *e)
+{
+    struct srv_generation *g = srv_generation_take(app);
+    ProtobufCMessage *m;
+    enum ut_err rc = UT_OK;
+
+    if (strcmp(version, srv_generation_version(g))) {
+        rc = srv_store_get(store, SRV_TABLE_MODEL, version,
+                           &tscaf__v1__model_info__descriptor, &m, e);
+        if (!rc)
+            protobuf_c_message_free_unpacked(m, NULL);
+    }
+    srv_generation_drop(g);
+    return rc;
+}
+
 enum ut_err srv_generations_base(struct srv_app *app, const char *asked,
                                  char version[17], char path[PATH_MAX],
                                  struct srv_store *store, struct ut_error *e)
@@ -294,15 +311,9 @@ enum ut_err srv_generations_base(struct srv_app *app, const char *asked,
     struct srv_generation *g = srv_generation_take(app);
     const char *current = srv_generation_version(g), *file;
     char found[PATH_MAX];
-    ProtobufCMessage *m;
-    enum ut_err rc = UT_OK;
+    enum ut_err rc =
+        *asked ? srv_generations_have(app, asked, store, e) : UT_OK;
 
-    if (*asked && strcmp(asked, current)) {
-        rc = srv_store_get(store, SRV_TABLE_MODEL, asked,
-                           &tscaf__v1__model_info__descriptor, &m, e);
-        if (!rc)
-            protobuf_c_message_free_unpacked(m, NULL);
-    }
     snprintf(version, 17, "%s", *asked && !rc ? asked : current);
     if (!rc) {
         rc = srv_model_find(app, version, found, &file, e);

@@ -105,6 +105,12 @@ bool srv_change_over_state(struct srv_app *app, const char *version, char *text,
 bool srv_change_over_failed(struct srv_app *app, const char *version,
                             char *text, size_t size);
 
+/* UT_ENOTFOUND if that version neither answers nor has a record. Thread: that
+ * of store. */
+UT_MUSTUSE enum ut_err srv_generations_have(struct srv_app *app,
+                                            const char *version,
+                                            struct srv_store *store,
+                                            struct ut_error *e);
 /* The version that a job starts from ("": the active one), and its file; path
  * "-" for the network that is made without one. Thread: that of store. */
 UT_MUSTUSE enum ut_err srv_generations_base(struct srv_app *app,

@@ -81,6 +81,25 @@ static void free_message(void *result)
     protobuf_c_message_free_unpacked(result, NULL);
 }
 
+/* As one change with a look at what it starts from: that may have been deleted
+ * while the data was frozen. */
+static enum ut_err put_new(struct srv_store_call *w,
+                           const Tscaf__V1__JobRecord *x, struct ut_error *e)
+{
+    struct srv_app *app = w->call->app;
+    struct srv_store *store = app->datasets.store;
+    const struct srv_record put = {SRV_TABLE_JOB, x->id, &x->base};
+    enum ut_err rc = srv_store_begin(store, e);
+
+    if (rc)
+        return rc;
+    rc = srv_generations_have(app, x->base_version, store, e);
+    if (!rc)
+        rc = srv_store_put(store, w->call->actor, "job.create", x->id, &put, 1,
+                           e);
+    return srv_store_end(store, rc, e);
+}
+
 /* The datasets' thread. */
 static enum ut_err create(struct srv_store_call *w, struct ut_error *e)
 {
@@ -109,12 +128,8 @@ static enum ut_err create(struct srv_store_call *w, struct ut_error *e)
                                     data[i], sizeof(data[i]), e);
     if (!rc)
         rc = srv_job_folder_make(app->config->data, x, order, e);
-    if (!rc) {
-        const struct srv_record put = {SRV_TABLE_JOB, x->id, &x->base};
-
-        rc = srv_store_put(app->datasets.store, w->call->actor, "job.create",
-                           x->id, &put, 1, e);
-    }
+    if (!rc)
+        rc = put_new(w, x, e);
     if (rc) { /* nothing of it stays */
         for (int i = 0; i < 2; i++)
             srv_dataset_thaw(data[i], x->id);

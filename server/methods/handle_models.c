@@ -357,6 +357,35 @@ static bool in_use(const Tscaf__V1__ModelInfo *x)
     return x->state == STATE(ACTIVE) || x->state == STATE(PREVIOUS);
 }
 
+/* One that may go on opens the model it starts from at its end, too. */
+static bool may_go_on(const Tscaf__V1__JobRecord *x)
+{
+    return x->state != TSCAF__V1__JOB_STATE__JOB_STATE_SUCCEEDED &&
+           x->state != TSCAF__V1__JOB_STATE__JOB_STATE_CANCELLED;
+}
+
+static enum ut_err check_jobs(struct srv_store *store, const char *version,
+                              struct ut_error *e)
+{
+    ProtobufCMessage **jobs;
+    size_t n;
+    enum ut_err rc = srv_store_list(
+        store, SRV_TABLE_JOB, &tscaf__v1__job_record__descriptor, &jobs, &n, e);
+
+    if (rc)
+        return rc;
+    for (size_t i = 0; i < n && !rc; i++) {
+        const Tscaf__V1__JobRecord *x = (const void *)jobs[i];
+
+        if (!strcmp(x->base_version, version) && may_go_on(x))
+            rc = ut_fail(e, UT_ESTATE,
+                         "model %.16s is the base of %.64s, which is %s",
+                         version, x->id, srv_job_state_name(x->state));
+    }
+    srv_messages_free(jobs, n);
+    return rc;
+}
+
 static enum ut_err delete_record(struct srv_store_call *w, struct ut_error *e)
 {
     const Tscaf__V1__ModelVersionRef *r = (const void *)w->call->request;
@@ -376,12 +405,14 @@ static enum ut_err delete_record(struct srv_store_call *w, struct ut_error *e)
             return ut_fail(e, UT_ESTATE,
                            "model %s is in use, or is what rollback returns to",
                            r->version);
-    return srv_store_put(app->store, w->call->actor, "model.delete", r->version,
-                         &gone, 1, e);
+    rc = check_jobs(app->store, r->version, e);
+    return rc ? rc
+              : srv_store_put(app->store, w->call->actor, "model.delete",
+                              r->version, &gone, 1, e);
 }
 
-/* Looked at and deleted as one change: no other server takes it into use in
- * between. */
+/* Looked at and deleted as one change: no other server takes it into use, and
+ * no job is made of it, in between. */
 static enum ut_err delete_model(struct srv_store_call *w, struct ut_error *e)
 {
     const Tscaf__V1__ModelVersionRef *r = (const void *)w->call->request;

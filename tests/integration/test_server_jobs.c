@@ -12,8 +12,10 @@
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "base/file.h"
 #include "model/vision/face.h"
 #include "model/vision/image.h"
+#include "server/inference/generations.h"
 #include "server/jobs/job_folder.h"
 #include "tests/support/drivers.h"
 #include "tests/support/models.h"
@@ -875,6 +877,58 @@ static void job__registered_folders__trained_on_where_they_lie(void **state)
     test_answer_fini(&a);
 }
 
+/* A candidate of that version in the repository, of which no job here knows. */
+static void keep_model(const struct test_server *s, const char *version)
+{
+    Tscaf__V1__ModelInfo info = TSCAF__V1__MODEL_INFO__INIT;
+    Tscaf__V1__ModelRef ref = TSCAF__V1__MODEL_REF__INIT;
+    const struct srv_record put = {SRV_TABLE_MODEL, version, &info.base};
+    struct srv_store *store;
+    char data[80], path[PATH_MAX];
+    struct ut_error e;
+
+    snprintf(data, sizeof(data), "%s/data", s->dir);
+    srv_model_path(data, version, path);
+    assert_int_equal(ut_file_write(path, "weights", 7, &e), UT_OK);
+    ref.version = (char *)(uintptr_t)version;
+    info.model = &ref;
+    info.state = TSCAF__V1__MODEL_STATE__MODEL_STATE_CANDIDATE;
+    if (srv_store_open(data, NULL, &store, &e) ||
+        srv_store_put(store, NULL, NULL, NULL, &put, 1, &e))
+        fail_msg("%s", e.msg);
+    srv_store_close(store);
+}
+
+/* What a job starts from it opens at its end, too. */
+static void model__base_of_a_job_that_waits__stays(void **state)
+{
+    const char *const none[] = {"--max-jobs", "0", NULL};
+    const char version[] = "0123456789abcdef";
+    struct test_server s;
+    struct test_answer a = {0};
+    char fatigue[64], job[64], path[128], model[64];
+
+    (void)state;
+    test_server_start(&s, none);
+    draw_data(s.dir);
+    snprintf(path, sizeof(path), "%s/f.tar", s.dir);
+    upload(&s, "fatigue", "application/x-tar", path, fatigue);
+    keep_model(&s, version);
+    start_job_from(&s, version, fatigue, "", 10, job);
+    snprintf(model, sizeof(model), "/v1/models/%s", version);
+    assert_int_equal(test_json(&s, "DELETE", model, NULL, &a), 400);
+    if (!strstr(a.body, job) || !strstr(a.body, "queued"))
+        fail_msg("%s", a.body);
+    assert_int_equal(test_get(&s, model, &a), 200);
+    post(&s, "jobs", job, "cancel", 200);
+    snprintf(path, sizeof(path), "/v1/jobs/%s", job);
+    assert_int_equal(test_json(&s, "DELETE", path, NULL, &a), 204);
+    assert_int_equal(test_json(&s, "DELETE", model, NULL, &a), 204);
+    assert_int_equal(test_get(&s, model, &a), 404);
+    assert_int_equal(test_server_stop(&s), 0);
+    test_answer_fini(&a);
+}
+
 static void dataset__samples_one_by_one__counted_listed_deleted(void **state)
 {
     struct test_server s;
@@ -962,6 +1016,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(dataset__samples_one_by_one__counted_listed_deleted),
         cmocka_unit_test(job__what_cannot_be__refused_by_name),
+        cmocka_unit_test(model__base_of_a_job_that_waits__stays),
         cmocka_unit_test(job__more_memory_than_its_limit__limit_named),
         cmocka_unit_test(
             server_killed__while_a_job_runs__found_again_and_cancelled),
@@ -970,5 +1025,6 @@ int main(void)
         cmocka_unit_test(job__two_datasets__a_better_model_in_use),
     };
 
+    cmocka_set_test_filter(getenv("TEST_FILTER")); /* NULL: all */
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
