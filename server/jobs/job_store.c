@@ -150,7 +150,7 @@ static enum ut_err put_both(struct storing *s)
 }
 
 /* The file into the repository, then the two records together. Done again
- * after a crash in between, it comes to the same. */
+ * after a crash or an error in between, it comes to the same. */
 static enum ut_err store_new(struct storing *s, const char *from)
 {
     char to[PATH_MAX];
@@ -158,7 +158,9 @@ static enum ut_err store_new(struct storing *s, const char *from)
     srv_model_path(s->app->config->data, s->record->model_version, to);
     /* DATA/models may be a volume that several servers share. */
     if (ut_file_move(from, to, &s->e) && access(to, F_OK))
-        return s->e.code;
+        return access(from, F_OK)
+                   ? ut_fail(&s->e, UT_ENOTFOUND, "%.150s: is gone", from)
+                   : s->e.code;
     return put_both(s);
 }
 

@@ -11,7 +11,8 @@ void srv_job_save(struct srv_app *app, const Tscaf__V1__JobRecord *x);
 
 /* Takes a job's result.json over: its model goes into the repository, and the
  * records of both are stored together. done is called on the loop with x as it
- * is then, which is done's, or with NULL and why not. */
+ * is then, which is done's, or with NULL and why not: UT_EIO, UT_EBUSY and
+ * UT_ENOMEM may pass, and the result is there to be stored again. */
 typedef void (*srv_job_stored_fn)(void *arg, Tscaf__V1__JobRecord *x,
                                   const struct ut_error *e);
 UT_MUSTUSE enum ut_err srv_job_store_result(struct srv_app *app,

@@ -7,6 +7,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#include "base/clock.h"
 #include "server/app.h"
 #include "server/calls/answer.h"
 #include "server/calls/message.h"
@@ -17,7 +18,8 @@
 #include "server/jobs/job_store.h"
 #include "server/log.h"
 
-#define LOOK_MS 250 /* between two looks at what processes say */
+#define LOOK_MS 250      /* between two looks at what processes say */
+#define AGAIN_US 1000000 /* from a store that refused to the next try */
 
 #define STATE(x) TSCAF__V1__JOB_STATE__JOB_STATE_##x
 
@@ -26,7 +28,8 @@ struct job {
     Tscaf__V1__JobRecord *record;    /* owned */
     struct srv_job_process *process; /* NULL: none lives */
     bool finishing;                  /* its result is being stored */
-    struct timespec told;            /* of progress.json, as last read */
+    int64_t again_us;     /* when it is tried again, as the store refused; 0 */
+    struct timespec told; /* of progress.json, as last read */
     struct srv_streams streams;
 };
 
@@ -51,6 +54,13 @@ const char *srv_job_state_name(Tscaf__V1__JobState state)
 static bool has_ended(const struct job *x)
 {
     return x->record->state >= STATE(SUCCEEDED);
+}
+
+/* Its result is stored, now or when the store takes it: no process is to make
+ * another. */
+static bool is_done(const struct job *x)
+{
+    return x->finishing || x->again_us;
 }
 
 static const char *data_of(const struct job *x)
@@ -127,6 +137,26 @@ static void look_at_progress(struct job *x)
 
 static void pump(struct srv_jobs *j);
 
+/* What may pass is no reason to train again: the result stays, and is tried
+ * again by the timer. */
+static void not_stored(struct job *x, const struct ut_error *e)
+{
+    char text[300];
+
+    if (e->code != UT_EIO && e->code != UT_EBUSY && e->code != UT_ENOMEM) {
+        fail(x, e->msg);
+        return;
+    }
+    x->again_us = ut_clock_us() + AGAIN_US;
+    snprintf(text, sizeof(text), "its result is not stored yet: %s", e->msg);
+    if (!strcmp(x->record->reason, text))
+        return;
+    srv_log_line(x->jobs->app->log, SRV_LOG_ERROR, NULL, "%s: %s",
+                 x->record->id, text);
+    srv_message_set(&x->record->reason, text);
+    tell(x);
+}
+
 static void on_stored(void *arg, Tscaf__V1__JobRecord *record,
                       const struct ut_error *e)
 {
@@ -144,7 +174,7 @@ static void on_stored(void *arg, Tscaf__V1__JobRecord *record,
                      record->id, record->model_version);
         tell(x);
     } else if (!j->stopped) {
-        fail(x, e->msg);
+        not_stored(x, e);
     }
     if (!j->stopped)
         pump(j);
@@ -154,10 +184,11 @@ static void finish(struct job *x)
 {
     struct ut_error e;
 
+    x->again_us = 0;
     x->finishing =
         !srv_job_store_result(x->jobs->app, x->record, on_stored, x, &e);
     if (!x->finishing)
-        fail(x, e.msg);
+        not_stored(x, &e);
 }
 
 /* Why a process ended without a result, as it says itself or as it shows. */
@@ -188,7 +219,9 @@ static void why_it_ended(const struct job *x, int signum, char *why,
 }
 
 /* Whether another model answers than the one that its result was compared with:
- * then the gate's verdict says nothing, and the figures are taken again. */
+ * then the gate's verdict says nothing, and the figures are taken again. Not of
+ * a model that went into the repository before its record did, when a server
+ * ended in between: there is nothing left in the job to measure. */
 static bool is_stale(const struct job *x)
 {
     struct srv_generation *g = srv_generation_take(x->jobs->app);
@@ -196,6 +229,7 @@ static bool is_stale(const struct job *x)
         data_of(x), x->record->id, "result.json",
         &tscaf__v1__job_result__descriptor);
     bool is = r && r->model &&
+              srv_job_has(data_of(x), x->record->id, "model.safetensors") &&
               strcmp(r->model->compared_with, srv_generation_version(g)) != 0;
 
     if (r)
@@ -280,7 +314,7 @@ static void pump(struct srv_jobs *j)
         struct ut_error e;
         enum ut_err rc;
 
-        if (x->record->state != STATE(QUEUED) || x->process || x->finishing)
+        if (x->record->state != STATE(QUEUED) || x->process || is_done(x))
             continue;
         active = srv_generation_take(app);
         rc = srv_job_process_start(&app->loop, app->config, x->record->id,
@@ -314,8 +348,7 @@ static enum ut_err refuse(const struct job *x, const char *what,
 {
     return ut_fail(e, UT_ESTATE, "%s is %s%s: it cannot be %s", x->record->id,
                    srv_job_state_name(x->record->state),
-                   x->finishing ? ", and its result is being stored" : "",
-                   what);
+                   is_done(x) ? ", and its result is being stored" : "", what);
 }
 
 enum ut_err srv_jobs_cancel(struct srv_jobs *j, const char *id,
@@ -331,6 +364,7 @@ enum ut_err srv_jobs_cancel(struct srv_jobs *j, const char *id,
         srv_job_process_stop(x->process);
     else
         srv_job_drop_work(data_of(x), id);
+    x->again_us = 0;
     if (*x->record->model_version) /* that stays */
         become(x, STATE(SUCCEEDED), "the comparison was cancelled on request");
     else
@@ -348,7 +382,7 @@ enum ut_err srv_jobs_pause(struct srv_jobs *j, const char *id,
         return e->code;
     if ((x->record->state != STATE(RUNNING) &&
          x->record->state != STATE(QUEUED)) ||
-        x->finishing)
+        is_done(x))
         return refuse(x, "paused", e);
     if (x->process)
         srv_job_process_stop(x->process);
@@ -366,7 +400,7 @@ enum ut_err srv_jobs_resume(struct srv_jobs *j, const char *id,
         return e->code;
     if ((x->record->state != STATE(PAUSED) &&
          x->record->state != STATE(FAILED)) ||
-        x->finishing)
+        is_done(x))
         return refuse(x, "resumed", e);
     srv_message_set(&x->record->ended_at, "");
     become(x, STATE(QUEUED), "");
@@ -525,6 +559,8 @@ static void on_timer(uv_timer_t *t)
         struct job *x = j->list[i];
 
         srv_streams_beat(&x->streams, &x->record->base);
+        if (x->again_us && ut_clock_us() > x->again_us)
+            finish(x);
         if (!x->process)
             continue;
         look_at_progress(x);

@@ -147,8 +147,13 @@ static void add_job(Tscaf__V1__JobState job_state)
     assert_int_equal(mkdir(path, 0700), 0);
 }
 
-/* The model that its process made, compared with the one that answers. */
-static void add_result(void)
+static const char *answering(void)
+{
+    return srv_generation_version(app.generations.current);
+}
+
+/* The model that its process made. */
+static void add_result(const char *compared_with)
 {
     Tscaf__V1__JobResult r = TSCAF__V1__JOB_RESULT__INIT;
     Tscaf__V1__ModelInfo info = TSCAF__V1__MODEL_INFO__INIT;
@@ -160,8 +165,7 @@ static void add_result(void)
     ref.version = (char *)(uintptr_t)VERSION;
     info.model = &ref;
     info.state = TSCAF__V1__MODEL_STATE__MODEL_STATE_CANDIDATE;
-    info.compared_with =
-        (char *)(uintptr_t)srv_generation_version(app.generations.current);
+    info.compared_with = (char *)(uintptr_t)compared_with;
     info.job_id = (char *)(uintptr_t)JOB;
     r.model = &info;
     assert_int_equal(api_json_write(&r.base, API_JSON_REST, &json, &len, &e),
@@ -177,6 +181,11 @@ static void until(Tscaf__V1__JobState wanted)
         uv_run(&app.loop, UV_RUN_ONCE);
 }
 
+static bool reason_has(const char *words)
+{
+    return strstr(srv_jobs_find(app.jobs, JOB)->reason, words);
+}
+
 /* ---- tests ---- */
 
 /* Resumed, its process would drop what is about to be stored. */
@@ -186,7 +195,7 @@ static void resume__result_is_being_stored__refused(void **state)
 
     (void)state;
     add_job(STATE(PAUSED));
-    add_result();
+    add_result(answering());
     atomic_store(&held, true);
     begin_jobs();
     assert_int_equal(srv_jobs_resume(app.jobs, JOB, &e), UT_ESTATE);
@@ -221,17 +230,62 @@ static void result__same_bytes_as_a_model_in_use__it_stays_active(void **state)
     info.compared_with = (char *)(uintptr_t) "another";
     put(SRV_TABLE_MODEL, VERSION, &info.base);
     add_job(STATE(RUNNING));
-    add_result();
+    add_result(answering());
     begin_jobs();
     until(STATE(SUCCEEDED));
     m = stored_model();
     assert_int_equal(m->state, TSCAF__V1__MODEL_STATE__MODEL_STATE_ACTIVE);
     assert_string_equal(m->job_id, "job_before");
     assert_string_equal(m->created_at, "before");
-    assert_string_equal(m->compared_with,
-                        srv_generation_version(app.generations.current));
+    assert_string_equal(m->compared_with, answering());
     tscaf__v1__model_info__free_unpacked(m, NULL);
     assert_string_equal(srv_jobs_find(app.jobs, JOB)->model_version, VERSION);
+}
+
+/* The weights are what took so long. */
+static void result__store_refuses_once__stored_by_the_next_try(void **state)
+{
+    Tscaf__V1__ModelInfo *m;
+    char path[PATH_MAX];
+    struct ut_error e;
+
+    (void)state;
+    add_job(STATE(RUNNING));
+    add_result(answering());
+    atomic_store(&n_refusals, 1);
+    begin_jobs();
+    while (!reason_has("not stored yet: the store is full"))
+        uv_run(&app.loop, UV_RUN_ONCE);
+    assert_int_equal(srv_jobs_find(app.jobs, JOB)->state, STATE(RUNNING));
+    assert_int_equal(srv_jobs_pause(app.jobs, JOB, &e), UT_ESTATE);
+    assert_int_equal(srv_jobs_resume(app.jobs, JOB, &e), UT_ESTATE);
+    until(STATE(SUCCEEDED));
+    assert_false(reason_has("not stored"));
+    m = stored_model();
+    assert_string_equal(m->job_id, JOB);
+    tscaf__v1__model_info__free_unpacked(m, NULL);
+    srv_model_path(data, VERSION, path);
+    assert_int_equal(access(path, F_OK), 0);
+}
+
+/* A server ended between the two, and another model answers since. */
+static void
+result__model_is_moved_and_verdict_old__stored_as_it_is(void **state)
+{
+    char from[PATH_MAX], to[PATH_MAX];
+    Tscaf__V1__ModelInfo *m;
+
+    (void)state;
+    add_job(STATE(RUNNING));
+    add_result("another");
+    srv_job_path(data, JOB, "model.safetensors", from);
+    srv_model_path(data, VERSION, to);
+    assert_int_equal(rename(from, to), 0);
+    begin_jobs();
+    until(STATE(SUCCEEDED));
+    m = stored_model();
+    assert_string_equal(m->compared_with, "another");
+    tscaf__v1__model_info__free_unpacked(m, NULL);
 }
 
 #define TEST(f) cmocka_unit_test_setup_teardown(f, set_up, tear_down)
@@ -241,6 +295,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         TEST(resume__result_is_being_stored__refused),
         TEST(result__same_bytes_as_a_model_in_use__it_stays_active),
+        TEST(result__store_refuses_once__stored_by_the_next_try),
+        TEST(result__model_is_moved_and_verdict_old__stored_as_it_is),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
