@@ -17,30 +17,50 @@
 struct saving {
     struct srv_app *app;
     Tscaf__V1__JobRecord *record; /* owned */
+    srv_job_refused_fn refused;
+    void *arg;
+    bool failed;
+    struct srv_mail mail;
 };
+
+static void on_saved(struct srv_mail *m)
+{
+    struct saving *s =
+        (struct saving *)(void *)((char *)m - offsetof(struct saving, mail));
+
+    if (s->failed)
+        s->refused(s->arg, s->record->id);
+    tscaf__v1__job_record__free_unpacked(s->record, NULL);
+    free(s);
+}
 
 static void save_run(void *arg, int worker)
 {
     struct saving *s = arg;
+    struct srv_mailbox *mailbox = s->app->mailbox;
     const struct srv_record r = {SRV_TABLE_JOB, s->record->id,
                                  &s->record->base};
     struct ut_error e;
 
     (void)worker;
-    if (srv_store_put(s->app->store, NULL, NULL, NULL, &r, 1, &e))
+    s->failed = srv_store_put(s->app->store, NULL, NULL, NULL, &r, 1, &e);
+    if (s->failed)
         srv_log_line(s->app->log, SRV_LOG_ERROR, NULL, "%s: %s", s->record->id,
                      e.msg);
-    tscaf__v1__job_record__free_unpacked(s->record, NULL);
-    free(s);
+    srv_mailbox_post(mailbox, &s->mail);
 }
 
-void srv_job_save(struct srv_app *app, const Tscaf__V1__JobRecord *x)
+void srv_job_save(struct srv_app *app, const Tscaf__V1__JobRecord *x,
+                  srv_job_refused_fn refused, void *arg)
 {
     struct saving *s = calloc(1, sizeof(*s));
     struct ut_error e = {.msg = "no memory"};
 
     if (s) {
         s->app = app;
+        s->refused = refused;
+        s->arg = arg;
+        s->mail.fn = on_saved;
         s->record = (Tscaf__V1__JobRecord *)srv_message_copy(&x->base);
         if (s->record && !srv_pool_push(app->store_pool, save_run, s, &e))
             return;
@@ -50,6 +70,7 @@ void srv_job_save(struct srv_app *app, const Tscaf__V1__JobRecord *x)
     }
     srv_log_line(app->log, SRV_LOG_ERROR, NULL, "%s is not stored: %s", x->id,
                  e.msg);
+    refused(arg, x->id);
 }
 
 /* ---- a result ---- */

@@ -6,8 +6,11 @@
 /* What the store has to know of jobs, on its own thread. Thread: the loop. */
 
 /* Stores a copy of the record, in the background: what is lost in a crash is
- * found out again from the job's files. A failure is logged. */
-void srv_job_save(struct srv_app *app, const Tscaf__V1__JobRecord *x);
+ * found out again from the job's files. A failure is logged, and refused is
+ * called on the loop with the job's id, perhaps at once. */
+typedef void (*srv_job_refused_fn)(void *arg, const char *id);
+void srv_job_save(struct srv_app *app, const Tscaf__V1__JobRecord *x,
+                  srv_job_refused_fn refused, void *arg);
 
 /* Takes a job's result.json over: its model goes into the repository, and the
  * records of both are stored together. done is called on the loop with x as it

@@ -28,7 +28,12 @@ struct job {
     Tscaf__V1__JobRecord *record;    /* owned */
     struct srv_job_process *process; /* NULL: none lives */
     bool finishing;                  /* its result is being stored */
-    int64_t again_us;     /* when it is tried again, as the store refused; 0 */
+    int64_t again_us; /* when it is tried again, as the store refused; 0 */
+    int64_t save_us;  /* the same of the record */
+    bool asked;       /* a call's change of it is being stored */
+    bool removing;    /* which deletes it */
+    bool gone;        /* meanwhile its process did, so: */
+    int status, signum;
     struct timespec told; /* of progress.json, as last read */
     struct srv_streams streams;
 };
@@ -49,6 +54,16 @@ const char *srv_job_state_name(Tscaf__V1__JobState state)
                                         "cancelled"};
 
     return names[state];
+}
+
+static struct job *find(const struct srv_jobs *j, const char *id,
+                        struct ut_error *e)
+{
+    for (size_t i = 0; i < j->n; i++)
+        if (!strcmp(j->records[i]->id, id))
+            return j->list[i];
+    ut_fail(e, UT_ENOTFOUND, "there is no job \"%.64s\"", id);
+    return NULL;
 }
 
 static bool has_ended(const struct job *x)
@@ -77,23 +92,47 @@ static void tell(struct job *x)
         srv_streams_end(&x->streams);
 }
 
-/* The record says so from now on; whoever asked for it stores it. */
-static void become(struct job *x, Tscaf__V1__JobState state, const char *reason)
+static bool describe(Tscaf__V1__JobRecord *r, Tscaf__V1__JobState state,
+                     const char *reason)
 {
+    r->state = state;
+    return srv_message_set(&r->reason, reason) &&
+           (state >= STATE(SUCCEEDED) ? srv_message_set_now(&r->ended_at)
+                                      : srv_message_set(&r->ended_at, ""));
+}
+
+static void announce(struct job *x)
+{
+    const char *reason = x->record->reason;
+
     srv_log_line(x->jobs->app->log, SRV_LOG_INFO, NULL, "%s: %s%s%s",
-                 x->record->id, srv_job_state_name(state), *reason ? ": " : "",
-                 reason);
-    x->record->state = state;
-    srv_message_set(&x->record->reason, reason);
-    if (has_ended(x))
-        srv_message_set_now(&x->record->ended_at);
+                 x->record->id, srv_job_state_name(x->record->state),
+                 *reason ? ": " : "", reason);
     tell(x);
 }
 
+/* The timer saves it again. */
+static void on_refused(void *arg, const char *id)
+{
+    struct ut_error e;
+    struct job *x = find(arg, id, &e);
+
+    if (x)
+        x->save_us = ut_clock_us() + AGAIN_US;
+}
+
+static void save(struct job *x)
+{
+    x->save_us = 0;
+    srv_job_save(x->jobs->app, x->record, on_refused, x->jobs);
+}
+
+/* By what its process did; calls ask first: srv_jobs_settle. */
 static void change(struct job *x, Tscaf__V1__JobState state, const char *reason)
 {
-    become(x, state, reason);
-    srv_job_save(x->jobs->app, x->record);
+    describe(x->record, state, reason);
+    announce(x);
+    save(x);
 }
 
 /* One that made its model before has it still: only its comparison with another
@@ -165,6 +204,7 @@ static void on_stored(void *arg, Tscaf__V1__JobRecord *record,
 
     x->finishing = false;
     if (record) {
+        x->save_us = 0;
         for (size_t i = 0; i < j->n; i++)
             if (j->list[i] == x)
                 j->records[i] = record;
@@ -293,6 +333,12 @@ static void on_process_end(void *arg, int status, int signum)
      * has been started in its place already. */
     if (status == SRV_JOB_HELD && !signum && adopt(x))
         return;
+    if (x->asked) { /* what is wanted is known when that is stored */
+        x->gone = true;
+        x->status = status;
+        x->signum = signum;
+        return;
+    }
     ended(x, status, signum);
     if (status != SRV_JOB_HELD) /* else on_timer's turn: not again at once */
         pump(x->jobs);
@@ -314,7 +360,8 @@ static void pump(struct srv_jobs *j)
         struct ut_error e;
         enum ut_err rc;
 
-        if (x->record->state != STATE(QUEUED) || x->process || is_done(x))
+        if (x->record->state != STATE(QUEUED) || x->process || is_done(x) ||
+            x->asked)
             continue;
         active = srv_generation_take(app);
         rc = srv_job_process_start(&app->loop, app->config, x->record->id,
@@ -333,16 +380,6 @@ static void pump(struct srv_jobs *j)
 
 /* ---- what clients ask ---- */
 
-static struct job *find(const struct srv_jobs *j, const char *id,
-                        struct ut_error *e)
-{
-    for (size_t i = 0; i < j->n; i++)
-        if (!strcmp(j->records[i]->id, id))
-            return j->list[i];
-    ut_fail(e, UT_ENOTFOUND, "there is no job \"%.64s\"", id);
-    return NULL;
-}
-
 static enum ut_err refuse(const struct job *x, const char *what,
                           struct ut_error *e)
 {
@@ -351,61 +388,79 @@ static enum ut_err refuse(const struct job *x, const char *what,
                    is_done(x) ? ", and its result is being stored" : "", what);
 }
 
-enum ut_err srv_jobs_cancel(struct srv_jobs *j, const char *id,
-                            struct ut_error *e)
+/* Finds one of which no other change is on its way. */
+static enum ut_err find_free(const struct srv_jobs *j, const char *id,
+                             struct job **out, struct ut_error *e)
 {
-    struct job *x = find(j, id, e);
-
-    if (!x)
+    *out = find(j, id, e);
+    if (!*out)
         return e->code;
-    if (has_ended(x) || x->finishing)
-        return refuse(x, "cancelled", e);
-    if (x->process)
-        srv_job_process_stop(x->process);
-    else
-        srv_job_drop_work(data_of(x), id);
-    x->again_us = 0;
-    if (*x->record->model_version) /* that stays */
-        become(x, STATE(SUCCEEDED), "the comparison was cancelled on request");
-    else
-        become(x, STATE(CANCELLED), "on request");
-    pump(j);
+    return (*out)->asked ? ut_fail(e, UT_EBUSY,
+                                   "%.64s: another change of it is being "
+                                   "stored",
+                                   id)
+                         : UT_OK;
+}
+
+static enum ut_err ask(struct job *x, Tscaf__V1__JobState state,
+                       const char *reason, Tscaf__V1__JobRecord **out,
+                       struct ut_error *e)
+{
+    *out = (Tscaf__V1__JobRecord *)srv_message_copy(&x->record->base);
+    if (!*out || !describe(*out, state, reason)) {
+        if (*out)
+            tscaf__v1__job_record__free_unpacked(*out, NULL);
+        *out = NULL;
+        return ut_fail(e, UT_ENOMEM, "no memory for a job");
+    }
+    x->asked = true;
     return UT_OK;
 }
 
-enum ut_err srv_jobs_pause(struct srv_jobs *j, const char *id,
-                           struct ut_error *e)
+enum ut_err srv_jobs_cancel(struct srv_jobs *j, const char *id,
+                            Tscaf__V1__JobRecord **out, struct ut_error *e)
 {
-    struct job *x = find(j, id, e);
+    struct job *x;
+    enum ut_err rc = find_free(j, id, &x, e);
 
-    if (!x)
-        return e->code;
+    if (rc)
+        return rc;
+    if (has_ended(x) || x->finishing)
+        return refuse(x, "cancelled", e);
+    if (*x->record->model_version) /* that stays */
+        return ask(x, STATE(SUCCEEDED),
+                   "the comparison was cancelled on request", out, e);
+    return ask(x, STATE(CANCELLED), "on request", out, e);
+}
+
+enum ut_err srv_jobs_pause(struct srv_jobs *j, const char *id,
+                           Tscaf__V1__JobRecord **out, struct ut_error *e)
+{
+    struct job *x;
+    enum ut_err rc = find_free(j, id, &x, e);
+
+    if (rc)
+        return rc;
     if ((x->record->state != STATE(RUNNING) &&
          x->record->state != STATE(QUEUED)) ||
         is_done(x))
         return refuse(x, "paused", e);
-    if (x->process)
-        srv_job_process_stop(x->process);
-    become(x, STATE(PAUSED), "on request");
-    pump(j);
-    return UT_OK;
+    return ask(x, STATE(PAUSED), "on request", out, e);
 }
 
 enum ut_err srv_jobs_resume(struct srv_jobs *j, const char *id,
-                            struct ut_error *e)
+                            Tscaf__V1__JobRecord **out, struct ut_error *e)
 {
-    struct job *x = find(j, id, e);
+    struct job *x;
+    enum ut_err rc = find_free(j, id, &x, e);
 
-    if (!x)
-        return e->code;
+    if (rc)
+        return rc;
     if ((x->record->state != STATE(PAUSED) &&
          x->record->state != STATE(FAILED)) ||
         is_done(x))
         return refuse(x, "resumed", e);
-    srv_message_set(&x->record->ended_at, "");
-    become(x, STATE(QUEUED), "");
-    pump(j);
-    return UT_OK;
+    return ask(x, STATE(QUEUED), "", out, e);
 }
 
 /* The version that answers now, into [17]. */
@@ -418,14 +473,14 @@ static void answering(const struct srv_jobs *j, char version[17])
 }
 
 enum ut_err srv_jobs_compare(struct srv_jobs *j, const char *id,
-                             struct ut_error *e)
+                             Tscaf__V1__JobRecord **out, struct ut_error *e)
 {
-    struct job *x = find(j, id, e);
+    struct job *x;
     char active[17], text[80];
-    enum ut_err rc;
+    enum ut_err rc = find_free(j, id, &x, e);
 
-    if (!x)
-        return e->code;
+    if (rc)
+        return rc;
     if (x->record->state != STATE(SUCCEEDED))
         return refuse(x, "compared", e);
     if (x->process || x->finishing)
@@ -440,24 +495,33 @@ enum ut_err srv_jobs_compare(struct srv_jobs *j, const char *id,
     if (rc)
         return rc;
     snprintf(text, sizeof(text), "to be compared with model %s", active);
-    srv_message_set(&x->record->ended_at, "");
-    become(x, STATE(QUEUED), text);
-    pump(j);
-    return UT_OK;
+    return ask(x, STATE(QUEUED), text, out, e);
 }
 
 enum ut_err srv_jobs_remove(struct srv_jobs *j, const char *id,
-                            struct ut_error *e)
+                            Tscaf__V1__JobRecord **out, struct ut_error *e)
 {
-    struct job *x = find(j, id, e);
-    size_t at = 0, after;
+    struct job *x;
+    enum ut_err rc = find_free(j, id, &x, e);
 
-    if (!x)
-        return e->code;
+    if (rc)
+        return rc;
     if (!has_ended(x))
         return refuse(x, "deleted before it has ended", e);
     if (x->process || x->finishing)
         return ut_fail(e, UT_ESTATE, "%s: its process has not ended yet", id);
+    rc = ask(x, x->record->state, x->record->reason, out, e);
+    x->removing = !rc;
+    return rc;
+}
+
+/* ---- what the store says to that ---- */
+
+static void forget(struct job *x)
+{
+    struct srv_jobs *j = x->jobs;
+    size_t at = 0, after;
+
     srv_streams_end(&x->streams);
     while (j->list[at] != x)
         at++;
@@ -467,7 +531,44 @@ enum ut_err srv_jobs_remove(struct srv_jobs *j, const char *id,
             after * sizeof(Tscaf__V1__JobRecord *));
     tscaf__v1__job_record__free_unpacked(x->record, NULL);
     free(x);
-    return UT_OK;
+}
+
+static void apply(struct job *x, const Tscaf__V1__JobRecord *as)
+{
+    x->save_us = x->again_us = 0;
+    x->record->state = as->state;
+    srv_message_set(&x->record->reason, as->reason);
+    srv_message_set(&x->record->ended_at, as->ended_at);
+    if (x->process && as->state != STATE(QUEUED))
+        srv_job_process_stop(x->process);
+    else if (!x->process && has_ended(x))
+        srv_job_drop_work(data_of(x), as->id);
+    announce(x);
+}
+
+void srv_jobs_settle(struct srv_jobs *j, const Tscaf__V1__JobRecord *as,
+                     bool stored)
+{
+    struct ut_error e;
+    struct job *x = find(j, as->id, &e);
+
+    if (!x || j->stopped)
+        return;
+    x->asked = false;
+    if (stored && x->removing) {
+        forget(x);
+        return;
+    }
+    x->removing = false;
+    if (stored)
+        apply(x, as);
+    else if (x->record->state == STATE(SUCCEEDED))
+        srv_job_drop_work(data_of(x), as->id); /* the model to be compared */
+    if (x->gone) {
+        x->gone = false;
+        ended(x, x->status, x->signum);
+    }
+    pump(j);
 }
 
 void srv_jobs_watch(struct srv_jobs *j, const char *id, struct srv_call *c)
@@ -559,8 +660,12 @@ static void on_timer(uv_timer_t *t)
         struct job *x = j->list[i];
 
         srv_streams_beat(&x->streams, &x->record->base);
-        if (x->again_us && ut_clock_us() > x->again_us)
+        if (x->again_us && ut_clock_us() > x->again_us && !x->asked)
             finish(x);
+        /* Not over what is on its way to the store. */
+        if (x->save_us && ut_clock_us() > x->save_us && !x->asked &&
+            !x->finishing)
+            save(x);
         if (!x->process)
             continue;
         look_at_progress(x);

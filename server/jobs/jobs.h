@@ -12,8 +12,8 @@
  * that it holds.
  *
  * A record's state is what is wanted: a job that was paused or cancelled is so
- * at once, while its process may need a moment to write its checkpoint and
- * end. Thread: the loop, everything. */
+ * once that is stored, while its process may need a moment to write its
+ * checkpoint and end. Thread: the loop, everything. */
 
 #define SRV_JOBS_MAX 1000        /* records kept */
 #define SRV_JOBS_MAX_WATCHERS 64 /* streams of one job */
@@ -40,23 +40,34 @@ Tscaf__V1__JobRecord *srv_jobs_find(const struct srv_jobs *j, const char *id);
 /* A job that was stored as queued, with its folder; the record is taken. */
 void srv_jobs_add(struct srv_jobs *j, Tscaf__V1__JobRecord *record);
 
-/* The record is changed at once; the caller stores it. Errors: UT_ENOTFOUND,
- * UT_ESTATE naming the state. */
+/* What calls ask for. *out is the record as it will be, which the caller stores
+ * and frees; until srv_jobs_settle() says how that went nothing changes, and
+ * other calls for the job are refused. Errors: UT_ENOTFOUND, UT_ESTATE naming
+ * the state, UT_EBUSY: another change is being stored. */
 UT_MUSTUSE enum ut_err srv_jobs_cancel(struct srv_jobs *j, const char *id,
+                                       Tscaf__V1__JobRecord **out,
                                        struct ut_error *e);
 UT_MUSTUSE enum ut_err srv_jobs_pause(struct srv_jobs *j, const char *id,
+                                      Tscaf__V1__JobRecord **out,
                                       struct ut_error *e);
 /* Also of one that failed: it goes on from its checkpoint. */
 UT_MUSTUSE enum ut_err srv_jobs_resume(struct srv_jobs *j, const char *id,
+                                       Tscaf__V1__JobRecord **out,
                                        struct ut_error *e);
 /* Has the model that one made compared with the one that answers now: it runs
  * again, without training, and has succeeded again when that is done, or, with
  * the reason told, when it cannot be done or was cancelled. */
 UT_MUSTUSE enum ut_err srv_jobs_compare(struct srv_jobs *j, const char *id,
+                                        Tscaf__V1__JobRecord **out,
                                         struct ut_error *e);
-/* Forgets one that has ended; the caller deletes record and folder. */
+/* One that has ended, whose record and folder the caller deletes: then it is
+ * forgotten. */
 UT_MUSTUSE enum ut_err srv_jobs_remove(struct srv_jobs *j, const char *id,
+                                       Tscaf__V1__JobRecord **out,
                                        struct ut_error *e);
+/* stored: what was asked for happens now; else the job is as it was. */
+void srv_jobs_settle(struct srv_jobs *j, const Tscaf__V1__JobRecord *as,
+                     bool stored);
 
 /* Streams the job to c, which it ends. */
 void srv_jobs_watch(struct srv_jobs *j, const char *id, struct srv_call *c);

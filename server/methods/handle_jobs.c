@@ -1,5 +1,5 @@
-/* Jobs: made on the datasets' thread, which freezes their data; all else is
- * in memory, on the loop. */
+/* Jobs: made on the datasets' thread, which freezes their data; what changes
+ * them is stored, then done; all else is in memory, on the loop. */
 #include <limits.h>
 #include <stdlib.h>
 #include <string.h>
@@ -233,7 +233,12 @@ static enum ut_err get_stored(struct srv_store_call *w, struct ut_error *e)
     return rc;
 }
 
-static void reply_record(struct srv_store_call *w);
+static void reply_record(struct srv_store_call *w)
+{
+    const Tscaf__V1__JobRecord *x = w->result;
+
+    w->call->reply(w->call, &x->base);
+}
 
 static void reply_elsewhere(struct srv_store_call *w)
 {
@@ -335,14 +340,72 @@ void srv_handle_get_job_losses(struct srv_call *c)
 
 /* ---- cancel, pause, resume, compare, delete ---- */
 
+struct asked {
+    struct srv_jobs *jobs;
+    Tscaf__V1__JobRecord *record; /* owned; as it will be */
+    bool stored;
+};
+
+static void free_asked(void *result)
+{
+    struct asked *a = result;
+
+    if (!a->stored)
+        srv_jobs_settle(a->jobs, a->record, false);
+    tscaf__v1__job_record__free_unpacked(a->record, NULL);
+    free(a);
+}
+
+/* Answered when it is stored, and who asked for it; then it happens. */
+static void
+ask(struct srv_call *c,
+    enum ut_err (*how)(struct srv_jobs *j, const char *id,
+                       Tscaf__V1__JobRecord **out, struct ut_error *e),
+    enum ut_err (*store)(struct srv_store_call *w, struct ut_error *e),
+    void (*reply)(struct srv_store_call *w))
+{
+    const Tscaf__V1__JobRef *r = (const void *)c->request;
+    struct asked *a;
+    struct ut_error e;
+    enum ut_err rc;
+
+    if (is_elsewhere(c))
+        return;
+    a = calloc(1, sizeof(*a));
+    rc = a ? how(c->app->jobs, r->id, &a->record, &e)
+           : ut_fail(&e, UT_ENOMEM, "no memory for a job");
+    if (rc) {
+        free(a);
+        srv_answer_fail(c, &e);
+        return;
+    }
+    a->jobs = c->app->jobs;
+    srv_store_call_start_with(c, a, free_asked, store, reply);
+}
+
+static void settle(struct asked *a)
+{
+    a->stored = true;
+    srv_jobs_settle(a->jobs, a->record, true);
+}
+
+static void reply_changed(struct srv_store_call *w)
+{
+    struct asked *a = w->result;
+
+    settle(a);
+    w->call->reply(w->call, &a->record->base);
+}
+
 static enum ut_err put(struct srv_store_call *w, const char *action,
                        struct ut_error *e)
 {
-    const Tscaf__V1__JobRecord *x = w->result;
-    const struct srv_record r = {SRV_TABLE_JOB, x->id, &x->base};
+    const struct asked *a = w->result;
+    const char *id = a->record->id;
+    const struct srv_record r = {SRV_TABLE_JOB, id, &a->record->base};
 
-    return srv_store_put(w->call->app->store, w->call->actor, action, x->id, &r,
-                         1, e);
+    return srv_store_put(w->call->app->store, w->call->actor, action, id, &r, 1,
+                         e);
 }
 
 static enum ut_err put_cancelled(struct srv_store_call *w, struct ut_error *e)
@@ -360,62 +423,29 @@ static enum ut_err put_resumed(struct srv_store_call *w, struct ut_error *e)
     return put(w, "job.resume", e);
 }
 
-static void reply_record(struct srv_store_call *w)
-{
-    const Tscaf__V1__JobRecord *x = w->result;
-
-    w->call->reply(w->call, &x->base);
-}
-
-/* At once in memory; answered when it is stored, and who asked for it. */
-static void change(struct srv_call *c,
-                   enum ut_err (*how)(struct srv_jobs *j, const char *id,
-                                      struct ut_error *e),
-                   enum ut_err (*store)(struct srv_store_call *w,
-                                        struct ut_error *e))
-{
-    const Tscaf__V1__JobRef *r = (const void *)c->request;
-    ProtobufCMessage *copy = NULL;
-    struct ut_error e;
-    enum ut_err rc;
-
-    if (is_elsewhere(c))
-        return;
-    rc = how(c->app->jobs, r->id, &e);
-    if (!rc) {
-        copy = srv_message_copy(&srv_jobs_find(c->app->jobs, r->id)->base);
-        if (!copy)
-            rc = ut_fail(&e, UT_ENOMEM, "no memory for a job");
-    }
-    if (rc)
-        srv_answer_fail(c, &e);
-    else
-        srv_store_call_start_with(c, copy, free_message, store, reply_record);
-}
-
-void srv_handle_cancel_job(struct srv_call *c)
-{
-    change(c, srv_jobs_cancel, put_cancelled);
-}
-
-void srv_handle_pause_job(struct srv_call *c)
-{
-    change(c, srv_jobs_pause, put_paused);
-}
-
-void srv_handle_resume_job(struct srv_call *c)
-{
-    change(c, srv_jobs_resume, put_resumed);
-}
-
 static enum ut_err put_compared(struct srv_store_call *w, struct ut_error *e)
 {
     return put(w, "job.compare", e);
 }
 
+void srv_handle_cancel_job(struct srv_call *c)
+{
+    ask(c, srv_jobs_cancel, put_cancelled, reply_changed);
+}
+
+void srv_handle_pause_job(struct srv_call *c)
+{
+    ask(c, srv_jobs_pause, put_paused, reply_changed);
+}
+
+void srv_handle_resume_job(struct srv_call *c)
+{
+    ask(c, srv_jobs_resume, put_resumed, reply_changed);
+}
+
 void srv_handle_compare_job(struct srv_call *c)
 {
-    change(c, srv_jobs_compare, put_compared);
+    ask(c, srv_jobs_compare, put_compared, reply_changed);
 }
 
 /* The store's thread, so that it comes after what was stored before. */
@@ -432,15 +462,13 @@ static enum ut_err delete_job(struct srv_store_call *w, struct ut_error *e)
     return rc;
 }
 
+static void reply_deleted(struct srv_store_call *w)
+{
+    settle(w->result);
+    srv_store_call_reply_empty(w);
+}
+
 void srv_handle_delete_job(struct srv_call *c)
 {
-    const Tscaf__V1__JobRef *r = (const void *)c->request;
-    struct ut_error e;
-
-    if (is_elsewhere(c))
-        return;
-    if (srv_jobs_remove(c->app->jobs, r->id, &e))
-        srv_answer_fail(c, &e);
-    else
-        srv_store_call_start(c, delete_job, srv_store_call_reply_empty);
+    ask(c, srv_jobs_remove, delete_job, reply_deleted);
 }

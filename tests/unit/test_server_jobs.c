@@ -13,6 +13,7 @@
 #include "base/file.h"
 #include "server/app.h"
 #include "server/jobs/job_folder.h"
+#include "server/methods/handlers.h"
 #include "server/store/store_sql.h"
 #include "tests/support/unit.h"
 
@@ -181,6 +182,97 @@ static void until(Tscaf__V1__JobState wanted)
         uv_run(&app.loop, UV_RUN_ONCE);
 }
 
+/* ---- calls ---- */
+
+struct answer {
+    struct srv_call call;
+    Tscaf__V1__JobRef ref;
+    bool done;
+    int code; /* -1: a reply */
+    char message[200];
+};
+
+static void on_reply(struct srv_call *c, const ProtobufCMessage *response)
+{
+    struct answer *a = c->user;
+
+    (void)response;
+    a->done = true;
+    a->code = -1;
+}
+
+static void on_fail(struct srv_call *c, const struct api_error *err)
+{
+    struct answer *a = c->user;
+
+    a->done = true;
+    a->code = (int)err->code;
+    snprintf(a->message, sizeof(a->message), "%s", err->message);
+}
+
+static void ask(struct answer *a, srv_handler_fn handler)
+{
+    *a = (struct answer){.call = {.app = &app,
+                                  .request = &a->ref.base,
+                                  .actor = "ada",
+                                  .reply = on_reply,
+                                  .fail = on_fail,
+                                  .user = a},
+                         .ref = TSCAF__V1__JOB_REF__INIT};
+    a->ref.id = (char *)(uintptr_t)JOB;
+    handler(&a->call);
+}
+
+static void wait_for(const struct answer *a)
+{
+    while (!a->done)
+        uv_run(&app.loop, UV_RUN_ONCE);
+}
+
+/* How many lines the audit log has of that. */
+static int audited(const char *action)
+{
+    struct srv_audit *list;
+    struct ut_error e;
+    size_t n;
+    int found = 0;
+
+    assert_int_equal(srv_store_audit_list(app.store, 0, 100, &list, &n, &e),
+                     UT_OK);
+    for (size_t i = 0; i < n; i++) {
+        found +=
+            !strcmp(list[i].action, action) && !strcmp(list[i].actor, "ada");
+        srv_audit_fini(&list[i]);
+    }
+    free(list);
+    return found;
+}
+
+/* The state of the stored record; 0: there is none. Beside the store's thread,
+ * so by a handle of its own. */
+static int stored_state(void)
+{
+    struct srv_store *store;
+    ProtobufCMessage *m;
+    struct ut_error e;
+    int job_state = 0;
+
+    if (srv_store_open(data, NULL, &store, &e))
+        fail_msg("%s", e.msg);
+    if (!srv_store_get(store, SRV_TABLE_JOB, JOB,
+                       &tscaf__v1__job_record__descriptor, &m, &e)) {
+        job_state = (int)((Tscaf__V1__JobRecord *)(void *)m)->state;
+        protobuf_c_message_free_unpacked(m, NULL);
+    }
+    srv_store_close(store);
+    return job_state;
+}
+
+static bool job_has(const char *name)
+{
+    return srv_job_has(data, JOB, name);
+}
+
 static bool reason_has(const char *words)
 {
     return strstr(srv_jobs_find(app.jobs, JOB)->reason, words);
@@ -191,15 +283,17 @@ static bool reason_has(const char *words)
 /* Resumed, its process would drop what is about to be stored. */
 static void resume__result_is_being_stored__refused(void **state)
 {
-    struct ut_error e;
+    struct answer a;
 
     (void)state;
     add_job(STATE(PAUSED));
     add_result(answering());
     atomic_store(&held, true);
     begin_jobs();
-    assert_int_equal(srv_jobs_resume(app.jobs, JOB, &e), UT_ESTATE);
-    assert_non_null(strstr(e.msg, "its result is being stored"));
+    ask(&a, srv_handle_resume_job);
+    assert_true(a.done);
+    assert_int_equal(a.code, API_FAILED_PRECONDITION);
+    assert_non_null(strstr(a.message, "its result is being stored"));
     uv_sem_post(&go);
     until(STATE(SUCCEEDED));
 }
@@ -247,7 +341,7 @@ static void result__store_refuses_once__stored_by_the_next_try(void **state)
 {
     Tscaf__V1__ModelInfo *m;
     char path[PATH_MAX];
-    struct ut_error e;
+    struct answer a;
 
     (void)state;
     add_job(STATE(RUNNING));
@@ -257,8 +351,10 @@ static void result__store_refuses_once__stored_by_the_next_try(void **state)
     while (!reason_has("not stored yet: the store is full"))
         uv_run(&app.loop, UV_RUN_ONCE);
     assert_int_equal(srv_jobs_find(app.jobs, JOB)->state, STATE(RUNNING));
-    assert_int_equal(srv_jobs_pause(app.jobs, JOB, &e), UT_ESTATE);
-    assert_int_equal(srv_jobs_resume(app.jobs, JOB, &e), UT_ESTATE);
+    ask(&a, srv_handle_pause_job);
+    assert_int_equal(a.code, API_FAILED_PRECONDITION);
+    ask(&a, srv_handle_resume_job);
+    assert_int_equal(a.code, API_FAILED_PRECONDITION);
     until(STATE(SUCCEEDED));
     assert_false(reason_has("not stored"));
     m = stored_model();
@@ -288,6 +384,85 @@ result__model_is_moved_and_verdict_old__stored_as_it_is(void **state)
     tscaf__v1__model_info__free_unpacked(m, NULL);
 }
 
+/* Refused by the store, a change has not been; asked for again, it is, and who
+ * asked for it is known. */
+static void cancel__store_refuses_once__as_before_then_cancelled(void **state)
+{
+    struct answer a;
+
+    (void)state;
+    add_job(STATE(PAUSED));
+    write_in_job("model.safetensors.checkpoint", "weights");
+    begin_jobs();
+    atomic_store(&n_refusals, 1);
+    ask(&a, srv_handle_cancel_job);
+    wait_for(&a);
+    assert_int_equal(a.code, API_INTERNAL);
+    assert_int_equal(srv_jobs_find(app.jobs, JOB)->state, STATE(PAUSED));
+    assert_true(job_has("model.safetensors.checkpoint"));
+    ask(&a, srv_handle_cancel_job);
+    wait_for(&a);
+    assert_int_equal(a.code, -1);
+    assert_int_equal(srv_jobs_find(app.jobs, JOB)->state, STATE(CANCELLED));
+    assert_int_equal(stored_state(), STATE(CANCELLED));
+    assert_false(job_has("model.safetensors.checkpoint"));
+    assert_int_equal(audited("job.cancel"), 1);
+}
+
+static void delete__store_refuses_once__there_then_gone(void **state)
+{
+    struct answer a;
+
+    (void)state;
+    add_job(STATE(CANCELLED));
+    begin_jobs();
+    atomic_store(&n_refusals, 1);
+    ask(&a, srv_handle_delete_job);
+    wait_for(&a);
+    assert_int_equal(a.code, API_INTERNAL);
+    assert_non_null(srv_jobs_find(app.jobs, JOB));
+    ask(&a, srv_handle_delete_job);
+    wait_for(&a);
+    assert_int_equal(a.code, -1);
+    assert_null(srv_jobs_find(app.jobs, JOB));
+    assert_int_equal(srv_jobs_count(app.jobs), 0);
+    assert_int_equal(stored_state(), 0);
+    assert_false(job_has(""));
+    assert_int_equal(audited("job.delete"), 1);
+}
+
+/* A job that is being deleted cannot be brought back by its next record. */
+static void resume__while_it_is_being_deleted__refused(void **state)
+{
+    struct answer gone, resumed;
+
+    (void)state;
+    add_job(STATE(FAILED));
+    begin_jobs();
+    atomic_store(&held, true);
+    ask(&gone, srv_handle_delete_job);
+    ask(&resumed, srv_handle_resume_job);
+    assert_int_equal(resumed.code, API_UNAVAILABLE);
+    assert_non_null(strstr(resumed.message, JOB));
+    uv_sem_post(&go);
+    wait_for(&gone);
+    assert_int_equal(gone.code, -1);
+    assert_int_equal(stored_state(), 0);
+}
+
+/* Nobody asked for it, so nobody would ask again. */
+static void found_again__store_refuses_once__saved_later(void **state)
+{
+    (void)state;
+    add_job(STATE(RUNNING));
+    atomic_store(&n_refusals, 1);
+    begin_jobs();
+    assert_int_equal(srv_jobs_find(app.jobs, JOB)->state, STATE(QUEUED));
+    while (stored_state() != STATE(QUEUED))
+        uv_run(&app.loop, UV_RUN_ONCE);
+    assert_int_equal(atomic_load(&n_refusals), 0);
+}
+
 #define TEST(f) cmocka_unit_test_setup_teardown(f, set_up, tear_down)
 
 int main(void)
@@ -297,6 +472,10 @@ int main(void)
         TEST(result__same_bytes_as_a_model_in_use__it_stays_active),
         TEST(result__store_refuses_once__stored_by_the_next_try),
         TEST(result__model_is_moved_and_verdict_old__stored_as_it_is),
+        TEST(cancel__store_refuses_once__as_before_then_cancelled),
+        TEST(delete__store_refuses_once__there_then_gone),
+        TEST(resume__while_it_is_being_deleted__refused),
+        TEST(found_again__store_refuses_once__saved_later),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
