@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "api/json.h"
+#include "base/clock.h"
 #include "base/file.h"
 #include "server/app.h"
 #include "server/jobs/job_folder.h"
@@ -19,6 +20,7 @@
 
 #define JOB "job_a"
 #define VERSION "0123456789abcdef"
+#define PATIENCE_US 60000000
 #define STATE(x) TSCAF__V1__JOB_STATE__JOB_STATE_##x
 
 static struct srv_app app;
@@ -176,14 +178,26 @@ static void add_result(const char *compared_with)
     free(json);
 }
 
+/* The loop turns once; it fails when what is waited for took too long. */
+static void turn(int64_t by_us)
+{
+    if (ut_clock_us() > by_us)
+        fail_msg("after %d s: %s", PATIENCE_US / 1000000,
+                 srv_jobs_find(app.jobs, JOB)->reason);
+    uv_run(&app.loop, UV_RUN_ONCE);
+}
+
 static void until(Tscaf__V1__JobState wanted)
 {
+    int64_t by_us = ut_clock_us() + PATIENCE_US;
+
     while (srv_jobs_find(app.jobs, JOB)->state != wanted)
-        uv_run(&app.loop, UV_RUN_ONCE);
+        turn(by_us);
 }
 
 /* ---- calls ---- */
 
+/* Static where it is used: an answer may come after a test that failed. */
 struct answer {
     struct srv_call call;
     Tscaf__V1__JobRef ref;
@@ -225,8 +239,10 @@ static void ask(struct answer *a, srv_handler_fn handler)
 
 static void wait_for(const struct answer *a)
 {
+    int64_t by_us = ut_clock_us() + PATIENCE_US;
+
     while (!a->done)
-        uv_run(&app.loop, UV_RUN_ONCE);
+        turn(by_us);
 }
 
 /* How many lines the audit log has of that. */
@@ -283,7 +299,7 @@ static bool reason_has(const char *words)
 /* Resumed, its process would drop what is about to be stored. */
 static void resume__result_is_being_stored__refused(void **state)
 {
-    struct answer a;
+    static struct answer a;
 
     (void)state;
     add_job(STATE(PAUSED));
@@ -339,9 +355,10 @@ static void result__same_bytes_as_a_model_in_use__it_stays_active(void **state)
 /* The weights are what took so long. */
 static void result__store_refuses_once__stored_by_the_next_try(void **state)
 {
+    int64_t by_us = ut_clock_us() + PATIENCE_US;
     Tscaf__V1__ModelInfo *m;
     char path[PATH_MAX];
-    struct answer a;
+    static struct answer a;
 
     (void)state;
     add_job(STATE(RUNNING));
@@ -349,7 +366,7 @@ static void result__store_refuses_once__stored_by_the_next_try(void **state)
     atomic_store(&n_refusals, 1);
     begin_jobs();
     while (!reason_has("not stored yet: the store is full"))
-        uv_run(&app.loop, UV_RUN_ONCE);
+        turn(by_us);
     assert_int_equal(srv_jobs_find(app.jobs, JOB)->state, STATE(RUNNING));
     ask(&a, srv_handle_pause_job);
     assert_int_equal(a.code, API_FAILED_PRECONDITION);
@@ -388,7 +405,7 @@ result__model_is_moved_and_verdict_old__stored_as_it_is(void **state)
  * asked for it is known. */
 static void cancel__store_refuses_once__as_before_then_cancelled(void **state)
 {
-    struct answer a;
+    static struct answer a;
 
     (void)state;
     add_job(STATE(PAUSED));
@@ -411,7 +428,7 @@ static void cancel__store_refuses_once__as_before_then_cancelled(void **state)
 
 static void delete__store_refuses_once__there_then_gone(void **state)
 {
-    struct answer a;
+    static struct answer a;
 
     (void)state;
     add_job(STATE(CANCELLED));
@@ -434,7 +451,7 @@ static void delete__store_refuses_once__there_then_gone(void **state)
 /* A job that is being deleted cannot be brought back by its next record. */
 static void resume__while_it_is_being_deleted__refused(void **state)
 {
-    struct answer gone, resumed;
+    static struct answer gone, resumed;
 
     (void)state;
     add_job(STATE(FAILED));
@@ -453,13 +470,15 @@ static void resume__while_it_is_being_deleted__refused(void **state)
 /* Nobody asked for it, so nobody would ask again. */
 static void found_again__store_refuses_once__saved_later(void **state)
 {
+    int64_t by_us = ut_clock_us() + PATIENCE_US;
+
     (void)state;
     add_job(STATE(RUNNING));
     atomic_store(&n_refusals, 1);
     begin_jobs();
     assert_int_equal(srv_jobs_find(app.jobs, JOB)->state, STATE(QUEUED));
     while (stored_state() != STATE(QUEUED))
-        uv_run(&app.loop, UV_RUN_ONCE);
+        turn(by_us);
     assert_int_equal(atomic_load(&n_refusals), 0);
 }
 
