@@ -1,5 +1,5 @@
 /* The queue of jobs: what state each is in, and what comes next. */
-#include "server/jobs/jobs.h"
+#include "server/jobs/jobs_parts.h"
 
 #include <signal.h>
 #include <stdio.h>
@@ -21,32 +21,6 @@
 #define LOOK_MS 250      /* between two looks at what processes say */
 #define AGAIN_US 1000000 /* from a store that refused to the next try */
 
-#define STATE(x) TSCAF__V1__JOB_STATE__JOB_STATE_##x
-
-struct job {
-    struct srv_jobs *jobs;
-    Tscaf__V1__JobRecord *record;    /* owned */
-    struct srv_job_process *process; /* NULL: none lives */
-    bool finishing;                  /* its result is being stored */
-    int64_t again_us; /* when it is tried again, as the store refused; 0 */
-    int64_t save_us;  /* the same of the record */
-    bool asked;       /* a call's change of it is being stored */
-    bool removing;    /* which deletes it */
-    bool gone;        /* meanwhile its process did, so: */
-    int status, signum;
-    struct timespec told; /* of progress.json, as last read */
-    struct srv_streams streams;
-};
-
-struct srv_jobs {
-    struct srv_app *app;
-    struct job **list;              /* owned, oldest first */
-    Tscaf__V1__JobRecord **records; /* of list, the same order */
-    size_t n;
-    uv_timer_t timer;
-    bool stopped;
-};
-
 const char *srv_job_state_name(Tscaf__V1__JobState state)
 {
     static const char *const names[] = {"unspecified", "queued",    "running",
@@ -56,8 +30,8 @@ const char *srv_job_state_name(Tscaf__V1__JobState state)
     return names[state];
 }
 
-static struct job *find(const struct srv_jobs *j, const char *id,
-                        struct ut_error *e)
+struct job *srv_job_of(const struct srv_jobs *j, const char *id,
+                       struct ut_error *e)
 {
     for (size_t i = 0; i < j->n; i++)
         if (!strcmp(j->records[i]->id, id))
@@ -66,19 +40,17 @@ static struct job *find(const struct srv_jobs *j, const char *id,
     return NULL;
 }
 
-static bool has_ended(const struct job *x)
+bool srv_job_has_ended(const struct job *x)
 {
     return x->record->state >= STATE(SUCCEEDED);
 }
 
-/* Its result is stored, now or when the store takes it: no process is to make
- * another. */
-static bool is_done(const struct job *x)
+bool srv_job_is_done(const struct job *x)
 {
     return x->finishing || x->again_us;
 }
 
-static const char *data_of(const struct job *x)
+const char *srv_job_data(const struct job *x)
 {
     return x->jobs->app->config->data;
 }
@@ -88,12 +60,12 @@ static const char *data_of(const struct job *x)
 static void tell(struct job *x)
 {
     srv_streams_send(&x->streams, &x->record->base);
-    if (has_ended(x))
+    if (srv_job_has_ended(x))
         srv_streams_end(&x->streams);
 }
 
-static bool describe(Tscaf__V1__JobRecord *r, Tscaf__V1__JobState state,
-                     const char *reason)
+bool srv_job_describe(Tscaf__V1__JobRecord *r, Tscaf__V1__JobState state,
+                      const char *reason)
 {
     r->state = state;
     return srv_message_set(&r->reason, reason) &&
@@ -101,7 +73,7 @@ static bool describe(Tscaf__V1__JobRecord *r, Tscaf__V1__JobState state,
                                       : srv_message_set(&r->ended_at, ""));
 }
 
-static void announce(struct job *x)
+void srv_job_announce(struct job *x)
 {
     const char *reason = x->record->reason;
 
@@ -115,7 +87,7 @@ static void announce(struct job *x)
 static void on_refused(void *arg, const char *id)
 {
     struct ut_error e;
-    struct job *x = find(arg, id, &e);
+    struct job *x = srv_job_of(arg, id, &e);
 
     if (x)
         x->save_us = ut_clock_us() + AGAIN_US;
@@ -130,8 +102,8 @@ static void save(struct job *x)
 /* By what its process did; calls ask first: srv_jobs_settle. */
 static void change(struct job *x, Tscaf__V1__JobState state, const char *reason)
 {
-    describe(x->record, state, reason);
-    announce(x);
+    srv_job_describe(x->record, state, reason);
+    srv_job_announce(x);
     save(x);
 }
 
@@ -145,7 +117,7 @@ static void fail(struct job *x, const char *why)
         change(x, STATE(FAILED), why);
         return;
     }
-    srv_job_drop_work(data_of(x), x->record->id);
+    srv_job_drop_work(srv_job_data(x), x->record->id);
     snprintf(text, sizeof(text), "the comparison failed: %s", why);
     change(x, STATE(SUCCEEDED), text);
 }
@@ -156,25 +128,23 @@ static void look_at_progress(struct job *x)
     struct stat st;
     ProtobufCMessage *m;
 
-    srv_job_path(data_of(x), x->record->id, "progress.json", path);
+    srv_job_path(srv_job_data(x), x->record->id, "progress.json", path);
     if (stat(path, &st) || (st.st_mtim.tv_sec == x->told.tv_sec &&
                             st.st_mtim.tv_nsec == x->told.tv_nsec))
         return;
     x->told = st.st_mtim;
-    m = srv_job_read(data_of(x), x->record->id, "progress.json",
+    m = srv_job_read(srv_job_data(x), x->record->id, "progress.json",
                      &tscaf__v1__job_progress__descriptor);
     if (!m)
         return;
     if (x->record->progress)
         tscaf__v1__job_progress__free_unpacked(x->record->progress, NULL);
     x->record->progress = (Tscaf__V1__JobProgress *)m;
-    if (!has_ended(x))
+    if (!srv_job_has_ended(x))
         tell(x);
 }
 
 /* ---- the end of a process ---- */
-
-static void pump(struct srv_jobs *j);
 
 /* What may pass is no reason to train again: the result stays, and is tried
  * again by the timer. */
@@ -217,7 +187,7 @@ static void on_stored(void *arg, Tscaf__V1__JobRecord *record,
         not_stored(x, e);
     }
     if (!j->stopped)
-        pump(j);
+        srv_jobs_pump(j);
 }
 
 static void finish(struct job *x)
@@ -239,7 +209,7 @@ static void why_it_ended(const struct job *x, int signum, char *why,
     struct ut_error e;
     struct ut_buf b;
 
-    srv_job_path(data_of(x), x->record->id, "error", path);
+    srv_job_path(srv_job_data(x), x->record->id, "error", path);
     ut_buf_init(&b, size - 1);
     if (!ut_buf_add_file(&b, path, &e) && b.len)
         snprintf(why, size, "%s", b.data);
@@ -266,11 +236,12 @@ static bool is_stale(const struct job *x)
 {
     struct srv_generation *g = srv_generation_take(x->jobs->app);
     Tscaf__V1__JobResult *r = (Tscaf__V1__JobResult *)srv_job_read(
-        data_of(x), x->record->id, "result.json",
+        srv_job_data(x), x->record->id, "result.json",
         &tscaf__v1__job_result__descriptor);
-    bool is = r && r->model &&
-              srv_job_has(data_of(x), x->record->id, "model.safetensors") &&
-              strcmp(r->model->compared_with, srv_generation_version(g)) != 0;
+    bool is =
+        r && r->model &&
+        srv_job_has(srv_job_data(x), x->record->id, "model.safetensors") &&
+        strcmp(r->model->compared_with, srv_generation_version(g)) != 0;
 
     if (r)
         tscaf__v1__job_result__free_unpacked(r, NULL);
@@ -278,17 +249,16 @@ static bool is_stale(const struct job *x)
     return is;
 }
 
-/* What a process left tells how it ended; signal 0 where that is not known. */
-static void ended(struct job *x, int status, int signum)
+void srv_job_ended(struct job *x, int status, int signum)
 {
     const char *id = x->record->id;
-    bool result = srv_job_has(data_of(x), id, "result.json");
+    bool result = srv_job_has(srv_job_data(x), id, "result.json");
     char why[300];
 
     look_at_progress(x);
     if (x->record->state == STATE(CANCELLED) ||
         x->record->state == STATE(SUCCEEDED)) {
-        srv_job_drop_work(data_of(x), id);
+        srv_job_drop_work(srv_job_data(x), id);
     } else if (result && !is_stale(x)) {
         finish(x);
     } else if (x->record->state != STATE(RUNNING)) {
@@ -339,15 +309,14 @@ static void on_process_end(void *arg, int status, int signum)
         x->signum = signum;
         return;
     }
-    ended(x, status, signum);
+    srv_job_ended(x, status, signum);
     if (status != SRV_JOB_HELD) /* else on_timer's turn: not again at once */
-        pump(x->jobs);
+        srv_jobs_pump(x->jobs);
 }
 
 /* ---- the start of a process ---- */
 
-/* Starts what waits while there is room. */
-static void pump(struct srv_jobs *j)
+void srv_jobs_pump(struct srv_jobs *j)
 {
     struct srv_app *app = j->app;
     int running = 0;
@@ -360,8 +329,8 @@ static void pump(struct srv_jobs *j)
         struct ut_error e;
         enum ut_err rc;
 
-        if (x->record->state != STATE(QUEUED) || x->process || is_done(x) ||
-            x->asked)
+        if (x->record->state != STATE(QUEUED) || x->process ||
+            srv_job_is_done(x) || x->asked)
             continue;
         active = srv_generation_take(app);
         rc = srv_job_process_start(&app->loop, app->config, x->record->id,
@@ -380,208 +349,17 @@ static void pump(struct srv_jobs *j)
 
 /* ---- what clients ask ---- */
 
-static enum ut_err refuse(const struct job *x, const char *what,
-                          struct ut_error *e)
-{
-    return ut_fail(e, UT_ESTATE, "%s is %s%s: it cannot be %s", x->record->id,
-                   srv_job_state_name(x->record->state),
-                   is_done(x) ? ", and its result is being stored" : "", what);
-}
-
-/* Finds one of which no other change is on its way. */
-static enum ut_err find_free(const struct srv_jobs *j, const char *id,
-                             struct job **out, struct ut_error *e)
-{
-    *out = find(j, id, e);
-    if (!*out)
-        return e->code;
-    return (*out)->asked ? ut_fail(e, UT_EBUSY,
-                                   "%.64s: another change of it is being "
-                                   "stored",
-                                   id)
-                         : UT_OK;
-}
-
-static enum ut_err ask(struct job *x, Tscaf__V1__JobState state,
-                       const char *reason, Tscaf__V1__JobRecord **out,
-                       struct ut_error *e)
-{
-    *out = (Tscaf__V1__JobRecord *)srv_message_copy(&x->record->base);
-    if (!*out || !describe(*out, state, reason)) {
-        if (*out)
-            tscaf__v1__job_record__free_unpacked(*out, NULL);
-        *out = NULL;
-        return ut_fail(e, UT_ENOMEM, "no memory for a job");
-    }
-    x->asked = true;
-    return UT_OK;
-}
-
-enum ut_err srv_jobs_cancel(struct srv_jobs *j, const char *id,
-                            Tscaf__V1__JobRecord **out, struct ut_error *e)
-{
-    struct job *x;
-    enum ut_err rc = find_free(j, id, &x, e);
-
-    if (rc)
-        return rc;
-    if (has_ended(x) || x->finishing)
-        return refuse(x, "cancelled", e);
-    if (*x->record->model_version) /* that stays */
-        return ask(x, STATE(SUCCEEDED),
-                   "the comparison was cancelled on request", out, e);
-    return ask(x, STATE(CANCELLED), "on request", out, e);
-}
-
-enum ut_err srv_jobs_pause(struct srv_jobs *j, const char *id,
-                           Tscaf__V1__JobRecord **out, struct ut_error *e)
-{
-    struct job *x;
-    enum ut_err rc = find_free(j, id, &x, e);
-
-    if (rc)
-        return rc;
-    if ((x->record->state != STATE(RUNNING) &&
-         x->record->state != STATE(QUEUED)) ||
-        is_done(x))
-        return refuse(x, "paused", e);
-    return ask(x, STATE(PAUSED), "on request", out, e);
-}
-
-enum ut_err srv_jobs_resume(struct srv_jobs *j, const char *id,
-                            Tscaf__V1__JobRecord **out, struct ut_error *e)
-{
-    struct job *x;
-    enum ut_err rc = find_free(j, id, &x, e);
-
-    if (rc)
-        return rc;
-    if ((x->record->state != STATE(PAUSED) &&
-         x->record->state != STATE(FAILED)) ||
-        is_done(x))
-        return refuse(x, "resumed", e);
-    return ask(x, STATE(QUEUED), "", out, e);
-}
-
-/* The version that answers now, into [17]. */
-static void answering(const struct srv_jobs *j, char version[17])
-{
-    struct srv_generation *g = srv_generation_take(j->app);
-
-    snprintf(version, 17, "%s", srv_generation_version(g));
-    srv_generation_drop(g);
-}
-
-enum ut_err srv_jobs_compare(struct srv_jobs *j, const char *id,
-                             Tscaf__V1__JobRecord **out, struct ut_error *e)
-{
-    struct job *x;
-    char active[17], text[80];
-    enum ut_err rc = find_free(j, id, &x, e);
-
-    if (rc)
-        return rc;
-    if (x->record->state != STATE(SUCCEEDED))
-        return refuse(x, "compared", e);
-    if (x->process || x->finishing)
-        return ut_fail(e, UT_ESTATE, "%s: its process has not ended yet", id);
-    answering(j, active);
-    if (!strcmp(active, x->record->model_version))
-        return ut_fail(e, UT_ESTATE,
-                       "model %s answers now: there is nothing to "
-                       "compare it with",
-                       active);
-    rc = srv_job_take_model(data_of(x), id, x->record->model_version, e);
-    if (rc)
-        return rc;
-    snprintf(text, sizeof(text), "to be compared with model %s", active);
-    return ask(x, STATE(QUEUED), text, out, e);
-}
-
-enum ut_err srv_jobs_remove(struct srv_jobs *j, const char *id,
-                            Tscaf__V1__JobRecord **out, struct ut_error *e)
-{
-    struct job *x;
-    enum ut_err rc = find_free(j, id, &x, e);
-
-    if (rc)
-        return rc;
-    if (!has_ended(x))
-        return refuse(x, "deleted before it has ended", e);
-    if (x->process || x->finishing)
-        return ut_fail(e, UT_ESTATE, "%s: its process has not ended yet", id);
-    rc = ask(x, x->record->state, x->record->reason, out, e);
-    x->removing = !rc;
-    return rc;
-}
-
-/* ---- what the store says to that ---- */
-
-static void forget(struct job *x)
-{
-    struct srv_jobs *j = x->jobs;
-    size_t at = 0, after;
-
-    srv_streams_end(&x->streams);
-    while (j->list[at] != x)
-        at++;
-    after = --j->n - at;
-    memmove(&j->list[at], &j->list[at + 1], after * sizeof(struct job *));
-    memmove(&j->records[at], &j->records[at + 1],
-            after * sizeof(Tscaf__V1__JobRecord *));
-    tscaf__v1__job_record__free_unpacked(x->record, NULL);
-    free(x);
-}
-
-static void apply(struct job *x, const Tscaf__V1__JobRecord *as)
-{
-    x->save_us = x->again_us = 0;
-    x->record->state = as->state;
-    srv_message_set(&x->record->reason, as->reason);
-    srv_message_set(&x->record->ended_at, as->ended_at);
-    if (x->process && as->state != STATE(QUEUED))
-        srv_job_process_stop(x->process);
-    else if (!x->process && has_ended(x))
-        srv_job_drop_work(data_of(x), as->id);
-    announce(x);
-}
-
-void srv_jobs_settle(struct srv_jobs *j, const Tscaf__V1__JobRecord *as,
-                     bool stored)
-{
-    struct ut_error e;
-    struct job *x = find(j, as->id, &e);
-
-    if (!x || j->stopped)
-        return;
-    x->asked = false;
-    if (stored && x->removing) {
-        forget(x);
-        return;
-    }
-    x->removing = false;
-    if (stored)
-        apply(x, as);
-    else if (x->record->state == STATE(SUCCEEDED))
-        srv_job_drop_work(data_of(x), as->id); /* the model to be compared */
-    if (x->gone) {
-        x->gone = false;
-        ended(x, x->status, x->signum);
-    }
-    pump(j);
-}
-
 void srv_jobs_watch(struct srv_jobs *j, const char *id, struct srv_call *c)
 {
     struct ut_error e;
-    struct job *x = find(j, id, &e);
+    struct job *x = srv_job_of(j, id, &e);
 
     if (!x) {
         srv_answer_fail(c, &e);
         return;
     }
     srv_streams_add(&x->streams, c, SRV_JOBS_MAX_WATCHERS, &x->record->base);
-    if (has_ended(x) || j->app->draining)
+    if (srv_job_has_ended(x) || j->app->draining)
         srv_streams_end(&x->streams);
 }
 
@@ -604,7 +382,7 @@ Tscaf__V1__JobRecord **srv_jobs_list(const struct srv_jobs *j)
 Tscaf__V1__JobRecord *srv_jobs_find(const struct srv_jobs *j, const char *id)
 {
     struct ut_error e;
-    struct job *x = find(j, id, &e);
+    struct job *x = srv_job_of(j, id, &e);
 
     return x ? x->record : NULL;
 }
@@ -630,7 +408,7 @@ static struct job *append(struct srv_jobs *j, Tscaf__V1__JobRecord *record)
 void srv_jobs_add(struct srv_jobs *j, Tscaf__V1__JobRecord *record)
 {
     if (append(j, record))
-        pump(j);
+        srv_jobs_pump(j);
 }
 
 /* A job as another server, or this one before, left it. */
@@ -640,11 +418,12 @@ static void find_again(struct job *x)
 
     if (adopt(x))
         return;
-    if (srv_job_has(data_of(x), id, "result.json") && !has_ended(x)) {
-        ended(x, 0, 0);
+    if (srv_job_has(srv_job_data(x), id, "result.json") &&
+        !srv_job_has_ended(x)) {
+        srv_job_ended(x, 0, 0);
     } else if (x->record->state == STATE(RUNNING)) {
-        if (srv_job_has(data_of(x), id, "error"))
-            ended(x, 1, 0);
+        if (srv_job_has(srv_job_data(x), id, "error"))
+            srv_job_ended(x, 1, 0);
         else
             change(x, STATE(QUEUED),
                    "its process ended with the server; goes on from the "
@@ -671,7 +450,7 @@ static void on_timer(uv_timer_t *t)
         look_at_progress(x);
         srv_job_process_look(x->process);
     }
-    pump(j);
+    srv_jobs_pump(j);
 }
 
 static void free_all(struct srv_jobs *j)
@@ -737,7 +516,7 @@ enum ut_err srv_jobs_new(struct srv_app *app, struct srv_jobs **out,
     j->timer.data = j;
     uv_timer_start(&j->timer, on_timer, LOOK_MS, LOOK_MS);
     *out = j;
-    pump(j);
+    srv_jobs_pump(j);
     return UT_OK;
 }
 
