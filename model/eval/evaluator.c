@@ -2,6 +2,7 @@
  * and runs it. Batch k is always the same pictures, whichever lane it meets. */
 #include "model/eval/evaluator.h"
 
+#include <math.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -214,6 +215,21 @@ static enum ut_err run_all(struct run *r, struct ut_error *e)
     return UT_OK;
 }
 
+/* No figure means anything with one that is no number. The file alone does not
+ * name a record, so the picture's place does too. */
+static enum ut_err check_finite(const struct run *r, const char *output,
+                                struct ut_error *e)
+{
+    for (size_t i = 0; i < (size_t)r->d->n * r->size; i++)
+        if (!isfinite(r->values[i]))
+            return ut_fail(e, UT_ESTATE,
+                           "%.100s, picture %zu of %d: the model's \"%.60s\" "
+                           "is %g, which is not finite",
+                           r->d->examples[i / r->size].path, i / r->size + 1,
+                           r->d->n, output, (double)r->values[i]);
+    return UT_OK;
+}
+
 enum ut_err mdl_evaluate(struct mdl_evaluator *v, const struct mdl_dataset *d,
                          const char *output, float **values, int *size,
                          struct ut_error *e)
@@ -230,6 +246,8 @@ enum ut_err mdl_evaluate(struct mdl_evaluator *v, const struct mdl_dataset *d,
     if (!r.values)
         return ut_fail(e, UT_ENOMEM, "no memory for %d outputs", d->n);
     rc = run_all(&r, e);
+    if (!rc)
+        rc = check_finite(&r, output, e);
     if (rc) {
         free(r.values);
         return rc;

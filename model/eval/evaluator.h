@@ -21,7 +21,8 @@ void mdl_evaluator_free(struct mdl_evaluator *v); /* accepts NULL */
 
 /* An output for every example, in the dataset's order: *values [n, *size], the
  * caller's to free. The same bits on any number of lanes. Errors: UT_EINVAL for
- * an unknown output, UT_EFORMAT for pictures that cannot be read. */
+ * an unknown output, UT_EFORMAT for pictures that cannot be read, UT_ESTATE
+ * naming output and picture for a number that is not finite. */
 UT_MUSTUSE enum ut_err mdl_evaluate(struct mdl_evaluator *v,
                                     const struct mdl_dataset *d,
                                     const char *output, float **values,

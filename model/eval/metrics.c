@@ -62,17 +62,19 @@ static struct sweep start(const struct mdl_scored *s, int n)
     return w;
 }
 
+/* A score that is no number equals none: it is a threshold of its own. */
 static bool next(struct sweep *w)
 {
     float score;
 
     if (w->at == w->n)
         return false;
-    for (score = w->s[w->at].score; w->at < w->n && w->s[w->at].score == score;
-         w->at++) {
+    score = w->s[w->at].score;
+    do {
         w->positives += w->s[w->at].positive;
         w->negatives += !w->s[w->at].positive;
-    }
+        w->at++;
+    } while (w->at < w->n && w->s[w->at].score == score);
     return true;
 }
 

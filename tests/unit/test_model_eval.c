@@ -35,6 +35,21 @@ static void roc__known_scores__known_points(void **state)
     assert_int_equal(mdl_roc_of(s, 1, p), 0);
 }
 
+/* Of a network that is broken: each is a threshold of its own. */
+static void curves__scores_that_are_no_number__end(void **state)
+{
+    const struct mdl_scored s[] = {
+        {NAN, false, 0}, {0.3f, true, 0}, {NAN, true, 0}, {0.1f, false, 0}};
+    static struct mdl_roc_point p[MDL_ROC_POINTS];
+    double at;
+
+    (void)state;
+    assert_true(mdl_auc(s, 4) == 0.5);
+    assert_true(mdl_eer(s, 4) == 0.5);
+    assert_true(mdl_tar_at(s, 4, 0.5, &at) == 1 && isnan(at));
+    assert_int_equal(mdl_roc_of(s, 4, p), 5);
+}
+
 /* A long curve is thinned, and its area stays. */
 static void roc__many_scores__thinned_to_the_same_area(void **state)
 {
@@ -236,6 +251,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(roc__known_scores__known_points),
+        cmocka_unit_test(curves__scores_that_are_no_number__end),
         cmocka_unit_test(roc__many_scores__thinned_to_the_same_area),
         cmocka_unit_test(interval__shares__wilsons),
         cmocka_unit_test(binary__groups__each_its_own),

@@ -2,6 +2,7 @@
  * number of lanes. */
 #include "model/eval/evaluator.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -159,11 +160,38 @@ static void evaluate__broken_pictures__counted_and_first_named(void **state)
     mdl_evaluator_free(v);
 }
 
+static void evaluate__no_finite_number__output_and_picture_named(void **state)
+{
+    const float bias[16] = {[7] = NAN};
+    int at = mdl_graph_param(&model.graph, MDL_VALUE_PARAM, mdl_shape_of(1, 16),
+                             "recognition.head.fc.bias");
+    struct mdl_dataset d = open_set("all.tsv");
+    const float *was = model.graph.values[at].data;
+    struct mdl_evaluator *v;
+    struct ut_error e;
+    float *x;
+    int size;
+
+    (void)state;
+    assert_non_null(was);
+    model.graph.values[at].data = bias;
+    v = evaluator(2);
+    assert_int_equal(
+        mdl_evaluate(v, &d, "recognition.embedding", &x, &size, &e), UT_ESTATE);
+    assert_null(x);
+    assert_non_null(strstr(e.msg, "/0.png, picture 1 of 53"));
+    assert_non_null(strstr(e.msg, "\"recognition.embedding\" is nan"));
+    model.graph.values[at].data = was;
+    mdl_dataset_fini(&d);
+    mdl_evaluator_free(v);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(evaluate__any_lanes__the_same_bits_in_order),
         cmocka_unit_test(evaluate__broken_pictures__counted_and_first_named),
+        cmocka_unit_test(evaluate__no_finite_number__output_and_picture_named),
     };
 
     return cmocka_run_group_tests(tests, set_up, tear_down);
