@@ -307,6 +307,25 @@ enum ut_err mdl_dataset_picture(const struct mdl_dataset *d, int i,
     return rc;
 }
 
+int mdl_dataset_drop_broken(struct mdl_dataset *d, int max_side_px)
+{
+    int n = d->n, kept = 0;
+
+    for (int i = 0; i < n; i++) {
+        struct mdl_image im;
+        struct ut_error e;
+
+        if (!mdl_dataset_picture(d, i, max_side_px, &im, &e)) {
+            mdl_image_fini(&im);
+            d->examples[kept++] = d->examples[i];
+        } else if (!d->examples[i].recorded) {
+            free(d->examples[i].path);
+        }
+    }
+    d->n = kept;
+    return n - kept;
+}
+
 /* ---- splits ---- */
 
 /* What an example is drawn with: the same number for all that stay together. */

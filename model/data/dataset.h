@@ -49,6 +49,10 @@ UT_MUSTUSE enum ut_err mdl_dataset_picture(const struct mdl_dataset *d, int i,
                                            struct mdl_image *out,
                                            struct ut_error *e);
 
+/* Takes out the examples whose pictures cannot be decoded; how many they were.
+ */
+int mdl_dataset_drop_broken(struct mdl_dataset *d, int max_side_px);
+
 /* What must not lie on both sides of a split. */
 enum mdl_split {
     MDL_SPLIT_GROUP, /* groups; a picture without one is its own */

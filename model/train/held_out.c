@@ -3,6 +3,7 @@
 
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "model/eval/evaluate.h"
 #include "model/model.h"
@@ -54,9 +55,36 @@ static enum ut_err measure_identities(struct mdl_evaluator *v,
     return UT_OK;
 }
 
+static enum ut_err measure(struct mdl_evaluator *v, int task,
+                           const struct mdl_dataset *d, struct mdl_held_out *f,
+                           struct ut_error *e)
+{
+    return (task == MDL_FATIGUE ? measure_binary : measure_identities)(
+        v, d, f->text[task], sizeof(f->text[task]), f->threshold[task], e);
+}
+
+/* Broken pictures are left out, as in training, and counted. */
+static enum ut_err measure_readable(struct mdl_evaluator *v, int side, int task,
+                                    struct mdl_dataset *d,
+                                    struct mdl_held_out *f, struct ut_error *e)
+{
+    enum ut_err rc = measure(v, task, d, f, e);
+    char *text = f->text[task];
+    int broken = 0;
+
+    if (rc == UT_EFORMAT)
+        broken = mdl_dataset_drop_broken(d, 2 * side);
+    if (broken && d->n)
+        rc = measure(v, task, d, f, e);
+    if (broken && !rc)
+        snprintf(text + strlen(text) - 1, sizeof(f->text[task]) - strlen(text),
+                 ",\"broken\":%d}", broken);
+    return rc;
+}
+
 enum ut_err mdl_held_out_measure(const char *model, const char *backend,
                                  int threads,
-                                 const struct mdl_dataset held[MDL_TASKS],
+                                 struct mdl_dataset held[MDL_TASKS],
                                  struct mdl_held_out *f, struct ut_error *e)
 {
     static const char *const keys[MDL_TASKS][2] = {
@@ -75,14 +103,14 @@ enum ut_err mdl_held_out_measure(const char *model, const char *backend,
         if (!held[i].n)
             continue;
         f->pairs[f->n++] = (struct mdl_st_pair){keys[i][0], f->text[i]};
-        rc = (i == MDL_FATIGUE ? measure_binary : measure_identities)(
-            v, &held[i], f->text[i], sizeof(f->text[i]), f->threshold[i], e);
+        rc = measure_readable(v, m.spec.input, i, &held[i], f, e);
         if (!rc)
             f->pairs[f->n++] =
                 (struct mdl_st_pair){keys[i][1], f->threshold[i]};
-        if (rc != UT_EINVAL)
+        if (rc != UT_EINVAL && rc != UT_EFORMAT)
             continue;
-        /* Too few pictures to say anything: no reason to lose the weights. */
+        /* Too few pictures to say anything, or none that can be read: no reason
+         * to lose the weights. */
         snprintf(f->text[i], sizeof(f->text[i]), "%.300s", e->msg);
         rc = UT_OK;
     }

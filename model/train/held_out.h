@@ -13,11 +13,15 @@ struct mdl_held_out {
 };
 
 /* Measures the model in that file; a task without pictures is left out, one
- * with too few says so and has no threshold. backend NULL: the best. Errors:
- * those of the model, the backend and the pictures. Thread: any. */
-UT_MUSTUSE enum ut_err
-mdl_held_out_measure(const char *model, const char *backend, int threads,
-                     const struct mdl_dataset held[MDL_TASKS],
-                     struct mdl_held_out *f, struct ut_error *e);
+ * with too few says so and has no threshold. Broken pictures are taken out of
+ * held; the figures count them. backend NULL: the best. Errors: those of the
+ * model and the backend, UT_ESTATE for answers that are not finite. Thread:
+ * any.
+ */
+UT_MUSTUSE enum ut_err mdl_held_out_measure(const char *model,
+                                            const char *backend, int threads,
+                                            struct mdl_dataset held[MDL_TASKS],
+                                            struct mdl_held_out *f,
+                                            struct ut_error *e);
 
 #endif

@@ -52,7 +52,7 @@ static enum ut_err open_all(const struct srv_trial *t,
     return rc;
 }
 
-/* UT_EINVAL: too few pictures to say anything. */
+/* UT_EINVAL: too few pictures to say anything. UT_EFORMAT: some are broken. */
 static enum ut_err measure(const struct rival *r, int task,
                            const struct mdl_dataset *held, struct score *out,
                            struct ut_error *e)
@@ -80,6 +80,20 @@ static enum ut_err measure(const struct rival *r, int task,
     return rc;
 }
 
+/* Broken pictures are left out, as in training: they fail the first model's
+ * run, so that all are measured by the same. */
+static enum ut_err measure_readable(const struct rival *r, int task,
+                                    struct mdl_dataset *held, struct score *out,
+                                    struct ut_error *e)
+{
+    enum ut_err rc = measure(r, task, held, out, e);
+
+    if (rc == UT_EFORMAT &&
+        mdl_dataset_drop_broken(held, 2 * r->model.spec.input) && held->n)
+        rc = measure(r, task, held, out, e);
+    return rc;
+}
+
 /* The same split by the same seed as in training. */
 static enum ut_err compare(const struct srv_trial *t, int task,
                            const struct rival rivals[SRV_TRIALS],
@@ -98,10 +112,10 @@ static enum ut_err compare(const struct srv_trial *t, int task,
     tscaf__v1__job_figures__init(f);
     for (int i = 0; i < SRV_TRIALS && !rc; i++)
         if (rivals[i].evaluator && *rivals[i].leaves[task])
-            rc = measure(&rivals[i], task, &held, &s[i], e);
+            rc = measure_readable(&rivals[i], task, &held, &s[i], e);
     if (!t->models[SRV_TRIAL_ACTIVE])
         s[SRV_TRIAL_ACTIVE] = s[SRV_TRIAL_BASE];
-    if (rc == UT_EINVAL) {
+    if (rc == UT_EINVAL || rc == UT_EFORMAT) {
         snprintf(out->errors[task], sizeof(out->errors[task]), "%s", e->msg);
         f->error = out->errors[task];
         rc = UT_OK;

@@ -31,8 +31,8 @@ struct srv_job_figures {
 };
 
 /* out holds pointers into itself. What cannot be measured for want of pictures
- * is said in the figures. Errors: those of the files; UT_EFORMAT if the active
- * file holds another version. */
+ * that can be read is said in the figures, which leave broken ones out. Errors:
+ * those of the files; UT_EFORMAT if the active file holds another version. */
 UT_MUSTUSE enum ut_err srv_job_figures_take(const struct srv_trial *t,
                                             struct srv_job_figures *out,
                                             struct ut_error *e);

@@ -250,6 +250,27 @@ static void train__short_and_broken_data__told(void **state)
         "it is much shorter");
 }
 
+/* Broken pictures among those that are held out, whichever they are: they cost
+ * no model, and are counted. */
+static void train__broken_among_the_held_out__left_out(void **state)
+{
+    (void)state;
+    shell_says(
+        0,
+        "rm -rf torn torn.tsv y*; mkdir torn; printf 'file\\tlabel\\tgroup"
+        "\\n' > torn.tsv; for g in 1 2 3 4; do for l in 0 1; do for n in 1 2; "
+        "do f=torn/$g.$l.$n.png; cp fatigue/$l/$((2 * g + n)).png $f || exit; "
+        "printf \"$f\\t$l\\t$g\\n\" >> torn.tsv; done; done; echo junk > "
+        "torn/$g.jpg; printf \"torn/$g.jpg\\t0\\t$g\\n\" >> torn.tsv; done; "
+        "for p in people/*; do echo junk > $p/torn.jpg; done; tscaf-model "
+        "train --model base.safetensors --out y.safetensors --steps 2 --batch "
+        "4 --threads 1 --held-out 0.5 --fatigue torn.tsv --recognition people "
+        "2>err || cat err; rm people/*/torn.jpg; grep -ao "
+        "'pictures[^,]*,\\|broken[^}]*}' y.safetensors",
+        "pictures\\\":8,\nbroken\\\":2}\n"
+        "pictures\\\":15,\nbroken\\\":3}");
+}
+
 static void train__not_finite__step_and_tensor_named(void **state)
 {
     (void)state;
@@ -300,6 +321,7 @@ int main(void)
         cmocka_unit_test(train__told_to_stop__checkpoint),
         cmocka_unit_test(train__stable_schedule__ended_later),
         cmocka_unit_test(train__short_and_broken_data__told),
+        cmocka_unit_test(train__broken_among_the_held_out__left_out),
         cmocka_unit_test(train__not_finite__step_and_tensor_named),
         cmocka_unit_test(train__mistakes__named),
     };
