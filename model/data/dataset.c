@@ -307,6 +307,21 @@ enum ut_err mdl_dataset_picture(const struct mdl_dataset *d, int i,
     return rc;
 }
 
+enum ut_err mdl_dataset_check_binary(const struct mdl_dataset *d,
+                                     struct ut_error *e)
+{
+    for (int i = 0; i < d->n; i++) {
+        const struct mdl_example *x = &d->examples[i];
+
+        if (x->label != 0 && x->label != 1)
+            return ut_fail(e, UT_EFORMAT,
+                           "%.150s: its label is %d, not 0 (alert) or 1 "
+                           "(drowsy)",
+                           x->path, (int)x->label);
+    }
+    return UT_OK;
+}
+
 int mdl_dataset_drop_broken(struct mdl_dataset *d, int max_side_px)
 {
     int n = d->n, kept = 0;

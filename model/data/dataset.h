@@ -49,6 +49,11 @@ UT_MUSTUSE enum ut_err mdl_dataset_picture(const struct mdl_dataset *d, int i,
                                            struct mdl_image *out,
                                            struct ut_error *e);
 
+/* Whether every label is 0 or 1, as a binary leaf's data have to be. Errors:
+ * UT_EFORMAT naming the picture and its label. */
+UT_MUSTUSE enum ut_err mdl_dataset_check_binary(const struct mdl_dataset *d,
+                                                struct ut_error *e);
+
 /* Takes out the examples whose pictures cannot be decoded; how many they were.
  */
 int mdl_dataset_drop_broken(struct mdl_dataset *d, int max_side_px);

@@ -116,6 +116,8 @@ enum ut_err tool_fatigue_scores(struct mdl_evaluator *v, const char *data,
 
     *scores = NULL;
     if (!rc)
+        rc = mdl_dataset_check_binary(&d, e);
+    if (!rc)
         rc = mdl_evaluate(v, &d, "fatigue.probability", &p, &size, e);
     if (!rc && !(*scores = scores_of(&d, p)))
         rc = ut_fail(e, UT_ENOMEM, "no memory for %d scores", d.n);
@@ -139,6 +141,8 @@ enum ut_err tool_figures_fatigue(struct mdl_evaluator *v,
     enum ut_err rc = mdl_dataset_open(t->fatigue, &d, e);
 
     *out = json_pack("{s: s}", "task", "fatigue");
+    if (!rc)
+        rc = mdl_dataset_check_binary(&d, e);
     if (!rc)
         rc = mdl_evaluate(v, &d, "fatigue.probability", &p, &size, e);
     if (!rc)

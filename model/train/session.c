@@ -63,6 +63,8 @@ static enum ut_err open_data(struct session *s, struct ut_error *e)
         if (!c->data[i])
             continue;
         rc = mdl_dataset_open(c->data[i], &s->sets[i], e);
+        if (!rc && i == MDL_FATIGUE)
+            rc = mdl_dataset_check_binary(&s->sets[i], e);
         if (!rc && c->held_out > 0)
             rc = mdl_dataset_split(&s->sets[i],
                                    i == MDL_FATIGUE ? MDL_SPLIT_GROUP

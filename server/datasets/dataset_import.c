@@ -88,7 +88,7 @@ static enum ut_err add_example(struct upload *u, const struct mdl_dataset *set,
         unlink(x->path);
         return UT_OK;
     }
-    if (x->label >= 0) {
+    if (x->label >= 0 || u->classes.fixed) { /* fatigue's have to have one */
         class_of(x, by_folder, class, sizeof(class));
         rc = srv_classes_label(&u->classes, class, &label, &why);
         if (rc == UT_EINVAL) {

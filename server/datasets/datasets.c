@@ -69,10 +69,8 @@ static enum ut_err look(Tscaf__V1__DatasetRecord *x, struct ut_error *e)
                         why.msg);
     rc = srv_dataset_count(x, &set, e);
     if (!rc && x->kind == TSCAF__V1__DATASET_KIND__DATASET_KIND_FATIGUE &&
-        set.classes > 2)
-        srv_problem(&problems,
-                    "labels go to %d; those over 1 are taken for drowsy",
-                    set.classes - 1);
+        mdl_dataset_check_binary(&set, &why))
+        srv_problem(&problems, "%s", why.msg);
     mdl_dataset_fini(&set);
     return rc ? rc : srv_dataset_tell(x, &problems, e);
 }

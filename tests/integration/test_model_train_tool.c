@@ -284,6 +284,30 @@ static void train__not_finite__step_and_tensor_named(void **state)
     shell_says(2, "ls n", "ls");
 }
 
+/* Neither unlabelled pictures nor a third class are alert or drowsy. */
+static void fatigue__other_labels__refused(void **state)
+{
+    static const char *const commands[] = {
+        "train --model base.safetensors --out x --steps 1 --fatigue odd.tsv",
+        "eval --fatigue odd.tsv base.safetensors",
+        "plot roc --out x.png --fatigue odd.tsv base.safetensors",
+    };
+
+    (void)state;
+    for (int i = 0; i < 6; i++) {
+        char line[512], says[64];
+        int label = i % 2 ? 2 : -1;
+
+        snprintf(line, sizeof(line),
+                 "printf 'file\\tlabel\\nfatigue/0/2.png\\t1\\n"
+                 "fatigue/0/1.png\\t%d\\n' > odd.tsv; tscaf-model %s",
+                 label, commands[i / 2]);
+        snprintf(says, sizeof(says),
+                 "/1.png: its label is %d, not 0 (alert) or 1", label);
+        shell_says(1, line, says);
+    }
+}
+
 static void train__mistakes__named(void **state)
 {
     (void)state;
@@ -323,6 +347,7 @@ int main(void)
         cmocka_unit_test(train__short_and_broken_data__told),
         cmocka_unit_test(train__broken_among_the_held_out__left_out),
         cmocka_unit_test(train__not_finite__step_and_tensor_named),
+        cmocka_unit_test(fatigue__other_labels__refused),
         cmocka_unit_test(train__mistakes__named),
     };
 
