@@ -378,7 +378,14 @@ double mdl_model_threshold(const struct mdl_model *m, const char *leaf,
     if (!text)
         return fallback;
     value = strtod(text, &end);
-    return *end || end == text || !isfinite(value) ? fallback : value;
+    /* As a float, like the scores: one that made it is at it, not below. */
+    return *end || end == text || !isfinite(value) ? fallback
+                                                   : (double)(float)value;
+}
+
+void mdl_model_threshold_text(float threshold, char out[MDL_THRESHOLD_LEN])
+{
+    snprintf(out, MDL_THRESHOLD_LEN, "%.9g", (double)threshold);
 }
 
 enum ut_err mdl_model_write(const char *path, const struct mdl_spec *spec,

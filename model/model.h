@@ -46,6 +46,9 @@ const char *mdl_model_builtin_spec(const char *name);
 /* A calibrated threshold from the metadata, or fallback. */
 double mdl_model_threshold(const struct mdl_model *m, const char *leaf,
                            double fallback);
+/* A threshold's text for the metadata, which is read back as the same float. */
+#define MDL_THRESHOLD_LEN 32
+void mdl_model_threshold_text(float threshold, char out[MDL_THRESHOLD_LEN]);
 
 /* Builds the graph of a spec (model/nets), parameters unbound. Outputs, per
  * node: "<name>" for a root's features, "<name>.lase", "<name>.attention.la"

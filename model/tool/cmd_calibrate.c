@@ -44,7 +44,7 @@ struct calibration {
     struct mdl_evaluator *evaluator;
     struct mdl_st_pair pairs[4];
     size_t n;
-    char threshold[2][32];
+    char threshold[2][MDL_THRESHOLD_LEN];
     char *text[2]; /* owned */
 };
 
@@ -70,8 +70,7 @@ static enum ut_err find(struct calibration *c, const char *leaf,
     if (!isfinite(threshold) || negatives == n)
         return ut_fail(e, UT_EINVAL, "%.90s: no threshold has a rate of %g",
                        data, rate);
-    snprintf(c->threshold[which], sizeof(c->threshold[which]), "%.6f",
-             threshold);
+    mdl_model_threshold_text((float)threshold, c->threshold[which]);
     o = json_pack("{s: f, s: f, s: i, s: i, s: s}",
                   which ? "false_match_rate" : "false_positive_rate", rate,
                   "true_positive_rate", tpr, "positives", n - negatives,

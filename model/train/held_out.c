@@ -1,6 +1,7 @@
 /* The figures that a model file tells of itself. */
 #include "model/train/held_out.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -12,7 +13,8 @@
 
 static enum ut_err measure_binary(struct mdl_evaluator *v,
                                   const struct mdl_dataset *d, char *text,
-                                  size_t size, char threshold[32],
+                                  size_t size,
+                                  char threshold[MDL_THRESHOLD_LEN],
                                   struct ut_error *e)
 {
     struct mdl_binary_figures f;
@@ -26,7 +28,7 @@ static enum ut_err measure_binary(struct mdl_evaluator *v,
     free(p);
     if (rc)
         return rc;
-    snprintf(threshold, 32, "0.5");
+    mdl_model_threshold_text(0.5f, threshold);
     snprintf(text, size,
              "{\"pictures\":%d,\"accuracy\":%.4f,\"precision\":%.4f,"
              "\"recall\":%.4f,\"auc\":%.4f,\"equal_error_rate\":%.4f}",
@@ -36,7 +38,8 @@ static enum ut_err measure_binary(struct mdl_evaluator *v,
 
 static enum ut_err measure_identities(struct mdl_evaluator *v,
                                       const struct mdl_dataset *d, char *text,
-                                      size_t size, char threshold[32],
+                                      size_t size,
+                                      char threshold[MDL_THRESHOLD_LEN],
                                       struct ut_error *e)
 {
     struct mdl_identity_figures f;
@@ -45,7 +48,8 @@ static enum ut_err measure_identities(struct mdl_evaluator *v,
 
     if (rc)
         return rc;
-    snprintf(threshold, 32, "%.4f", f.threshold);
+    if (isfinite(f.threshold)) /* else no score is that rare: there is none */
+        mdl_model_threshold_text((float)f.threshold, threshold);
     snprintf(text, size,
              "{\"pictures\":%d,\"identities\":%d,\"auc\":%.4f,"
              "\"equal_error_rate\":%.4f,\"tar_at_far_1e-3\":%.4f,"
@@ -103,8 +107,9 @@ enum ut_err mdl_held_out_measure(const char *model, const char *backend,
         if (!held[i].n)
             continue;
         f->pairs[f->n++] = (struct mdl_st_pair){keys[i][0], f->text[i]};
+        f->threshold[i][0] = '\0';
         rc = measure_readable(v, m.spec.input, i, &held[i], f, e);
-        if (!rc)
+        if (!rc && *f->threshold[i])
             f->pairs[f->n++] =
                 (struct mdl_st_pair){keys[i][1], f->threshold[i]};
         if (rc != UT_EINVAL && rc != UT_EFORMAT)

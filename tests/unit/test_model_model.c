@@ -173,6 +173,31 @@ static void write_tiny(const char *path, const char *skip, const char *extra)
     mdl_model_close(&m);
 }
 
+static void threshold__written_and_read__the_same_float(void **state)
+{
+    static const float all[] = {1e-7f, 1.40129846e-45f, 0.1f,
+                                0.5f,  0.999999940f,    -0.333333343f};
+    const char *path = "build/threshold.safetensors";
+
+    (void)state;
+    mkdir("build", 0755);
+    for (size_t i = 0; i < sizeof(all) / sizeof(all[0]); i++) {
+        char text[MDL_THRESHOLD_LEN];
+        struct mdl_st_pair meta = {"threshold.fatigue", text};
+        struct mdl_model m = {0};
+        struct ut_error e;
+
+        mdl_model_threshold_text(all[i], text);
+        if (mdl_st_write(path, NULL, 0, &meta, 1, &e) ||
+            mdl_st_open(path, &m.file, &e))
+            fail_msg("%s", e.msg);
+        if (mdl_model_threshold(&m, "fatigue", 0.7) != (double)all[i])
+            fail_msg("%g: %s", (double)all[i], text);
+        mdl_model_close(&m);
+    }
+    unlink(path);
+}
+
 static void open__whole_file__bound_and_named(void **state)
 {
     const char *path = "build/tiny model.safetensors";
@@ -256,6 +281,7 @@ int main(void)
         cmocka_unit_test(builtin_specs__have_the_papers_sizes),
         cmocka_unit_test(spec__deep_tree_and_two_trees__build),
         cmocka_unit_test(spec__each_fault__named),
+        cmocka_unit_test(threshold__written_and_read__the_same_float),
         cmocka_unit_test(open__whole_file__bound_and_named),
         cmocka_unit_test(open__tensor_missing_or_left_over__listed),
         cmocka_unit_test(fresh__same_seed__same_weights_and_version),
