@@ -200,15 +200,15 @@ enum ut_err mdl_folds_of(const struct mdl_scored *s, int n,
                          struct mdl_folds *out, struct ut_error *e)
 {
     double accuracy[MAX_FOLDS], squares = 0;
-    int folds = 0;
+    int last = -1;
 
     *out = (struct mdl_folds){0};
     for (int i = 0; i < n; i++)
-        folds = s[i].fold >= folds ? s[i].fold + 1 : folds;
-    if (folds < 2 || folds > MAX_FOLDS)
-        return ut_fail(e, UT_EINVAL, "%d folds are not from 2 to %d", folds,
-                       MAX_FOLDS);
-    for (int f = 0; f < folds; f++) {
+        last = s[i].fold > last ? s[i].fold : last;
+    if (last >= MAX_FOLDS)
+        return ut_fail(e, UT_EINVAL, "fold %d is over %d, the last", last,
+                       MAX_FOLDS - 1);
+    for (int f = 0; f <= last; f++) {
         double threshold = best_without(s, n, f);
         int right = 0, count = 0;
 
@@ -217,13 +217,19 @@ enum ut_err mdl_folds_of(const struct mdl_scored *s, int n,
                 count++;
                 right += (s[i].score >= threshold) == s[i].positive;
             }
-        accuracy[f] = count ? (double)right / count : 0;
-        out->mean += accuracy[f] / folds;
-        out->threshold += threshold / folds;
+        if (!count) /* they may be numbered from 1 */
+            continue;
+        accuracy[out->n] = (double)right / count;
+        out->mean += accuracy[out->n++];
+        out->threshold += threshold;
     }
-    for (int f = 0; f < folds; f++)
-        squares += (accuracy[f] - out->mean) * (accuracy[f] - out->mean);
-    out->deviation = sqrt(squares / (folds - 1));
-    out->n = folds;
+    if (out->n < 2)
+        return ut_fail(e, UT_EINVAL, "%d folds with pairs are not from 2 to %d",
+                       out->n, MAX_FOLDS);
+    out->mean /= out->n;
+    out->threshold /= out->n;
+    for (int i = 0; i < out->n; i++)
+        squares += (accuracy[i] - out->mean) * (accuracy[i] - out->mean);
+    out->deviation = sqrt(squares / (out->n - 1));
     return UT_OK;
 }

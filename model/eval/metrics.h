@@ -51,8 +51,9 @@ int mdl_roc_of(const struct mdl_scored *s, int n,
 void mdl_interval(int of, int n, double *low, double *high);
 
 /* LFW's protocol: for each fold the threshold that is best on the others, and
- * its accuracy here. Mean and standard deviation over the folds, and the mean
- * threshold. Errors: UT_EINVAL unless there are two folds, UT_ENOMEM. */
+ * its accuracy here. Mean and standard deviation over the folds that have
+ * pairs, however they are numbered below 64, and the mean threshold. Errors:
+ * UT_EINVAL unless there are two such. */
 struct mdl_folds {
     double mean, deviation, threshold;
     int n;

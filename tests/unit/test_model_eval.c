@@ -50,6 +50,41 @@ static void curves__scores_that_are_no_number__end(void **state)
     assert_int_equal(mdl_roc_of(s, 4, p), 5);
 }
 
+/* Folds from 0, from 1, and with a gap: the same figures. */
+static void folds__any_numbers__the_same_figures(void **state)
+{
+    static const int numbers[][2] = {{0, 1}, {1, 2}, {7, 63}};
+    static const struct mdl_scored pairs[] = {
+        {0.9f, true, 0},  {0.8f, true, 1},  {0.7f, false, 0}, {0.6f, true, 1},
+        {0.5f, false, 1}, {0.4f, false, 1}, {0.3f, true, 0},  {0.1f, false, 0}};
+    struct mdl_folds want = {0}, got;
+    struct ut_error e;
+
+    (void)state;
+    for (int k = 0; k < 3; k++) {
+        struct mdl_scored s[8];
+
+        memcpy(s, pairs, sizeof(s));
+        for (int i = 0; i < 8; i++)
+            s[i].fold = numbers[k][pairs[i].fold];
+        if (mdl_folds_of(s, 8, &got, &e))
+            fail_msg("%s", e.msg);
+        if (!k)
+            want = got;
+        assert_int_equal(got.n, 2);
+        assert_true(got.mean == want.mean && got.mean >= 0.5);
+        assert_true(got.deviation == want.deviation);
+        assert_true(got.threshold == want.threshold);
+        for (int i = 0; i < 8; i++)
+            s[i].fold = 3;
+        assert_int_equal(mdl_folds_of(s, 8, &got, &e), UT_EINVAL);
+        assert_non_null(strstr(e.msg, "1 folds with pairs"));
+        s[0].fold = 64;
+        assert_int_equal(mdl_folds_of(s, 8, &got, &e), UT_EINVAL);
+        assert_non_null(strstr(e.msg, "fold 64"));
+    }
+}
+
 /* A long curve is thinned, and its area stays. */
 static void roc__many_scores__thinned_to_the_same_area(void **state)
 {
@@ -252,6 +287,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(roc__known_scores__known_points),
         cmocka_unit_test(curves__scores_that_are_no_number__end),
+        cmocka_unit_test(folds__any_numbers__the_same_figures),
         cmocka_unit_test(roc__many_scores__thinned_to_the_same_area),
         cmocka_unit_test(interval__shares__wilsons),
         cmocka_unit_test(binary__groups__each_its_own),
