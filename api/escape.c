@@ -4,29 +4,7 @@
 #include <stdint.h>
 #include <string.h>
 
-int api_utf8_len(const char *s)
-{
-    const uint8_t *p = (const uint8_t *)s;
-
-    if (p[0] < 0x80)
-        return 1;
-    if (p[0] >= 0xc2 && p[0] < 0xe0)
-        return (p[1] & 0xc0) == 0x80 ? 2 : 0;
-    if ((p[0] & 0xf0) == 0xe0) {
-        if ((p[1] & 0xc0) != 0x80 || (p[2] & 0xc0) != 0x80 ||
-            (p[0] == 0xe0 && p[1] < 0xa0) || (p[0] == 0xed && p[1] >= 0xa0))
-            return 0;
-        return 3;
-    }
-    if (p[0] >= 0xf0 && p[0] < 0xf5) {
-        if ((p[1] & 0xc0) != 0x80 || (p[2] & 0xc0) != 0x80 ||
-            (p[3] & 0xc0) != 0x80 || (p[0] == 0xf0 && p[1] < 0x90) ||
-            (p[0] == 0xf4 && p[1] >= 0x90))
-            return 0;
-        return 4;
-    }
-    return 0;
-}
+#include "base/utf8.h"
 
 enum ut_err api_escape(struct ut_buf *b, const char *text, struct ut_error *e)
 {
@@ -37,7 +15,7 @@ enum ut_err api_escape(struct ut_buf *b, const char *text, struct ut_error *e)
         int n = 0;
 
         while (*text && *text != '"' && *text != '\\' &&
-               (uint8_t)*text >= 0x20 && (n = api_utf8_len(text)) > 0)
+               (uint8_t)*text >= 0x20 && (n = ut_utf8_len(text)) > 0)
             text += n;
         rc = ut_buf_add(b, plain, (size_t)(text - plain), e);
         if (rc || !*text)

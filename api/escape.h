@@ -8,7 +8,4 @@
 UT_MUSTUSE enum ut_err api_escape(struct ut_buf *b, const char *text,
                                   struct ut_error *e);
 
-/* Length of the UTF-8 sequence at s (1 to 4), 0 if it is not one. */
-int api_utf8_len(const char *s);
-
 #endif

@@ -12,6 +12,7 @@
 #include "api/escape.h"
 #include "api/json.h"
 #include "api/json_common.h"
+#include "base/utf8.h"
 
 struct reader {
     struct api_error *err;
@@ -404,15 +405,6 @@ enum ut_err api_json_read_answer(const ProtobufCMessageDescriptor *d,
     return read_text(&r, d, json, len, out);
 }
 
-static bool is_utf8(const char *s)
-{
-    int n = 1;
-
-    while (*s && (n = api_utf8_len(s)))
-        s += n;
-    return n;
-}
-
 /* One text of a query as the JSON that it stands for; NULL: no memory. */
 static json_t *scalar_of(const ProtobufCFieldDescriptor *f, const char *text,
                          size_t len)
@@ -451,7 +443,7 @@ enum ut_err api_json_set(ProtobufCMessage *msg, const char *name,
     if (!f || f->type == PROTOBUF_C_TYPE_MESSAGE ||
         f->type == PROTOBUF_C_TYPE_BYTES)
         return bad(&r, "UNKNOWN_FIELD", "there is no such parameter");
-    if (!is_utf8(text))
+    if (!ut_utf8_ok(text))
         return bad(&r, "BAD_TEXT", "is not UTF-8");
     if (f->label != PROTOBUF_C_LABEL_REPEATED) {
         char **place = (char **)((char *)msg + f->offset);

@@ -8,6 +8,7 @@
 
 #include "api/escape.h"
 #include "api/json_common.h"
+#include "base/utf8.h"
 
 enum wire { VARINT = 0, FIXED64 = 1, BYTES = 2, FIXED32 = 5 };
 
@@ -51,7 +52,7 @@ static bool is_text(const uint8_t *s, size_t len)
         int n;
 
         memcpy(next, s, len < 4 ? len : 4);
-        n = api_utf8_len(next);
+        n = ut_utf8_len(next);
         if (!n || !next[0])
             return false;
         s += n;

@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "base/utf8.h"
 
 struct srv_log {
     int fd; /* borrowed */
@@ -73,25 +74,6 @@ static bool put(struct line *l, const char *s, size_t len)
     return true;
 }
 
-/* The length of the UTF-8 sequence at s, 0 if it is not one. */
-static size_t sequence(const unsigned char *s)
-{
-    size_t n = s[0] < 0x80   ? 1
-               : s[0] < 0xC2 ? 0
-               : s[0] < 0xE0 ? 2
-               : s[0] < 0xF0 ? 3
-               : s[0] < 0xF5 ? 4
-                             : 0;
-
-    for (size_t i = 1; i < n; i++)
-        if ((s[i] & 0xC0) != 0x80)
-            return 0;
-    if ((s[0] == 0xE0 && s[1] < 0xA0) || (s[0] == 0xED && s[1] > 0x9F) ||
-        (s[0] == 0xF0 && s[1] < 0x90) || (s[0] == 0xF4 && s[1] > 0x8F))
-        return 0;
-    return n;
-}
-
 /* Appends a JSON string, whatever the bytes are; cut where the line is full. */
 static void put_string(struct line *l, const char *s)
 {
@@ -101,7 +83,7 @@ static void put_string(struct line *l, const char *s)
         return;
     while (*p) {
         char escaped[8];
-        size_t n = sequence(p), len;
+        size_t n = (size_t)ut_utf8_len((const char *)p), len;
 
         if (n > 1 ||
             (n == 1 && *p >= 0x20 && *p != '"' && *p != '\\' && *p != 0x7F)) {
