@@ -11,6 +11,8 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "base/utf8.h"
+
 #define ALIGN 64 /* bytes: a cache line, enough for every vector load */
 
 static size_t aligned(size_t n)
@@ -71,11 +73,21 @@ static bool write_all(int fd, const void *data, size_t len)
 }
 
 static enum ut_err check(const char *path, const struct mdl_st_tensor *tensors,
-                         size_t n, struct ut_error *e)
+                         size_t n, const struct mdl_st_pair *meta,
+                         size_t n_meta, struct ut_error *e)
 {
+    for (size_t i = 0; i < n_meta; i++)
+        if (!ut_utf8_ok(meta[i].key) || !ut_utf8_ok(meta[i].value))
+            return ut_fail(e, UT_EINVAL,
+                           "%.120s: metadata \"%.60s\" is not UTF-8", path,
+                           meta[i].key);
     for (size_t i = 0; i < n; i++) {
         const struct mdl_st_tensor *t = &tensors[i];
 
+        if (!ut_utf8_ok(t->name))
+            return ut_fail(e, UT_EINVAL,
+                           "%.120s: tensor \"%.60s\"'s name is not UTF-8", path,
+                           t->name);
         if (t->len != mdl_shape_count(&t->shape) * mdl_dtype_size(t->dtype))
             return ut_fail(e, UT_EINVAL,
                            "%s: tensor \"%s\" has %zu bytes against its shape",
@@ -109,7 +121,7 @@ enum ut_err mdl_st_write(const char *path, const struct mdl_st_tensor *tensors,
                          size_t n_tensors, const struct mdl_st_pair *meta,
                          size_t n_meta, struct ut_error *e)
 {
-    enum ut_err rc = check(path, tensors, n_tensors, e);
+    enum ut_err rc = check(path, tensors, n_tensors, meta, n_meta, e);
     char *temp = NULL, *head = NULL;
     uint8_t size[8];
     size_t padded;

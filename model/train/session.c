@@ -10,6 +10,7 @@
 
 #include "base/buf.h"
 #include "base/clock.h"
+#include "base/utf8.h"
 #include "model/train/held_out.h"
 #include "model/train/lineage.h"
 #include "model/train/schedule.h"
@@ -38,20 +39,42 @@ struct session {
 
 /* ---- opening ---- */
 
-static enum ut_err check(const struct mdl_session_config *c, struct ut_error *e)
+/* Else it is a file of embeddings. */
+static bool runs_teacher(const struct mdl_session_config *c)
 {
     const char *end = c->teacher ? strrchr(c->teacher, '.') : NULL;
 
+    return end && !strcmp(end, ".onnx");
+}
+
+/* What becomes metadata: told now, not at the first checkpoint. */
+static enum ut_err check_texts(const struct mdl_session_config *c,
+                               struct ut_error *e)
+{
+    const char *const texts[] = {c->name, c->data[MDL_FATIGUE],
+                                 c->data[MDL_RECOGNITION], c->teacher,
+                                 c->recognition.hint.module};
+
+    for (size_t i = 0; i < sizeof(texts) / sizeof(texts[0]); i++)
+        if (texts[i] && !ut_utf8_ok(texts[i]))
+            return ut_fail(e, UT_EINVAL,
+                           "\"%.150s\" is not UTF-8, as a model's metadata are",
+                           texts[i]);
+    return UT_OK;
+}
+
+static enum ut_err check(const struct mdl_session_config *c, struct ut_error *e)
+{
     if (!c->data[MDL_FATIGUE] && !c->data[MDL_RECOGNITION])
         return ut_fail(e, UT_EINVAL, "there is no dataset");
     if (c->accumulate && (!c->data[MDL_FATIGUE] || !c->data[MDL_RECOGNITION]))
         return ut_fail(e, UT_EINVAL, "accumulating needs both datasets");
-    if (c->mix > 0 && (!end || strcmp(end, ".onnx")))
+    if (c->mix > 0 && !runs_teacher(c))
         return ut_fail(e, UT_EINVAL,
                        "mixed pictures need a teacher that is run");
-    if (c->recognition.hint.module && (!end || strcmp(end, ".onnx")))
+    if (c->recognition.hint.module && !runs_teacher(c))
         return ut_fail(e, UT_EINVAL, "a hint needs a teacher that is run");
-    return UT_OK;
+    return check_texts(c, e);
 }
 
 static enum ut_err open_data(struct session *s, struct ut_error *e)
@@ -98,7 +121,6 @@ static enum ut_err open_embeddings(struct session *s, struct ut_error *e)
 
 static enum ut_err open_teacher(struct session *s, struct ut_error *e)
 {
-    const char *end = s->c->teacher ? strrchr(s->c->teacher, '.') : NULL;
     struct mdl_teacher_config c = {
         .path = s->c->teacher,
         .input = s->c->teacher_input,
@@ -113,7 +135,7 @@ static enum ut_err open_teacher(struct session *s, struct ut_error *e)
 
     if (!s->c->data[MDL_RECOGNITION] || !s->c->teacher)
         return UT_OK;
-    if (!end || strcmp(end, ".onnx"))
+    if (!runs_teacher(s->c))
         return open_embeddings(s, e);
     if (s->recognition.hint.module)
         inner = mdl_graph_find_module(g, s->recognition.hint.module);

@@ -330,6 +330,11 @@ static void train__mistakes__named(void **state)
         "tscaf-model train --model base.safetensors --out /nowhere/x --steps "
         "1 --batch 4 --fatigue fatigue --recognition people",
         "/nowhere/x");
+    shell_says(1,
+               "d=$(printf 'f\\377'); cp -r fatigue \"$d\"; tscaf-model train "
+               "--model base.safetensors --out x --steps 1 --batch 4 --save 1 "
+               "--fatigue \"$d\"; code=$?; rm -r \"$d\"; ls; exit $code",
+               "\" is not UTF-8, as a model's metadata are");
     shell_says(2, "tscaf-model eval base.safetensors", "usage:");
     shell_says(1, "tscaf-model eval --pairs nowhere base.safetensors",
                "nowhere");

@@ -153,6 +153,14 @@ static void write__bad_input__refused(void **state)
     t[0].len = 4;
     assert_int_equal(mdl_st_write("build/x", t, 1, NULL, 0, &e), UT_EINVAL);
     t[0].len = 8;
+    assert_int_equal(mdl_st_write("build/x", t, 1,
+                                  &(struct mdl_st_pair){"from", "p\xff"}, 1,
+                                  &e),
+                     UT_EINVAL);
+    assert_non_null(strstr(e.msg, "metadata \"from\" is not UTF-8"));
+    t[1].name = "b\xff";
+    assert_int_equal(mdl_st_write("build/x", t, 2, NULL, 0, &e), UT_EINVAL);
+    assert_non_null(strstr(e.msg, "name is not UTF-8"));
     assert_int_equal(mdl_st_write("/nowhere/x", t, 1, NULL, 0, &e), UT_EIO);
     assert_non_null(strstr(e.msg, "/nowhere/x"));
     /* A full disk: nothing is left behind, the message names the file. */
