@@ -206,25 +206,46 @@ static void describe_schedule(const struct session *s, char *out, size_t size)
                  c->decay_steps, c->steps);
 }
 
-/* The settings that a run resumed at this step must share. */
-static void describe_settings(struct session *s)
+/* What a teacher that is run is shown, where it is not the usual: checkpoints
+ * from before this was told stay good. */
+static void describe_input(const struct session *s, char *out, size_t size)
+{
+    const struct mdl_onnx_input *i = &s->c->teacher_input;
+    struct mdl_onnx_input usual;
+    bool same = mdl_onnx_input_parse("insightface", &usual);
+
+    for (int k = 0; k < 3; k++)
+        same &= i->mean[k] == usual.mean[k] && i->scale[k] == usual.scale[k];
+    *out = '\0';
+    if (runs_teacher(s->c) && !(same && i->bgr == usual.bgr))
+        snprintf(out, size, "; teacher input %g %g %g / %g %g %g%s",
+                 (double)i->mean[0], (double)i->mean[1], (double)i->mean[2],
+                 1 / (double)i->scale[0], 1 / (double)i->scale[1],
+                 1 / (double)i->scale[2], i->bgr ? " BGR" : "");
+}
+
+/* The settings that a run resumed at this step must share. Errors: UT_EINVAL
+ * where they are too long, and a part would not be compared. */
+static enum ut_err describe_settings(struct session *s, struct ut_error *e)
 {
     const struct mdl_session_config *c = s->c;
     const struct mdl_trainer_config *t = &c->trainer;
     const struct mdl_recognition *r = &s->recognition;
-    char schedule[96];
+    char schedule[96], input[128];
+    int len;
 
     describe_schedule(s, schedule, sizeof(schedule));
-    snprintf(
+    describe_input(s, input, sizeof(input));
+    len = snprintf(
         s->settings, sizeof(s->settings),
-        "fatigue %s; recognition %s; held out %g; rates %g %g; teacher %s; mix "
-        "%g; %s; weight %g; turn %ld; rate %g; %s; warm-up %ld; "
+        "fatigue %s; recognition %s; held out %g; rates %g %g; teacher %s%s; "
+        "mix %g; %s; weight %g; turn %ld; rate %g; %s; warm-up %ld; "
         "%s; augment %d; seed %" PRIu64 "; batch %d; optimizer %d %g %g %g %g; "
         "momentum %g; clip %g; frozen root %d; arcface %g %g %g %d; distill "
         "%g %g; hint %s %g; lanes %d",
         c->data[0] ? c->data[0] : "-", c->data[1] ? c->data[1] : "-",
         c->held_out, (double)c->rates[0], (double)c->rates[1],
-        c->teacher ? c->teacher : "-", (double)c->mix,
+        c->teacher ? c->teacher : "-", input, (double)c->mix,
         c->accumulate ? "accumulate" : "alternate", (double)c->weight, c->turn,
         c->rate, schedule, c->warm_up, mdl_precision_name(t->precision),
         c->augmented, c->seed, t->batch, (int)t->optimizer.kind,
@@ -235,6 +256,14 @@ static void describe_settings(struct session *s)
         (double)r->arcface.margin, r->arcface.k, (double)r->distill.cosine,
         (double)r->distill.similarity, r->hint.module ? r->hint.module : "-",
         (double)r->hint.weight, t->lanes);
+    /* The schedule's part may still grow, when its decay begins. */
+    len += (int)(sizeof(schedule) - strlen(schedule));
+    return len < (int)sizeof(s->settings)
+               ? UT_OK
+               : ut_fail(e, UT_EINVAL,
+                         "the settings take %d bytes, over %zu: shorter paths "
+                         "are needed",
+                         len, sizeof(s->settings) - 1);
 }
 
 /* A file of what was trained: its own metadata and what stays true of the
@@ -270,8 +299,10 @@ static enum ut_err save(struct session *s, struct ut_error *e)
         {"training.taken", taken},
         {"training.settings", s->settings},
     };
+    enum ut_err rc = describe_settings(s, e);
 
-    describe_settings(s);
+    if (rc)
+        return rc;
     snprintf(step, sizeof(step), "%ld", s->step);
     snprintf(taken, sizeof(taken), "%" PRId64 " %" PRId64, s->taken[0],
              s->taken[1]);
@@ -302,6 +333,7 @@ static void choose_hint(struct session *s)
 static enum ut_err read_checkpoint(struct session *s, struct ut_error *e)
 {
     const char *step, *taken, *settings;
+    enum ut_err rc;
 
     step = mdl_st_meta(s->model.file, "training.step");
     taken = mdl_st_meta(s->model.file, "training.taken");
@@ -312,8 +344,9 @@ static enum ut_err read_checkpoint(struct session *s, struct ut_error *e)
         s->step < 0 || s->taken[0] < 0 || s->taken[1] < 0)
         return ut_fail(e, UT_EFORMAT, "%.150s: is no checkpoint",
                        s->checkpoint);
-    describe_settings(s);
-    return mdl_settings_agree(s->checkpoint, settings, s->settings, e);
+    rc = describe_settings(s, e);
+    return rc ? rc
+              : mdl_settings_agree(s->checkpoint, settings, s->settings, e);
 }
 
 /* Numbers of one picture's hint. */
@@ -533,11 +566,11 @@ enum ut_err mdl_session_run(const struct mdl_session_config *c, bool *done,
         return ut_fail(e, UT_ENOMEM, "no memory to train");
     s->c = c;
     s->recognition = c->recognition;
-    describe_settings(s);
-    if (snprintf(s->checkpoint, sizeof(s->checkpoint), "%s.checkpoint",
-                 c->out) >= (int)sizeof(s->checkpoint))
+    rc = describe_settings(s, e);
+    if (!rc && snprintf(s->checkpoint, sizeof(s->checkpoint), "%s.checkpoint",
+                        c->out) >= (int)sizeof(s->checkpoint))
         rc = ut_fail(e, UT_EINVAL, "%.150s...: is too long", c->out);
-    else
+    if (!rc)
         rc = open_all(s, e);
     if (!rc)
         rc = train(s, done, e);

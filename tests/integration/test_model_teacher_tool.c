@@ -248,6 +248,29 @@ static void hint__of_a_list__the_first_that_there_is(void **state)
                  list);
 }
 
+/* OUT is a folder, so that the run ends at its checkpoint. */
+static void teacher__resumed_with_another_input__refused(void **state)
+{
+    (void)state;
+    shell_says(1, "mkdir kept; " TRAIN "--teacher teacher.onnx --out kept",
+               "kept: cannot be written");
+    shell_says(1,
+               TRAIN "--teacher teacher.onnx --teacher-input bytes --out kept "
+                     "--resume",
+               "kept.checkpoint: was made with \" mix 0;");
+    shell_says(1,
+               TRAIN "--teacher teacher.onnx --teacher-input insightface --out "
+                     "kept --resume",
+               "kept: cannot be written");
+    shell_says(1,
+               "rm kept.checkpoint; " TRAIN "--teacher-input imagenet "
+               "--teacher teacher.onnx --out kept",
+               "kept: cannot be written");
+    shell_says(1, TRAIN "--teacher teacher.onnx --out kept --resume",
+               "made with \" teacher input 123.675 116.28 103.53 / 58.395");
+    shell_says(0, "rm -r kept kept.checkpoint; echo gone", "gone");
+}
+
 static void teacher__mistakes__named(void **state)
 {
     (void)state;
@@ -285,6 +308,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(hint__of_a_list__the_first_that_there_is),
+        cmocka_unit_test(teacher__resumed_with_another_input__refused),
         cmocka_unit_test(teacher__mistakes__named),
         cmocka_unit_test(teacher__every_view__is_what_the_pupil_sees),
     };
