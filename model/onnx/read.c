@@ -99,12 +99,18 @@ static void read_outputs(struct onnx_reader *r)
         onnx_bad(r, "%zu outputs, not 1 to %d", g->n_output, MDL_MAX_OUTPUTS);
     for (size_t i = 0; i < g->n_output && !r->rc; i++) {
         const struct onnx_entry *x = onnx_find(r, g->output[i]->name);
+        int v;
 
-        if (!x || x->kind != ONNX_RESULT)
+        if (!x || x->kind != ONNX_RESULT) {
             onnx_bad(r, "nothing makes the output \"%.60s\"",
                      g->output[i]->name);
-        else
-            mdl_graph_output(r->g, x->value, "%.90s", x->name);
+            continue;
+        }
+        /* An add of one term: each output is a value of its own. */
+        v = r->g->values[x->value].output < 0
+                ? x->value
+                : mdl_graph_add(r->g, &x->value, 1);
+        mdl_graph_output(r->g, v, "%.90s", x->name);
     }
 }
 

@@ -103,7 +103,7 @@ struct hand {
     Onnx__Model model;
     Onnx__Graph graph;
     Onnx__OperatorSet opset, *opsets[1];
-    Onnx__ValueInfo in, out, *ins[1], *outs[1];
+    Onnx__ValueInfo in, out, again, *ins[1], *outs[2];
     Onnx__Type type;
     Onnx__TensorType tensor_type;
     Onnx__Shape shape;
@@ -586,6 +586,38 @@ static void read__normalised_inside__one_image_node(void **state)
     free(h);
 }
 
+/* A tensor under two names: whichever is kept, it is made. */
+static void read__one_tensor_two_outputs__each_by_itself(void **state)
+{
+    struct hand *h = malloc(sizeof(*h));
+    struct mdl_graph g;
+    struct ut_error e;
+    float *first, *second;
+    size_t n, n_second;
+
+    (void)state;
+    start(h);
+    conv(h, "in w", "out");
+    node(h, "Identity", "out", "again");
+    onnx__value_info__init(&h->again);
+    h->again.name = "again";
+    h->outs[1] = &h->again;
+    h->graph.n_output = 2;
+    if (read_hand(h, &g, &e))
+        fail_msg("%s", e.msg);
+    assert_int_equal(g.n_outputs, 2);
+    first = answers(&g, "out", &n);
+    second = answers(&g, "again", &n_second);
+    assert_int_equal(n, 2 * 4 * 8 * 8);
+    assert_int_equal(n_second, n);
+    assert_true(first[0] != 0);
+    assert_memory_equal(first, second, n * sizeof(float));
+    free(first);
+    free(second);
+    mdl_graph_fini(&g);
+    free(h);
+}
+
 static void read__no_file_or_noise__named(void **state)
 {
     struct mdl_onnx_input in;
@@ -609,6 +641,7 @@ int main(void)
         cmocka_unit_test(read__what_was_written__same_numbers),
         cmocka_unit_test(read__faults__named),
         cmocka_unit_test(read__normalised_inside__one_image_node),
+        cmocka_unit_test(read__one_tensor_two_outputs__each_by_itself),
         cmocka_unit_test(read__no_file_or_noise__named),
     };
 
