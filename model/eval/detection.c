@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define LEAST_SCORE 0.02f /* the precision curve's end */
+#define LEAST_SCORE 0.02f /* the precision curve's end, or min_score below */
 
 /* A detection, or a found face's landmark error. */
 struct shot {
@@ -121,8 +121,9 @@ static enum ut_err one_frame(struct measure *m, const struct mdl_frame *f,
 
     if (rc)
         return rc;
-    rc = mdl_finder_run(m->finder, &im, m->side_px, LEAST_SCORE, MDL_FACE_MAX,
-                        found, &n, e);
+    rc = mdl_finder_run(m->finder, &im, m->side_px,
+                        fminf(LEAST_SCORE, m->min_score), MDL_FACE_MAX, found,
+                        &n, e);
     mdl_image_fini(&im);
     if (rc)
         return rc;

@@ -26,8 +26,8 @@ struct mdl_detection_choice {
     int min_faces;
 };
 
-/* side_px as of mdl_finder_run. Errors: those of pictures and of finding;
- * UT_EINVAL where no face is chosen; UT_ENOMEM. */
+/* side_px and min_score, over 0, as of mdl_finder_run. Errors: those of
+ * pictures and of finding; UT_EINVAL where no face is chosen; UT_ENOMEM. */
 UT_MUSTUSE enum ut_err
 mdl_detection_measure(struct mdl_finder *f, const struct mdl_frames *frames,
                       const struct mdl_detection_choice *choice, int side_px,

@@ -74,6 +74,12 @@ static enum ut_err check(const struct mdl_session_config *c, struct ut_error *e)
                        "mixed pictures need a teacher that is run");
     if (c->recognition.hint.module && !runs_teacher(c))
         return ut_fail(e, UT_EINVAL, "a hint needs a teacher that is run");
+    if (c->teacher && !c->data[MDL_RECOGNITION])
+        return ut_fail(e, UT_EINVAL, "teacher %.150s: needs recognition data",
+                       c->teacher);
+    if (c->decay_steps && c->schedule != MDL_STABLE)
+        return ut_fail(e, UT_EINVAL, "%ld decay steps need the stable schedule",
+                       c->decay_steps);
     return check_texts(c, e);
 }
 

@@ -48,6 +48,13 @@ static void train__drawn_faces__found(void **state)
     assert_true(shell_number(eval, "faces") == 10);
     assert_true(shell_number(eval, "found") >= 8);
     shell_says(0, eval, "\"recall_95\":[");
+    /* Below the precision curve's end, too, a score counts as asked. */
+    assert_true(shell_number("tscaf-model eval-detector --faces faces.csv "
+                             "--side 128 --min-score 1e-6 d.safetensors",
+                             "false_positives") >
+                shell_number("tscaf-model eval-detector --faces faces.csv "
+                             "--side 128 --min-score 0.02 d.safetensors",
+                             "false_positives"));
     shell_says(0, "ls d.safetensors*", "d.safetensors\n");
 }
 

@@ -339,6 +339,14 @@ static void train__mistakes__named(void **state)
                "tscaf-model train --model base.safetensors --out x --steps 1 "
                "--fatigue $(printf %1900s x | tr ' ' x)",
                "bytes, over 2047: shorter paths");
+    shell_says(1,
+               "tscaf-model train --model base.safetensors --out x --steps 9 "
+               "--fatigue fatigue --decay-steps 3",
+               "3 decay steps need the stable schedule");
+    shell_says(1,
+               "tscaf-model train --model base.safetensors --out x --steps 9 "
+               "--fatigue fatigue --teacher t.onnx --mix 0.1 --hint root",
+               "teacher t.onnx: needs recognition data");
     shell_says(2, "tscaf-model eval base.safetensors", "usage:");
     shell_says(1, "tscaf-model eval --pairs nowhere base.safetensors",
                "nowhere");
