@@ -378,12 +378,42 @@ static bool copy_groups(const struct mdl_dataset *d, struct mdl_dataset *held)
     return true;
 }
 
+/* Of n sorted lots those that are held out, moved to the front: from the lowest
+ * on until there are want pictures, stepping over what would make them more
+ * than twice as many, or all; the smallest if every one would. Returns how
+ * many; 0 where all pictures have one lot. */
+static int choose_lots(uint64_t *lots, int n, int want)
+{
+    int chosen = 0, held = 0, smallest = n;
+    uint64_t least = 0;
+
+    for (int i = 0, end; i < n; i = end) {
+        uint64_t own = lots[i];
+        int size;
+
+        for (end = i; end < n && lots[end] == own; end++)
+            continue;
+        size = end - i;
+        if (size < smallest) {
+            smallest = size;
+            least = own;
+        }
+        if (held < want && held + size <= 2 * want && held + size < n) {
+            lots[chosen++] = own;
+            held += size;
+        }
+    }
+    if (!chosen && smallest < n)
+        lots[chosen++] = least;
+    return chosen;
+}
+
 enum ut_err mdl_dataset_split(struct mdl_dataset *d, enum mdl_split by,
                               double share, uint64_t seed,
                               struct mdl_dataset *held, struct ut_error *e)
 {
-    int want = (int)(share * d->n + 0.5), kept = 0;
-    uint64_t *lots = malloc((size_t)d->n * sizeof(*lots)), last;
+    int want = (int)(share * d->n + 0.5), kept = 0, chosen;
+    uint64_t *lots = malloc((size_t)d->n * sizeof(*lots));
 
     memset(held, 0, sizeof(*held));
     held->examples = malloc((size_t)d->n * sizeof(*held->examples));
@@ -395,20 +425,22 @@ enum ut_err mdl_dataset_split(struct mdl_dataset *d, enum mdl_split by,
     for (int i = 0; i < d->n; i++)
         lots[i] = lot(&d->examples[i], by, seed);
     qsort(lots, (size_t)d->n, sizeof(*lots), by_number);
-    want = want < 1 ? 1 : want > d->n ? d->n : want;
-    last = lots[want - 1];
-    if (last == lots[d->n - 1]) {
+    chosen = choose_lots(lots, d->n, want < 1 ? 1 : want);
+    if (!chosen) {
         free(lots);
         mdl_dataset_fini(held);
         return ut_fail(e, UT_EINVAL,
                        "%d pictures cannot be split: all are of one %s", d->n,
                        by == MDL_SPLIT_LABEL ? "label" : "group");
     }
-    for (int i = 0; i < d->n; i++)
-        if (lot(&d->examples[i], by, seed) <= last)
+    for (int i = 0; i < d->n; i++) {
+        uint64_t own = lot(&d->examples[i], by, seed);
+
+        if (bsearch(&own, lots, (size_t)chosen, sizeof(*lots), by_number))
             held->examples[held->n++] = d->examples[i];
         else
             d->examples[kept++] = d->examples[i];
+    }
     d->n = kept;
     held->classes = d->classes;
     free(lots);

@@ -65,8 +65,9 @@ enum mdl_split {
 };
 
 /* Moves a share of d's pictures (0 to 1), whole groups or labels drawn by
- * seed, into *held, at least one picture and leaving at least one; d outlives
- * it. Errors: UT_EINVAL where that cannot be; UT_ENOMEM. */
+ * seed, into *held, at least one picture and leaving at least one; more than
+ * twice the share only where every group is larger. d outlives it. Errors:
+ * UT_EINVAL where that cannot be; UT_ENOMEM. */
 UT_MUSTUSE enum ut_err
 mdl_dataset_split(struct mdl_dataset *d, enum mdl_split by, double share,
                   uint64_t seed, struct mdl_dataset *held, struct ut_error *e);

@@ -71,6 +71,53 @@ static void split__by_group__whole_and_named_on_both_sides(void **state)
     }
 }
 
+/* A few pictures of one driver, many of another: it is the few that are held
+ * out, whichever is drawn first. */
+static void split__uneven_groups__not_nearly_everything(void **state)
+{
+    struct mdl_example x[100];
+    struct ut_error e;
+
+    (void)state;
+    for (uint64_t seed = 1; seed <= 20; seed++) {
+        struct mdl_dataset d = {.examples = x, .n = 100}, held;
+
+        for (int i = 0; i < 100; i++)
+            x[i] = (struct mdl_example){.group = i >= 5, .line = i};
+        if (mdl_dataset_split(&d, MDL_SPLIT_GROUP, 0.1, seed, &held, &e))
+            fail_msg("seed %d: %s", (int)seed, e.msg);
+        assert_int_equal(held.n, 5);
+        assert_int_equal(d.n, 95);
+        mdl_dataset_fini(&held);
+        /* All are larger than twice the share: still one, and not both. */
+        d.n = 100;
+        for (int i = 0; i < 100; i++)
+            x[i] = (struct mdl_example){.group = i >= 30, .line = i};
+        assert_int_equal(
+            mdl_dataset_split(&d, MDL_SPLIT_GROUP, 0.1, seed, &held, &e),
+            UT_OK);
+        assert_int_equal(held.n, 30);
+        mdl_dataset_fini(&held);
+    }
+}
+
+/* Nearly all of them, each alone: one is left. */
+static void split__nearly_all__one_left(void **state)
+{
+    struct mdl_example x[10];
+    struct mdl_dataset d = {.examples = x, .n = 10}, held;
+    struct ut_error e;
+
+    (void)state;
+    for (int i = 0; i < 10; i++)
+        x[i] = (struct mdl_example){.group = -1, .line = i};
+    assert_int_equal(mdl_dataset_split(&d, MDL_SPLIT_GROUP, 0.99, 1, &held, &e),
+                     UT_OK);
+    assert_int_equal(held.n, 9);
+    assert_int_equal(d.n, 1);
+    mdl_dataset_fini(&held);
+}
+
 static void split__one_group__refused(void **state)
 {
     struct mdl_dataset d, held;
@@ -91,6 +138,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(split__by_group__whole_and_named_on_both_sides),
+        cmocka_unit_test(split__uneven_groups__not_nearly_everything),
+        cmocka_unit_test(split__nearly_all__one_left),
         cmocka_unit_test(split__one_group__refused),
     };
 
