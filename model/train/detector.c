@@ -181,7 +181,8 @@ static enum ut_err open_all(struct training *t, struct ut_error *e)
     if (!rc)
         rc = mdl_weights_take(&t->graph, &t->weights, e);
     if (!rc && resumes)
-        rc = mdl_weights_restore(&t->weights, t->file, e);
+        rc = mdl_weights_restore(&t->weights, t->c->trainer.optimizer.kind,
+                                 t->file, e);
     if (!rc)
         rc = open_step(t, e);
     if (!rc)

@@ -582,5 +582,6 @@ enum ut_err mdl_trainer_write(struct mdl_trainer *t, const char *path,
 
 enum ut_err mdl_trainer_restore(struct mdl_trainer *t, struct ut_error *e)
 {
-    return mdl_weights_restore(&t->weights, t->model->file, e);
+    return mdl_weights_restore(&t->weights, t->config.optimizer.kind,
+                               t->model->file, e);
 }

@@ -134,9 +134,10 @@ UT_MUSTUSE enum ut_err mdl_weights_tensors(struct mdl_weights *w, bool state,
                                            struct ut_error *e);
 void mdl_weights_tensors_fini(struct mdl_weights_tensors *x);
 
-/* Takes what the optimiser remembered from a file that holds those tensors.
- * Errors: UT_EFORMAT, UT_ENOMEM. */
+/* Takes what an optimiser of that kind remembered from a file that holds those
+ * tensors. Errors: UT_EFORMAT, UT_ENOMEM. */
 UT_MUSTUSE enum ut_err mdl_weights_restore(struct mdl_weights *w,
+                                           enum mdl_optimizer_kind kind,
                                            const struct mdl_st *file,
                                            struct ut_error *e);
 

@@ -114,6 +114,7 @@ static enum ut_err restore(const struct mdl_st *file, const char *which,
 }
 
 enum ut_err mdl_weights_restore(struct mdl_weights *all,
+                                enum mdl_optimizer_kind kind,
                                 const struct mdl_st *file, struct ut_error *e)
 {
     const struct mdl_st_tensor *steps = mdl_st_find(file, "optimizer.steps");
@@ -131,6 +132,10 @@ enum ut_err mdl_weights_restore(struct mdl_weights *all,
         rc = restore(file, "first", w, &w->moments.first, e);
         if (!rc)
             rc = restore(file, "second", w, &w->moments.second, e);
+        if (!rc && kind != MDL_SGD && !w->moments.first != !w->moments.second)
+            rc = ut_fail(e, UT_EFORMAT,
+                         "the file has one of the two moments of %.120s",
+                         w->name);
     }
     return rc;
 }
