@@ -27,6 +27,9 @@ int cmd_sample(int argc, char **argv);
 /* Prints "tscaf-model: MESSAGE" to stderr and returns 1. */
 int cmd_fail(const struct ut_error *e);
 
+/* A seed from an option's text; false for what is no number from 0 on. */
+bool cmd_parse_seed(const char *text, uint64_t *out);
+
 /* As mdl_backend_open on device 0; where "auto" did not take CUDA, a line on
  * stderr says why. */
 UT_MUSTUSE enum ut_err cmd_open_backend(const char *name,

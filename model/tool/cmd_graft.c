@@ -84,7 +84,6 @@ static int parse(int argc, char **argv, struct job *j)
         {"help", no_argument, NULL, 'h'},
         {0},
     };
-    char *end = "";
     int c;
 
     while ((c = getopt_long(argc, argv, "", options, NULL)) != -1) {
@@ -98,9 +97,8 @@ static int parse(int argc, char **argv, struct job *j)
             j->cut = optarg;
         if (c == 'n')
             j->name = optarg;
-        if (c == 's')
-            j->seed = strtoull(optarg, &end, 10);
-        if (*end || (c == 'i' && !mdl_onnx_input_parse(optarg, &j->input))) {
+        if ((c == 's' && !cmd_parse_seed(optarg, &j->seed)) ||
+            (c == 'i' && !mdl_onnx_input_parse(optarg, &j->input))) {
             fprintf(stderr, "tscaf-model graft: --%s cannot be \"%s\"\n",
                     c == 'i' ? "input" : "seed", optarg);
             return 2;

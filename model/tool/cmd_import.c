@@ -184,8 +184,11 @@ static int parse(int argc, char **argv, struct import *im)
             im->from = optarg;
         if (c == 's')
             im->spec_path = optarg;
-        if (c == 'n')
-            im->seed = strtoull(optarg, NULL, 10);
+        if (c == 'n' && !cmd_parse_seed(optarg, &im->seed)) {
+            fprintf(stderr, "tscaf-model import: --seed %s is no number\n",
+                    optarg);
+            return 2;
+        }
         if (c == '?')
             return 2;
     }

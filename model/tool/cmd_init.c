@@ -45,7 +45,6 @@ int cmd_init(int argc, char **argv)
     };
     const char *name = "untrained";
     uint64_t seed = 1;
-    char *end;
     int c;
 
     while ((c = getopt_long(argc, argv, "", options, NULL)) != -1) {
@@ -53,13 +52,9 @@ int cmd_init(int argc, char **argv)
             return fputs(help, stdout) < 0;
         if (c == 'n')
             name = optarg;
-        if (c == 's') {
-            seed = strtoull(optarg, &end, 10);
-            if (*end || end == optarg) {
-                fprintf(stderr, "tscaf-model: --seed %s is no number\n",
-                        optarg);
-                return 2;
-            }
+        if (c == 's' && !cmd_parse_seed(optarg, &seed)) {
+            fprintf(stderr, "tscaf-model: --seed %s is no number\n", optarg);
+            return 2;
         }
         if (c == '?')
             return 2;

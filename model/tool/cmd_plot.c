@@ -335,8 +335,7 @@ static bool set(struct plot_job *j, int option, const char *text)
         j->people = atoi(text);
         return j->people >= 1 && j->people <= MDL_PLOT_CURVES;
     case 's':
-        j->seed = strtoull(text, NULL, 10);
-        return true;
+        return cmd_parse_seed(text, &j->seed);
     case 'b':
         j->backend = text;
         return true;

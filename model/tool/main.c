@@ -62,6 +62,14 @@ enum ut_err cmd_check_backend(const char *name, struct ut_error *e)
     return rc;
 }
 
+bool cmd_parse_seed(const char *text, uint64_t *out)
+{
+    char *end;
+
+    *out = strtoull(text, &end, 10);
+    return *text >= '0' && *text <= '9' && !*end;
+}
+
 enum ut_err cmd_read_spec(const char *path, struct mdl_spec *out,
                           struct ut_error *e)
 {

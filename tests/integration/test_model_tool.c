@@ -62,6 +62,8 @@ static void usage__each_mistake__exit_2_or_1_and_a_word(void **state)
     says("run --precision float9 a b c", 2, "--precision float9");
     says("run --batch 0 a b c", 2, "--batch 0");
     says("import a b", 2, "usage:");
+    says("import --from insightface --seed foo a b", 2, "--seed foo");
+    says("init --seed -1 mobilenetv2 %s/x", 2, "--seed -1");
 }
 
 #define GOLDEN "tests/golden/cases/iresnet_lase/"
