@@ -289,6 +289,7 @@ function versionsCard(server, changed, comparing) {
         m.state === 'candidate' && small('Activate', `Activate ${name} ${version}`, act(async () => {
           if (!m.passed && !await confirm({ title: `Activate ${name} all the same?`, text: m.reason || 'It did not pass its test on pictures that were kept from training.', action: 'Activate', danger: true })) return;
           await versions.activate(version, !m.passed);
+          changing = true; // even if the list is not to be had at once
         })), m.state === 'candidate' && m.job_id && m.compared_with !== active && small('Compare', `Compare ${name} ${version} with the one in use`,
           trying(problem, async () => comparing(await jobs.compare(m.job_id)))), m.state === 'previous' && small('Roll back to it', `Roll back to ${name} ${version}`, act(versions.rollback)), ' ',
         m.state === 'candidate' && small('Delete', `Delete ${name} ${version}`, act(() => versions.remove(version)))));
