@@ -10,7 +10,6 @@
 #include "api/tscaf.pb-c.h"
 #include "base/file.h"
 #include "server/calls/message.h"
-#include "server/inference/engine.h"
 #include "server/inference/generations.h"
 #include "server/store/store.h"
 
@@ -29,23 +28,14 @@ static enum ut_err copy_file(const struct srv_config *c, const char *version,
 static enum ut_err put_record(struct srv_store *store,
                               const struct mdl_model *m, struct ut_error *e)
 {
-    Tscaf__V1__ModelInfo info = TSCAF__V1__MODEL_INFO__INIT;
-    Tscaf__V1__ModelRef ref = TSCAF__V1__MODEL_REF__INIT;
+    Tscaf__V1__ModelInfo info;
+    Tscaf__V1__ModelRef ref;
     const struct srv_record record = {SRV_TABLE_MODEL, m->version, &info.base};
     char *at = NULL;
-    enum ut_err rc = mdl_spec_write(&m->spec, &info.spec, e);
+    enum ut_err rc = srv_candidate_info(m, &info, &ref, e);
 
     if (rc)
         return rc;
-    ref.name = (char *)(uintptr_t)m->name;
-    ref.version = (char *)(uintptr_t)m->version;
-    ref.trained = m->trained;
-    info.model = &ref;
-    srv_engine_sizes(&m->graph, &info.parameters, &info.multiply_adds);
-    info.fatigue_threshold = (float)mdl_model_threshold(m, "fatigue", 0.5);
-    info.identity_threshold =
-        (float)mdl_model_threshold(m, "recognition", 0.35);
-    info.state = TSCAF__V1__MODEL_STATE__MODEL_STATE_CANDIDATE;
     info.reason = (char *)(uintptr_t) "it was added by hand, and nothing here "
                                       "has measured it";
     if (srv_message_set_now(&at)) {

@@ -326,6 +326,31 @@ enum ut_err srv_generations_base(struct srv_app *app, const char *asked,
     return rc;
 }
 
+enum ut_err srv_candidate_info(const struct mdl_model *m,
+                               Tscaf__V1__ModelInfo *info,
+                               Tscaf__V1__ModelRef *ref, struct ut_error *e)
+{
+    enum ut_err rc;
+
+    tscaf__v1__model_info__init(info);
+    tscaf__v1__model_ref__init(ref);
+    rc = mdl_spec_write(&m->spec, &info->spec, e);
+    if (rc) {
+        info->spec = NULL;
+        return rc;
+    }
+    ref->name = (char *)(uintptr_t)m->name;
+    ref->version = (char *)(uintptr_t)m->version;
+    ref->trained = m->trained;
+    info->model = ref;
+    srv_engine_sizes(&m->graph, &info->parameters, &info->multiply_adds);
+    info->fatigue_threshold = (float)mdl_model_threshold(m, "fatigue", 0.5);
+    info->identity_threshold =
+        (float)mdl_model_threshold(m, "recognition", 0.35);
+    info->state = TSCAF__V1__MODEL_STATE__MODEL_STATE_CANDIDATE;
+    return UT_OK;
+}
+
 enum ut_err srv_generation_info(const struct srv_generation *g,
                                 Tscaf__V1__ModelInfo *info,
                                 Tscaf__V1__ModelRef *ref, struct ut_error *e)

@@ -119,6 +119,14 @@ UT_MUSTUSE enum ut_err srv_generations_base(struct srv_app *app,
                                             struct srv_store *store,
                                             struct ut_error *e);
 
+/* What a model file that is not in use says of itself, as a candidate: info and
+ * ref point into m; info->spec is the caller's to free, NULL after an error.
+ * Thread: any. */
+UT_MUSTUSE enum ut_err srv_candidate_info(const struct mdl_model *m,
+                                          Tscaf__V1__ModelInfo *info,
+                                          Tscaf__V1__ModelRef *ref,
+                                          struct ut_error *e);
+
 /* A version's record from the engine that runs it. Strings are g's, but spec,
  * which is the caller's to free. */
 UT_MUSTUSE enum ut_err srv_generation_info(const struct srv_generation *g,

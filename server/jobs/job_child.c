@@ -19,6 +19,7 @@
 #include "model/train/session.h"
 #include "server/inference/engine.h"
 #include "server/inference/gate.h"
+#include "server/inference/generations.h"
 #include "server/jobs/job_figures.h"
 #include "server/jobs/job_limits.h"
 #include "server/jobs/job_losses.h"
@@ -328,9 +329,9 @@ static bool passes(const struct child *c, char *why, size_t size)
 static enum ut_err write_result(struct child *c, struct ut_error *e)
 {
     Tscaf__V1__JobResult r = TSCAF__V1__JOB_RESULT__INIT;
-    Tscaf__V1__ModelInfo info = TSCAF__V1__MODEL_INFO__INIT;
-    Tscaf__V1__ModelRef ref = TSCAF__V1__MODEL_REF__INIT;
-    char why[256], *spec = NULL;
+    Tscaf__V1__ModelInfo info;
+    Tscaf__V1__ModelRef ref;
+    char why[256];
     struct mdl_model m;
     struct ut_buf card;
     enum ut_err rc = mdl_model_open(c->model, &m, e);
@@ -338,20 +339,10 @@ static enum ut_err write_result(struct child *c, struct ut_error *e)
     if (rc)
         return rc;
     ut_buf_init(&card, 1 << 20);
-    rc = mdl_spec_write(&m.spec, &spec, e);
+    rc = srv_candidate_info(&m, &info, &ref, e);
     if (!rc)
         rc = add_card(c, &m, &card, e);
     if (!rc) {
-        ref.name = m.name;
-        ref.version = m.version;
-        ref.trained = true;
-        info.model = &ref;
-        info.spec = spec;
-        srv_engine_sizes(&m.graph, &info.parameters, &info.multiply_adds);
-        info.fatigue_threshold = (float)mdl_model_threshold(&m, "fatigue", 0.5);
-        info.identity_threshold =
-            (float)mdl_model_threshold(&m, "recognition", 0.35);
-        info.state = TSCAF__V1__MODEL_STATE__MODEL_STATE_CANDIDATE;
         info.passed = passes(c, why, sizeof(why));
         info.reason = why;
         info.compared_with = (char *)(uintptr_t)c->active_version;
@@ -363,7 +354,7 @@ static enum ut_err write_result(struct child *c, struct ut_error *e)
         rc = write_message(c, "result.json", &r.base, e);
     }
     ut_buf_fini(&card);
-    free(spec);
+    free(info.spec);
     mdl_model_close(&m);
     return rc;
 }
