@@ -2,7 +2,6 @@
  * convolution of the gradient with turned filters, and that by the weights. */
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 
 #include "model/backends/cpu/plan.h"
 

@@ -42,7 +42,7 @@ struct filter_layout {
     bool turned;            /* by half a turn */
 };
 
-/* U of 8 outputs from o on, of one channel; u: the first point's place. */
+/* U of n of 8 outputs, of one channel; u: the first point's place. */
 INLINE void pack_filters(const float *w, const struct filter_layout *l, int n,
                          size_t step, float *u)
 {
