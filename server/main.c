@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/processors.h"
@@ -515,6 +516,7 @@ int main(int argc, char **argv)
     struct ut_error e;
     int code;
 
+    umask(077); /* faces, keys: what it writes is its user's alone */
     if (argc == SRV_JOB_ARGS && !strcmp(argv[1], "--job"))
         return srv_job_child(argv); /* this program, as a job's process */
     if (srv_config_read(argc, argv, environ, c, &e))

@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "tests/support/server.h"
@@ -316,6 +317,22 @@ static void keys__made_used_deleted__as_their_roles_allow(void **state)
     assert_int_equal(test_server_stop(&s), 0);
 }
 
+static void store__others_umask__read_by_its_user_alone(void **state)
+{
+    mode_t before = umask(022);
+    struct test_server s;
+    char path[128];
+    struct stat st;
+
+    (void)state;
+    test_server_start(&s, NULL);
+    snprintf(path, sizeof(path), "%s/data/tscaf.db", s.dir);
+    assert_int_equal(stat(path, &st), 0);
+    assert_int_equal(st.st_mode & 0777, 0600);
+    assert_int_equal(test_server_stop(&s), 0);
+    umask(before);
+}
+
 static void no_key_yet__warned_of_until_there_is_one(void **state)
 {
     struct test_server s;
@@ -545,6 +562,7 @@ int main(void)
         cmocka_unit_test(errors__each_status__in_the_one_shape),
         cmocka_unit_test(errors__that_need_a_face__told),
         cmocka_unit_test(keys__made_used_deleted__as_their_roles_allow),
+        cmocka_unit_test(store__others_umask__read_by_its_user_alone),
         cmocka_unit_test(no_key_yet__warned_of_until_there_is_one),
         cmocka_unit_test(
             beyond_loopback__without_and_with_a_key__refused_then_served),
