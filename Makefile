@@ -257,12 +257,13 @@ install: all $(LIBTSCAF) ## copy programs, libtscaf, headers, manual to PREFIX (
 	install -m 755 $(PROGRAMS) $(TO)/bin
 	install -m 644 $(wildcard model/weights/*.safetensors) $(TO)/share/tscaf
 	install -m 755 $(LIBTSCAF) $(TO)/lib
+	[ ! -e $B/libtscaf-cuda.so ] || install -D -m 755 -t $(TO)/lib/tscaf $B/libtscaf-cuda.so
 	ln -sf $(notdir $(LIBTSCAF)) $(TO)/lib/libtscaf.so
 	for h in $(HEADERS); do install -m 644 $$h $(TO)/include/tscaf/$$h || exit 1; done
 	sed 's|@PREFIX@|$(PREFIX)|; s|@VERSION@|0.1.0|' client/tscaf.pc.in >$(TO)/lib/pkgconfig/tscaf.pc
 	install -m 644 client/libtscaf.3 $(TO)/share/man/man3
 help: ## this list
-	@sed -n 's/^\([a-z ]*\):.*## \(.*\)/  \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 16
+	@sed -n 's/^\([a-z -]*\):.*## \(.*\)/  \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 16
 clean: ## remove build/
 	rm -rf build
 
