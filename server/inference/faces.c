@@ -15,6 +15,7 @@
 
 #include "base/clock.h"
 #include "server/app.h"
+#include "server/calls/answer.h"
 #include "server/inference/detect.h"
 #include "server/metrics.h"
 
@@ -132,15 +133,6 @@ static void deliver(struct srv_mail *m)
     job->done(job, job->failed ? &job->err : NULL);
 }
 
-static void fail_expired(struct srv_faces_job *job)
-{
-    struct api_error err;
-
-    api_fail(&err, API_DEADLINE_EXCEEDED,
-             "the deadline passed while the request was queued");
-    set_error(job, &err);
-}
-
 static bool last_of(struct srv_faces_job *job)
 {
     return __atomic_sub_fetch(&job->pending, 1, __ATOMIC_ACQ_REL) == 0;
@@ -152,15 +144,12 @@ static void on_item(struct srv_item *it)
     struct srv_faces_job *job = it->owner;
     struct api_error err;
 
-    if (it->expired) {
-        fail_expired(job);
+    if (it->expired || it->dropped) {
+        srv_answer_late(&err, it->dropped);
+        set_error(job, &err);
     } else if (it->rc) {
-        if (it->dropped) {
-            api_fail(&err, API_CANCELED, "the client left");
-        } else {
-            api_fail(&err, API_UNAVAILABLE, "the device failed this batch");
-            err.retry_after_s = 1;
-        }
+        api_fail(&err, API_UNAVAILABLE, "the device failed this batch");
+        err.retry_after_s = 1;
         set_error(job, &err);
     }
     if (last_of(job))
@@ -375,17 +364,15 @@ static void on_frame(void *arg, int worker)
     struct frame_task *t = arg;
     struct srv_faces_job *job = t->job;
     struct srv_faces_frame *frame = &job->frames[t->idx];
+    struct api_error err;
     struct ut_error e;
     enum ut_err rc;
 
     /* A client that left, a job that failed already or is too late costs no
      * decoding. */
-    if (ut_clock_us() >= job->deadline_us) {
-        fail_expired(job);
-        srv_metrics_count(job->app->metrics, SRV_REJECT_EXPIRED);
-    } else if (!__atomic_load_n(&job->failed, __ATOMIC_RELAXED) &&
-               !(job->cancelled &&
-                 __atomic_load_n(job->cancelled, __ATOMIC_RELAXED))) {
+    if (srv_answer_is_late(job->app, job->deadline_us, job->cancelled, &err)) {
+        set_error(job, &err);
+    } else if (!__atomic_load_n(&job->failed, __ATOMIC_RELAXED)) {
         rc = srv_input_len(job->input) ? take_tensor(job, frame, &e)
                                        : take_picture(job, frame, worker, &e);
         if (rc)

@@ -12,7 +12,6 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include "base/clock.h"
 #include "model/eval/explain.h"
 #include "server/app.h"
 #include "server/calls/answer.h"
@@ -126,17 +125,11 @@ static void run(void *arg, int worker)
 
     (void)worker;
     setpriority(PRIO_PROCESS, (id_t)syscall(SYS_gettid), NICENESS);
-    w->failed = true;
-    if (ut_clock_us() >= w->job.deadline_us) {
-        api_fail(&w->err, API_DEADLINE_EXCEEDED,
-                 "the deadline passed while the request was queued");
-        srv_metrics_count(app->metrics, SRV_REJECT_EXPIRED);
-    } else if (__atomic_load_n(w->job.cancelled, __ATOMIC_RELAXED)) {
-        api_fail(&w->err, API_CANCELED, "the client left");
-    } else if (explain(w, &e)) {
+    w->failed =
+        srv_answer_is_late(app, w->job.deadline_us, w->job.cancelled, &w->err);
+    if (!w->failed && explain(w, &e)) {
+        w->failed = true;
         api_fail_from(&w->err, &e);
-    } else {
-        w->failed = false;
     }
     srv_mailbox_post(app->mailbox, &w->mail);
 }

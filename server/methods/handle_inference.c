@@ -395,8 +395,11 @@ static enum ut_err fill_output(const struct work *w, const struct output *o,
     if (!raw->data)
         return ut_fail(e, UT_ENOMEM, "no memory for %s", o->name);
     for (size_t i = 0; i < n; i++) {
-        const struct srv_scores *s = &w->frames[i].faces[0].item.scores;
+        const struct srv_scores *s;
 
+        if (w->frames[i].n_faces != 1)
+            return ut_fail(e, UT_ESTATE, "face %zu was not computed", i);
+        s = &w->frames[i].faces[0].item.scores;
         memcpy(raw->data + i * width * sizeof(float),
                o->task == SRV_TASK_FATIGUE ? &s->probability : s->embedding,
                width * sizeof(float));

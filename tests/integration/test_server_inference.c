@@ -581,21 +581,44 @@ static void limits__body_type_and_key__in_its_shape(void **state)
     server = up;
 }
 
-/* Long bodies are read on another thread, beside which clients leave. */
+static double rejected(const char *reason)
+{
+    struct test_answer a = {0};
+    char line[80];
+    const char *at;
+    double n;
+
+    assert_int_equal(test_get(&server, "/metrics", &a), 200);
+    snprintf(line, sizeof(line), "\ntscaf_rejections_total{reason=\"%s\"} ",
+             reason);
+    at = strstr(a.body, line);
+    assert_non_null(at);
+    n = strtod(at + strlen(line), NULL);
+    test_answer_fini(&a);
+    return n;
+}
+
+/* Long bodies are read on the decoder's thread, which is one here: clients have
+ * left before their faces come to it. */
 static void infer__client_leaves_at_once__others_are_answered(void **state)
 {
-    struct sockaddr_in to = {.sin_family = AF_INET,
-                             .sin_port = htons((uint16_t)server.port),
-                             .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    const char *const flags[] = {"--decode-threads", "1", NULL};
     struct body b = request(8, true, false, "");
+    struct test_server up = server;
+    struct sockaddr_in to = {.sin_family = AF_INET,
+                             .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
     struct test_answer a = {0};
     char head[400];
 
     (void)state;
+    memset(&server, 0, sizeof(server));
+    test_server_start(&server, flags);
+    to.sin_port = htons((uint16_t)server.port);
     assert_true(b.len > 256 * 1024);
     snprintf(head, sizeof(head),
-             "POST %s HTTP/1.1\r\nHost: x\r\nContent-Length: %zu\r\n\r\n", path,
-             b.len);
+             "POST %s HTTP/1.1\r\nHost: localhost\r\nContent-Length: "
+             "%zu\r\n\r\n",
+             path, b.len);
     for (int i = 0; i < 8; i++) {
         int fd = socket(AF_INET, SOCK_STREAM, 0);
 
@@ -611,12 +634,18 @@ static void infer__client_leaves_at_once__others_are_answered(void **state)
         close(fd);
     }
     free(b.data);
+    for (int i = 0; rejected("cancelled") < 1 && i < 20000; i++)
+        usleep(1000);
+    assert_true(rejected("cancelled") > 0);
+    assert_true(rejected("auth") == 0);
     assert_int_equal(infer(request(8, true, false, ""), NULL, &a), 200);
     b = request(8, true, false, "");
     b.data[b.len - 2] = '}'; /* broken at its end */
     infer(b, NULL, &a);
     wants_error(&a, 400, "JSON");
     test_answer_fini(&a);
+    assert_int_equal(test_server_stop(&server), 0);
+    server = up;
 }
 
 static void starting__live_but_not_ready(void **state)

@@ -15,6 +15,7 @@
 #include "server/app.h"
 #include "server/inference/engine.h"
 #include "tests/support/unit.h"
+#include "tests/unit/hold.h"
 
 #define STATE(x) TSCAF__V1__MODEL_STATE__MODEL_STATE_##x
 #define DIM 16
@@ -344,35 +345,6 @@ static void find__the_first_model__named_file_or_repository(void **state)
 
 #define MANY 40 /* more than are embedded at once */
 #define POLL_US 1000
-
-/* What keeps a pool's thread busy until it is let go. */
-struct hold {
-    uv_sem_t begun, go;
-};
-
-static void hold_run(void *arg, int worker)
-{
-    struct hold *h = arg;
-
-    (void)worker;
-    uv_sem_post(&h->begun);
-    uv_sem_wait(&h->go);
-}
-
-static void hold(struct srv_pool *p, struct hold *h)
-{
-    struct ut_error e;
-
-    uv_sem_init(&h->begun, 0);
-    uv_sem_init(&h->go, 0);
-    assert_int_equal(srv_pool_push(p, hold_run, h, &e), UT_OK);
-}
-
-static void hold_fini(struct hold *h)
-{
-    uv_sem_destroy(&h->begun);
-    uv_sem_destroy(&h->go);
-}
 
 static void on_changed(void *arg, const char *version, const struct ut_error *e)
 {
