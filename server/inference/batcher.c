@@ -150,7 +150,7 @@ static int next_batch(struct srv_batcher *b, struct srv_item **batch,
 {
     struct queue *q;
     int64_t now;
-    int waiting, share;
+    int others, share;
 
     for (;;) {
         now = ut_clock_us();
@@ -160,7 +160,7 @@ static int next_batch(struct srv_batcher *b, struct srv_item **batch,
             return 0;
         q = b->live.head ? &b->live : &b->bulk;
         if (q->head && b->config.delay_us && !b->stopping &&
-            count_same(q) < SRV_MAX_BATCH &&
+            count_same(q) < srv_engine_max_batch(b->engine) &&
             now < q->head->queue_us + b->config.delay_us) {
             int64_t until = q->head->queue_us + b->config.delay_us;
 
@@ -175,9 +175,10 @@ static int next_batch(struct srv_batcher *b, struct srv_item **batch,
         pthread_cond_wait(&b->work, &b->lock);
         b->n_idle--;
     }
-    /* Leave the other idle executors their share. */
-    waiting = count_same(q);
-    share = (waiting + b->n_idle) / (b->n_idle + 1);
+    /* Leave the other idle executors their share, unless it is full batches
+     * that were waited for. */
+    others = b->config.delay_us ? 0 : b->n_idle;
+    share = (count_same(q) + others) / (others + 1);
     return take(b, q, srv_engine_batch(b->engine, share), batch);
 }
 

@@ -215,6 +215,30 @@ static void push__limit__at_it_and_one_past(void **state)
     items_free(items, 5);
 }
 
+/* All at once, again while both executors are idle, and one that fills it. */
+static void push__delay_but_a_full_batch__computed_at_once(void **state)
+{
+    const int full = srv_engine_max_batch(engine);
+    const int firsts[] = {full, full, full, full - 1};
+    struct srv_batcher *b = batcher(64, FAR);
+
+    (void)state;
+    for (int k = 0; k < 4; k++) {
+        struct srv_item *items = items_new(full, SRV_TASK_FATIGUE);
+
+        push(b, items, firsts[k]);
+        if (firsts[k] < full)
+            push(b, items + firsts[k], full - firsts[k]);
+        wait_for(full);
+        for (int i = 0; i < full; i++) {
+            assert_int_equal(items[i].rc, UT_OK);
+            assert_int_equal(items[i].batch_size, full);
+        }
+        items_free(items, full);
+    }
+    srv_batcher_free(b);
+}
+
 static void
 push__two_task_sets_and_priorities__not_mixed_live_first(void **state)
 {
@@ -300,6 +324,7 @@ int main(void)
         cmocka_unit_test(
             push__expires_while_all_executors_are_busy__ended_then),
         cmocka_unit_test(push__limit__at_it_and_one_past),
+        cmocka_unit_test(push__delay_but_a_full_batch__computed_at_once),
         cmocka_unit_test(
             push__two_task_sets_and_priorities__not_mixed_live_first),
         cmocka_unit_test(engine__bad_batch_or_model__named),
