@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "base/clock.h"
+#include "server/log.h"
 #include "server/metrics.h"
 
 struct queue {
@@ -25,6 +26,7 @@ struct srv_batcher {
     struct srv_engine *engine;
     struct srv_gallery *gallery; /* may be NULL */
     struct srv_metrics *metrics; /* may be NULL */
+    struct srv_log *log;         /* may be NULL */
     struct srv_batcher_config config;
     pthread_mutex_t lock;
     pthread_cond_t work, deadline;
@@ -262,7 +264,10 @@ static void run(struct executor *x, struct srv_item **batch, int n)
     srv_metrics_observe(b->metrics, SRV_METRIC_COMPUTE, (double)took / 1e6);
     srv_metrics_batch(b->metrics, n);
     count(b, batch, n, took, rc);
-    if (!rc)
+    if (rc)
+        srv_log_line(b->log, SRV_LOG_WARN, NULL,
+                     "a batch of %d on lane %d failed: %s", n, x->lane, e.msg);
+    else
         search(x, batch, n);
     for (int i = 0; i < n; i++) {
         batch[i]->rc = rc;
@@ -381,7 +386,7 @@ static enum ut_err start(struct srv_batcher *b, struct ut_error *e)
 }
 
 enum ut_err srv_batcher_new(struct srv_engine *en, struct srv_gallery *gallery,
-                            struct srv_metrics *metrics,
+                            struct srv_metrics *metrics, struct srv_log *log,
                             const struct srv_batcher_config *c,
                             struct srv_batcher **out, struct ut_error *e)
 {
@@ -395,6 +400,7 @@ enum ut_err srv_batcher_new(struct srv_engine *en, struct srv_gallery *gallery,
     b->engine = en;
     b->gallery = gallery;
     b->metrics = metrics;
+    b->log = log;
     b->config = *c;
     b->live.tail = &b->live.head;
     b->bulk.tail = &b->bulk.head;

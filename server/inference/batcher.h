@@ -58,12 +58,15 @@ struct srv_batcher_stats {
 };
 
 struct srv_batcher;
+struct srv_log;
 struct srv_metrics;
 
+/* Why a batch failed goes to the log. */
 UT_MUSTUSE enum ut_err
 srv_batcher_new(struct srv_engine *en, struct srv_gallery *gallery,
-                struct srv_metrics *metrics, const struct srv_batcher_config *c,
-                struct srv_batcher **out, struct ut_error *e);
+                struct srv_metrics *metrics, struct srv_log *log,
+                const struct srv_batcher_config *c, struct srv_batcher **out,
+                struct ut_error *e);
 
 /* Runs what is queued, then ends the executors. Accepts NULL. */
 void srv_batcher_free(struct srv_batcher *b);

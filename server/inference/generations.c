@@ -132,8 +132,8 @@ enum ut_err srv_generation_execute(struct srv_generation *g, struct ut_error *e)
         .delay_us = g->app->config->batch_delay_us,
     };
 
-    return srv_batcher_new(g->engine, g->gallery, g->app->metrics, &batcher,
-                           &g->batcher, e);
+    return srv_batcher_new(g->engine, g->gallery, g->app->metrics, g->app->log,
+                           &batcher, &g->batcher, e);
 }
 
 struct filling {

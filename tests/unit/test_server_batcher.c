@@ -76,7 +76,7 @@ static struct srv_batcher *batcher(size_t max_items, int64_t delay_us)
     struct srv_batcher *b;
     struct ut_error e;
 
-    if (srv_batcher_new(engine, NULL, NULL, &c, &b, &e))
+    if (srv_batcher_new(engine, NULL, NULL, NULL, &c, &b, &e))
         fail_msg("%s", e.msg);
     return b;
 }

@@ -11,6 +11,7 @@
 #include "base/clock.h"
 #include "server/inference/batcher.h"
 #include "server/inference/devices.h"
+#include "server/log.h"
 #include "tests/support/unit.h"
 
 #define CROP ((size_t)112 * 112 * 3)
@@ -87,13 +88,14 @@ static int run(struct srv_batcher *b, int n, float embeddings[N][DIM])
     return failed;
 }
 
-static struct srv_batcher *batcher_new(struct srv_engine *en)
+static struct srv_batcher *batcher_new(struct srv_engine *en,
+                                       struct srv_log *log)
 {
     struct srv_batcher_config c = {.max_items = 100};
     struct srv_batcher *b;
     struct ut_error e;
 
-    if (srv_batcher_new(en, NULL, NULL, &c, &b, &e))
+    if (srv_batcher_new(en, NULL, NULL, log, &c, &b, &e))
         fail_msg("%s", e.msg);
     return b;
 }
@@ -119,7 +121,7 @@ static void devices__two__both_work(void **state)
     assert_int_equal(srv_engine_devices(en), 2);
     assert_int_equal(srv_engine_lanes(en), 4);
     assert_null(srv_engine_remark(en, 0));
-    b = batcher_new(en);
+    b = batcher_new(en, NULL);
     for (int i = 0;
          i < 50 && !(stats_of(en, 0).batches && i && stats_of(en, 1).batches);
          i++)
@@ -133,7 +135,7 @@ static void devices__two__both_work(void **state)
     srv_engine_free(en);
     cpu = engine_new("cpu", 4, 1);
     assert_int_equal(srv_engine_devices(cpu), 1);
-    b = batcher_new(cpu);
+    b = batcher_new(cpu, NULL);
     assert_int_equal(run(b, N, want), 0);
     assert_close(got[0], want[0], N * DIM, 1e-3, 0, "embeddings");
     srv_batcher_free(b);
@@ -141,17 +143,23 @@ static void devices__two__both_work(void **state)
     unsetenv("TSCAF_HOST_DEVICES");
 }
 
-/* A batch's error is its own; the device is made anew and goes on, and its
- * figures say so. */
+/* A batch's error is its own, and logged; the device is made anew and goes on,
+ * and its figures say so. */
 static void device__error_that_stays__one_batch_fails(void **state)
 {
     struct srv_engine *en = engine_new("cuda", 4, 1);
-    struct srv_batcher *b = batcher_new(en);
     static float before[N][DIM], after[N][DIM];
+    char line[SRV_LOG_MAX_LINE];
+    FILE *lines = tmpfile();
+    struct srv_batcher *b;
+    struct srv_log *log;
     struct ut_error e;
     struct ut_buf text;
 
     (void)state;
+    assert_non_null(lines);
+    assert_int_equal(srv_log_new(fileno(lines), SRV_LOG_INFO, &log, &e), UT_OK);
+    b = batcher_new(en, log);
     assert_int_equal(run(b, 4, before), 0);
     fclose(fopen(lose, "w"));
     assert_int_equal(run(b, 4, after), 4);
@@ -173,6 +181,15 @@ static void device__error_that_stays__one_batch_fails(void **state)
     ut_buf_fini(&text);
     srv_batcher_free(b);
     srv_engine_free(en);
+    srv_log_free(log);
+    rewind(lines);
+    assert_non_null(fgets(line, sizeof(line), lines));
+    assert_non_null(strstr(line, "\"level\":\"warn\""));
+    assert_non_null(strstr(line,
+                           "a batch of 4 on lane 0 failed: CUDA: a batch: "
+                           "an illegal access"));
+    assert_null(fgets(line, sizeof(line), lines));
+    fclose(lines);
 }
 
 /* Memory for small batches only: those, and a line for each size that is not.
@@ -202,7 +219,7 @@ static void device__little_memory__smaller_batches(void **state)
         if (strncmp(srv_engine_remark(en, i), want, strlen(want)))
             fail_msg("%s", srv_engine_remark(en, i));
     }
-    b = batcher_new(en);
+    b = batcher_new(en, NULL);
     assert_int_equal(run(b, N, got), 0);
     srv_batcher_free(b);
     srv_engine_free(en);
