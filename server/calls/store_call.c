@@ -13,8 +13,8 @@ static void finish(struct srv_mail *m)
         (struct srv_store_call *)((char *)m -
                                   offsetof(struct srv_store_call, mail));
 
-    if (w->error.code)
-        srv_answer_fail(w->call, &w->error);
+    if (w->err.code)
+        w->call->fail(w->call, &w->err);
     else
         w->reply(w);
     if (w->result)
@@ -25,11 +25,17 @@ static void finish(struct srv_mail *m)
 static void run(void *arg, int worker)
 {
     struct srv_store_call *w = arg;
-    struct srv_mailbox *mailbox = w->call->app->mailbox;
+    struct srv_app *app = w->call->app;
+    struct ut_error e;
 
     (void)worker;
-    w->error.code = w->work(w, &w->error);
-    srv_mailbox_post(mailbox, &w->mail);
+    if (!srv_answer_is_late(app, w->deadline_us, &w->call->cancelled,
+                            &w->err)) {
+        e.code = w->work(w, &e);
+        if (e.code)
+            api_fail_from(&w->err, &e);
+    }
+    srv_mailbox_post(app->mailbox, &w->mail);
 }
 
 void srv_store_call_start_on(struct srv_call *c, struct srv_pool *pool,
@@ -43,6 +49,9 @@ void srv_store_call_start_on(struct srv_call *c, struct srv_pool *pool,
 
     if (w) {
         *w = (struct srv_store_call){.call = c,
+                                     .deadline_us = pool == c->app->store_pool
+                                                        ? c->deadline_us
+                                                        : INT64_MAX,
                                      .result = result,
                                      .result_free = result_free,
                                      .work = work,

@@ -5,7 +5,8 @@
 #include "server/mailbox.h"
 
 /* A call that the store answers: work() runs on the store's thread, then
- * reply() on the loop; a failed work() is answered as its error says. */
+ * reply() on the loop; a failed work() is answered as its error says. What
+ * comes to the thread too late is not done: its client may have asked again. */
 
 struct srv_store_call {
     struct srv_call *call;
@@ -15,7 +16,8 @@ struct srv_store_call {
     /* Private. */
     enum ut_err (*work)(struct srv_store_call *w, struct ut_error *e);
     void (*reply)(struct srv_store_call *w);
-    struct ut_error error;
+    int64_t deadline_us;
+    struct api_error err; /* code 0: none */
     struct srv_mail mail;
 };
 
@@ -32,7 +34,8 @@ void srv_store_call_start_with(struct srv_call *c, void *result,
                                                    struct ut_error *e),
                                void (*reply)(struct srv_store_call *w));
 
-/* The same on another pool's thread. */
+/* The same on another pool's thread. It may be busy for longer than deadlines
+ * last: too late there is only who left. */
 struct srv_pool;
 void srv_store_call_start_on(struct srv_call *c, struct srv_pool *pool,
                              void *result, void (*result_free)(void *result),

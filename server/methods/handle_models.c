@@ -268,6 +268,7 @@ static void start_activation(struct srv_store_call *w)
                                    false, on_activated, NULL, &e)) {
             srv_answer_fail(c, &e);
         } else {
+            c->deadline_us = INT64_MAX; /* it is under way: that is told */
             srv_store_call_start(c, list, reply_asked);
         }
         return;
@@ -293,10 +294,12 @@ static void on_rolled_back(void *arg, const char *version,
     struct srv_call *c = arg;
 
     (void)version;
-    if (e->code)
+    if (e->code) {
         srv_answer_fail(c, e);
-    else
-        srv_store_call_start(c, list, reply_active);
+        return;
+    }
+    c->deadline_us = INT64_MAX; /* it is done: that is told */
+    srv_store_call_start(c, list, reply_active);
 }
 
 void srv_handle_rollback_model(struct srv_call *c)

@@ -243,6 +243,33 @@ static void rollback__more_faces_than_the_queue_takes__embedded(void **state)
     test_answer_fini(&a);
 }
 
+/* Once it is done nothing is gained by saying that it came too late. */
+static void
+rollback__deadline_passes_meanwhile__told_that_it_is_done(void **state)
+{
+    const char *const soon[] = {"Connect-Timeout-Ms: 1", NULL};
+    char base[64], made[17], now[64];
+    struct test_answer a = {0};
+    struct test_server s;
+
+    (void)state;
+    test_server_start(&s, NULL);
+    test_model_active(&s, base);
+    add_candidate(&s, "next", TINY, true, true, made);
+    assert_int_equal(activate(&s, made, "{}", &a), 202);
+    test_model_wait(&s, made);
+    test_send(&s,
+              &(struct test_request){.method = "POST",
+                                     .path = "/v1/models/rollback",
+                                     .headers = soon},
+              &a);
+    assert_int_equal(a.status, 200);
+    test_model_active(&s, now);
+    assert_string_equal(now, base);
+    assert_int_equal(test_server_stop(&s), 0);
+    test_answer_fini(&a);
+}
+
 /* What was trained, grafted or calibrated elsewhere comes into a server that
  * runs, with the faces that are enrolled. */
 static void add_model__file_from_elsewhere__activated(void **state)
@@ -301,6 +328,8 @@ int main(void)
         cmocka_unit_test(activate__model_that_does_not_recognise__answers),
         cmocka_unit_test(add_model__file_from_elsewhere__activated),
         cmocka_unit_test(rollback__more_faces_than_the_queue_takes__embedded),
+        cmocka_unit_test(
+            rollback__deadline_passes_meanwhile__told_that_it_is_done),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -229,6 +229,7 @@ static void ask(struct answer *a, srv_handler_fn handler)
     *a = (struct answer){.call = {.app = &app,
                                   .request = &a->ref.base,
                                   .actor = "ada",
+                                  .deadline_us = INT64_MAX,
                                   .reply = on_reply,
                                   .fail = on_fail,
                                   .user = a},
