@@ -450,6 +450,11 @@ enum ut_err srv_batcher_push(struct srv_batcher *b, struct srv_item **items,
     enum ut_err rc = UT_OK;
     bool sooner = false;
 
+    if ((size_t)n > b->config.max_items)
+        return ut_fail(e, UT_EINVAL,
+                       "%d faces in one request are more than the queue takes, "
+                       "%zu (--max-queue)",
+                       n, b->config.max_items);
     pthread_mutex_lock(&b->lock);
     if (b->n_queued + (size_t)n > b->config.max_items) {
         rc = ut_fail(e, UT_EBUSY,

@@ -394,6 +394,11 @@ enum ut_err srv_faces_start(struct srv_faces_job *job, struct ut_error *e)
                        "this server has no face detector: send aligned faces "
                        "with input=crop, or start it with the detector that "
                        "ships or another (--detector FILE)");
+    if (job->n_frames > job->app->config->max_queue)
+        return ut_fail(e, UT_EINVAL,
+                       "%d pictures in one request are more than the queue "
+                       "takes, %lld (--max-queue)",
+                       job->n_frames, (long long)job->app->config->max_queue);
     for (int i = 0; i < job->n_frames; i++)
         bytes += (int64_t)job->frames[i].len;
     if (f->bytes + bytes > job->app->config->max_queue_bytes) {

@@ -74,7 +74,8 @@ struct srv_faces_job {
 size_t srv_input_len(enum srv_input input);
 
 /* Starts a job. Always ends in done(), unless it returns an error (overload:
- * UT_EBUSY), which the caller answers. Thread: the loop. */
+ * UT_EBUSY; more than the queue ever takes: UT_EINVAL), which the caller
+ * answers. Thread: the loop. */
 UT_MUSTUSE enum ut_err srv_faces_start(struct srv_faces_job *job,
                                        struct ut_error *e);
 

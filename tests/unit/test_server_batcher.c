@@ -202,12 +202,15 @@ static void push__limit__at_it_and_one_past(void **state)
     (void)state;
     for (int i = 0; i < 5; i++)
         list[i] = &items[i];
-    assert_int_equal(srv_batcher_push(b, list, 5, &e), UT_EBUSY);
-    assert_non_null(strstr(e.msg, "limit of 4"));
+    /* Waiting does not help a request that is larger than the queue. */
+    assert_int_equal(srv_batcher_push(b, list, 5, &e), UT_EINVAL);
+    assert_non_null(strstr(e.msg, "5 faces in one request"));
+    assert_non_null(strstr(e.msg, "4 (--max-queue)"));
     assert_int_equal(srv_batcher_queued(b), 0);
     assert_int_equal(srv_batcher_push(b, list, 4, &e), UT_OK);
     assert_int_equal(srv_batcher_queued(b), 4);
     assert_int_equal(srv_batcher_push(b, list + 4, 1, &e), UT_EBUSY);
+    assert_non_null(strstr(e.msg, "limit of 4"));
     srv_batcher_free(b); /* runs what is queued */
     assert_int_equal(n_done, 4);
     for (int i = 0; i < 4; i++)

@@ -184,6 +184,30 @@ static void start__too_late_before_decoding__refused_and_counted(void **s)
     hold_fini(&h);
 }
 
+/* Later it would be refused again. */
+static void start__as_many_as_the_queue_takes_and_one_more__no_retry(void **s)
+{
+    struct srv_faces_frame frames[MAX_FRAMES + 1];
+    bool left = false;
+    struct answer a;
+    struct srv_faces_job job = job_of(MAX_FRAMES, frames, &left, &a);
+    struct api_error err;
+    struct ut_error e;
+
+    (void)s;
+    assert_int_equal(srv_faces_start(&job, &e), UT_OK);
+    wait_for(&a);
+    assert_int_equal(a.err.code, 0);
+    srv_faces_job_fini(&job);
+    job = job_of(MAX_FRAMES + 1, frames, &left, &a);
+    assert_int_equal(srv_faces_start(&job, &e), UT_EINVAL);
+    assert_non_null(strstr(e.msg, "3 pictures"));
+    assert_non_null(strstr(e.msg, "2 (--max-queue)"));
+    srv_faces_job_fini(&job);
+    api_fail_from(&err, &e);
+    assert_int_equal(err.retry_after_s, 0);
+}
+
 #define TEST(f) cmocka_unit_test_setup_teardown(f, set_up, tear_down)
 
 int main(void)
@@ -191,6 +215,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         TEST(start__client_left_before_decoding__canceled_and_counted),
         TEST(start__too_late_before_decoding__refused_and_counted),
+        TEST(start__as_many_as_the_queue_takes_and_one_more__no_retry),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
