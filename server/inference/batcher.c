@@ -475,8 +475,6 @@ enum ut_err srv_batcher_push(struct srv_batcher *b, struct srv_item **items,
     }
     srv_metrics_set(b->metrics, SRV_GAUGE_QUEUE, (int64_t)b->n_queued);
     pthread_mutex_unlock(&b->lock);
-    if (rc)
-        srv_metrics_count(b->metrics, SRV_REJECT_QUEUE_FULL);
     return rc;
 }
 

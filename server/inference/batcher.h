@@ -71,8 +71,9 @@ srv_batcher_new(struct srv_engine *en, struct srv_gallery *gallery,
 /* Runs what is queued, then ends the executors. Accepts NULL. */
 void srv_batcher_free(struct srv_batcher *b);
 
-/* Queues n items together or none of them. Errors, naming the limit: UT_EBUSY;
- * UT_EINVAL if n alone is over it. Thread: any. */
+/* Queues n items together or none of them. Errors, naming the limit: UT_EBUSY,
+ * which is for the caller to count; UT_EINVAL if n alone is over it. Thread:
+ * any. */
 UT_MUSTUSE enum ut_err srv_batcher_push(struct srv_batcher *b,
                                         struct srv_item **items, int n,
                                         struct ut_error *e);

@@ -162,6 +162,7 @@ static void push_faces(struct srv_faces_job *job)
     struct srv_item *items[SRV_MAX_IMAGES * SRV_MAX_FACES];
     struct api_error err;
     struct ut_error e;
+    enum ut_err rc;
     int n = 0;
 
     for (int i = 0; i < job->n_frames && !job->failed; i++)
@@ -169,8 +170,11 @@ static void push_faces(struct srv_faces_job *job)
             items[n++] = &job->frames[i].faces[k].item;
     if (n && job->tasks) {
         job->pending = n;
-        if (!srv_batcher_push(job->generation->batcher, items, n, &e))
+        rc = srv_batcher_push(job->generation->batcher, items, n, &e);
+        if (!rc)
             return;
+        if (rc == UT_EBUSY)
+            srv_metrics_count(job->app->metrics, SRV_REJECT_QUEUE_FULL);
         api_fail_from(&err, &e);
         set_error(job, &err);
     }

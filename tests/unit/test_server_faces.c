@@ -54,18 +54,18 @@ static void write_model(const char *path)
     free(spec);
 }
 
-static int set_up(void **state)
+static int make(int max_batch, int64_t delay_us)
 {
     char path[128];
     struct ut_error e;
 
-    (void)state;
     memset(&app, 0, sizeof(app));
     snprintf(path, sizeof(path), "%s/model.safetensors", test_dir());
     write_model(path);
     config = (struct srv_config){.backend = (char *)(uintptr_t) "cpu",
                                  .precision = MDL_PREC_F32,
-                                 .max_batch = 1,
+                                 .max_batch = max_batch,
+                                 .batch_delay_us = delay_us,
                                  .max_queue = MAX_FRAMES,
                                  .max_queue_bytes = 1 << 20,
                                  .gallery_max_faces = 1};
@@ -80,6 +80,19 @@ static int set_up(void **state)
         srv_faces_new(&app, &app.faces, &e))
         fail_msg("%s", e.msg);
     return 0;
+}
+
+static int set_up(void **state)
+{
+    (void)state;
+    return make(1, 0);
+}
+
+/* Faces wait for more than the queue takes. */
+static int set_up_waiting(void **state)
+{
+    (void)state;
+    return make(2 * MAX_FRAMES, FAR);
 }
 
 static int tear_down(void **state)
@@ -208,6 +221,42 @@ static void start__as_many_as_the_queue_takes_and_one_more__no_retry(void **s)
     assert_int_equal(err.retry_after_s, 0);
 }
 
+static void on_item(struct srv_item *it)
+{
+    (void)it;
+}
+
+/* What embeds the gallery anew tries again and again: no request is refused. */
+static void start__queue_is_full__refused_and_counted_only_here(void **s)
+{
+    static struct srv_item items[MAX_FRAMES + 1];
+    struct srv_item *list[MAX_FRAMES + 1];
+    struct srv_batcher *b = app.generations.current->batcher;
+    struct srv_faces_frame frames[1];
+    bool left = false;
+    struct answer a;
+    struct srv_faces_job job = job_of(1, frames, &left, &a);
+    struct ut_error e;
+
+    (void)s;
+    for (int i = 0; i <= MAX_FRAMES; i++) {
+        items[i] = (struct srv_item){.tasks = SRV_TASK_FATIGUE,
+                                     .crop = crop,
+                                     .deadline_us = ut_clock_us() + FAR,
+                                     .done = on_item};
+        list[i] = &items[i];
+    }
+    assert_int_equal(srv_batcher_push(b, list, MAX_FRAMES, &e), UT_OK);
+    assert_int_equal(srv_batcher_push(b, list + MAX_FRAMES, 1, &e), UT_EBUSY);
+    assert_int_equal(rejected("queue_full"), 0);
+    assert_int_equal(srv_faces_start(&job, &e), UT_OK);
+    wait_for(&a);
+    assert_int_equal(a.err.code, API_UNAVAILABLE);
+    assert_true(a.err.retry_after_s > 0);
+    assert_int_equal(rejected("queue_full"), 1);
+    srv_faces_job_fini(&job);
+}
+
 #define TEST(f) cmocka_unit_test_setup_teardown(f, set_up, tear_down)
 
 int main(void)
@@ -216,6 +265,9 @@ int main(void)
         TEST(start__client_left_before_decoding__canceled_and_counted),
         TEST(start__too_late_before_decoding__refused_and_counted),
         TEST(start__as_many_as_the_queue_takes_and_one_more__no_retry),
+        cmocka_unit_test_setup_teardown(
+            start__queue_is_full__refused_and_counted_only_here, set_up_waiting,
+            tear_down),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
