@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/file.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 /* "host-a1b2c3": the host's name as it was then, and what tells two of them
@@ -35,6 +36,9 @@ enum ut_err srv_data_folder_claim(const char *dir, struct srv_data_folder *d,
     enum ut_err rc = UT_OK;
     ssize_t n;
 
+    d->fd = 0;
+    if (mkdir(dir, 0700) && errno != EEXIST)
+        return ut_fail(e, UT_EIO, "%.150s: cannot be made: %m", dir);
     snprintf(path, sizeof(path), "%.4000s/server", dir);
     d->fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
     if (d->fd < 0)

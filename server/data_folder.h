@@ -14,8 +14,9 @@ struct srv_data_folder {
     char name[SRV_SERVER_NAME_LEN]; /* "host-a1b2c3" */
 };
 
-/* Takes DIR, which is there, until the process ends or releases it. Errors:
- * UT_ESTATE if another server has it, UT_EIO. Thread: before others exist. */
+/* Takes DIR, made if it is missing, until the process ends or releases it.
+ * Errors: UT_ESTATE if another server has it, UT_EIO. Thread: before others
+ * exist. */
 UT_MUSTUSE enum ut_err srv_data_folder_claim(const char *dir,
                                              struct srv_data_folder *d,
                                              struct ut_error *e);

@@ -254,13 +254,14 @@ static void on_started(struct srv_mail *m)
 static enum ut_err open_store(struct server *s, struct ut_error *e)
 {
     struct srv_app *app = &s->app;
-    enum ut_err rc =
-        srv_store_open(s->config.data, s->config.store, &app->store, e);
+    /* Claimed first: opening brings the schema up to date, which is not to
+     * happen below a server that runs. */
+    enum ut_err rc = srv_data_folder_claim(s->config.data, &app->folder, e);
     const char *far = NULL;
 
-    if (!rc)
-        rc = srv_data_folder_claim(s->config.data, &app->folder, e);
     app->datasets.server = app->folder.name;
+    if (!rc)
+        rc = srv_store_open(s->config.data, s->config.store, &app->store, e);
     if (!rc)
         rc = srv_follow_new(app, &app->follow, e);
     if (!rc)

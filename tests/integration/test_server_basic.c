@@ -8,6 +8,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "server/data_folder.h"
 #include "tests/support/server.h"
 #include "tests/support/unit.h"
 
@@ -390,6 +391,29 @@ beyond_loopback__without_and_with_a_key__refused_then_served(void **state)
     assert_int_equal(test_server_stop(&s), 0);
 }
 
+/* Its database may be of an earlier version, which it still uses. */
+static void start__folder_is_anothers__refused_before_the_store(void **state)
+{
+    struct srv_data_folder held;
+    struct test_server s = {0};
+    char out[1024], path[128];
+    struct ut_error e;
+
+    (void)state;
+    assert_int_equal(test_server_run(&s, FLAGS("--version"), out, sizeof(out)),
+                     0);
+    snprintf(path, sizeof(path), "%s/data", s.dir);
+    assert_int_equal(srv_data_folder_claim(path, &held, &e), UT_OK);
+    assert_int_equal(
+        test_server_run(&s, FLAGS("--listen", "127.0.0.1:0"), out, sizeof(out)),
+        1);
+    assert_non_null(strstr(out, "is in use by another server"));
+    snprintf(path, sizeof(path), "%s/data/tscaf.db", s.dir);
+    assert_int_not_equal(access(path, F_OK), 0);
+    srv_data_folder_release(&held);
+    test_server_remove(&s);
+}
+
 static void command_line__mistakes__exit_2_and_a_word(void **state)
 {
     struct test_server s = {0};
@@ -566,6 +590,7 @@ int main(void)
         cmocka_unit_test(no_key_yet__warned_of_until_there_is_one),
         cmocka_unit_test(
             beyond_loopback__without_and_with_a_key__refused_then_served),
+        cmocka_unit_test(start__folder_is_anothers__refused_before_the_store),
         cmocka_unit_test(command_line__mistakes__exit_2_and_a_word),
         cmocka_unit_test(drain__calls_in_flight__all_answered_exit_0),
         cmocka_unit_test(signal__while_starting__exit_0),

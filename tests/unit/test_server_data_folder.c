@@ -28,6 +28,21 @@ static void claim__twice__refused_until_released(void **state)
     srv_data_folder_release(&second);
 }
 
+static void claim__missing__made(void **state)
+{
+    struct srv_data_folder d = {0};
+    char made[128];
+    struct stat st;
+    struct ut_error e;
+
+    (void)state;
+    snprintf(made, sizeof(made), "%s/made", test_dir());
+    assert_int_equal(srv_data_folder_claim(made, &d, &e), UT_OK);
+    assert_int_equal(stat(made, &st), 0);
+    assert_int_equal(st.st_mode & 0777, 0700);
+    srv_data_folder_release(&d);
+}
+
 static void claim__two_folders__two_names(void **state)
 {
     struct srv_data_folder first = {0}, second = {0};
@@ -44,22 +59,23 @@ static void claim__two_folders__two_names(void **state)
     srv_data_folder_release(&second);
 }
 
-static void claim__no_folder__named(void **state)
+static void claim__cannot_be_made__named(void **state)
 {
     struct srv_data_folder d = {0};
     struct ut_error e;
 
     (void)state;
     assert_int_equal(srv_data_folder_claim("/dev/null/x", &d, &e), UT_EIO);
-    assert_non_null(strstr(e.msg, "/dev/null/x/server"));
+    assert_non_null(strstr(e.msg, "/dev/null/x"));
 }
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(claim__twice__refused_until_released),
+        cmocka_unit_test(claim__missing__made),
         cmocka_unit_test(claim__two_folders__two_names),
-        cmocka_unit_test(claim__no_folder__named),
+        cmocka_unit_test(claim__cannot_be_made__named),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
