@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include "api/tscaf.pb-c.h"
 #include "base/file.h"
@@ -13,8 +14,10 @@
 #include "server/inference/generations.h"
 #include "server/store/store.h"
 
-static enum ut_err copy_file(const struct srv_config *c, const char *version,
-                             struct ut_error *e)
+/* Unless it is there; its record may be there without it: made by another
+ * server, or the file was deleted. */
+static enum ut_err put_file(const struct srv_config *c, const char *version,
+                            struct ut_error *e)
 {
     char path[PATH_MAX];
 
@@ -22,7 +25,7 @@ static enum ut_err copy_file(const struct srv_config *c, const char *version,
     if (mkdir(path, 0700) && errno != EEXIST)
         return ut_fail(e, UT_EIO, "%.150s: %m", path);
     srv_model_path(c->data, version, path);
-    return ut_file_copy(c->add_model, path, e);
+    return access(path, R_OK) ? ut_file_copy(c->add_model, path, e) : UT_OK;
 }
 
 static enum ut_err put_record(struct srv_store *store,
@@ -62,13 +65,15 @@ enum ut_err srv_add_model(const struct srv_config *c, char version[17],
         return rc;
     snprintf(version, 17, "%s", m.version);
     rc = srv_store_open(c->data, c->store, &store, e);
+    if (!rc)
+        rc = put_file(c, version, e);
     if (!rc) {
         rc = srv_store_get(store, SRV_TABLE_MODEL, version,
                            &tscaf__v1__model_info__descriptor, &known, e);
         if (!rc)
             protobuf_c_message_free_unpacked(known, NULL);
         if (rc == UT_ENOTFOUND)
-            rc = copy_file(c, version, e) ? e->code : put_record(store, &m, e);
+            rc = put_record(store, &m, e);
     }
     srv_store_close(store);
     mdl_model_close(&m);

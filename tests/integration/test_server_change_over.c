@@ -307,6 +307,15 @@ static void add_model__file_from_elsewhere__activated(void **state)
                         out, sizeof(out)),
         0);
     test_model_wait(&s, version);
+    /* As on another server of the same database. */
+    snprintf(line, sizeof(line), "%s/data/models/%s.safetensors", s.dir,
+             version);
+    assert_int_equal(unlink(line), 0);
+    assert_int_equal(
+        test_server_run(&s, (const char *const[]){"--add-model", file, NULL},
+                        out, sizeof(out)),
+        0);
+    assert_int_equal(access(line, R_OK), 0);
     assert_int_equal(
         test_server_run(&s, (const char *const[]){"--add-model", TINY, NULL},
                         out, sizeof(out)),
