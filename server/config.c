@@ -154,7 +154,7 @@ static enum ut_err parse_int(const struct option *o, const char *text,
     for (size_t i = 0; i < n_units; i++) {
         if (strcasecmp(end, units[i].unit) != 0)
             continue;
-        if (v > o->max / units[i].factor)
+        if (v > o->max / units[i].factor || v < o->min / units[i].factor)
             return UT_EINVAL;
         *out = v * units[i].factor;
         if (*out < o->min || *out > o->max ||

@@ -179,6 +179,7 @@ static void values__wrong_ones__named_with_what_is_right(void **state)
         {"--max-body-bytes", "1023", "also with KiB"},
         {"--max-body-bytes", "1025MiB", "1073741824"},
         {"--max-body-bytes", "9223372036854775807KiB", "--max-body-bytes"},
+        {"--max-body-bytes", "-18014398509481983KiB", "--max-body-bytes"},
         {"--store-crops", "maybe", "true or false"},
         {"--precision", "float9", "float32 or bfloat16"},
         {"--log-level", "loud", "error, warn, info or debug"},
