@@ -271,6 +271,8 @@ static enum ut_err set(struct srv_config *c, const struct option *o,
     case TEXT:
         return set_text((char **)(void *)at, text, e);
     case LISTEN:
+        if (!*text && !o->value)
+            return set_text((char **)(void *)at, text, e);
         rc = o->at == AT(grpc) ? parse_listen(text, c->grpc_host, &c->grpc_port)
                                : parse_listen(text, c->host, &c->port);
         if (!rc)

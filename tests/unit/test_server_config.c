@@ -121,17 +121,19 @@ static void sources__all_three__flag_over_environment_over_file(void **state)
     assert_false(c.store_crops);
     srv_config_fini(&c);
     /* The file's name from the environment; an empty text is none. */
-    write_file("listen = [::1]:0\n");
+    write_file("listen = [::1]:0\ngrpc = [::1]:1\n");
     {
         char name[64];
 
         snprintf(name, sizeof(name), "TSCAF_CONFIG=%s", path);
-        assert_int_equal(
-            read_args(ARGS("--model="), ENV(name, "TSCAF_MODEL=m"), &c, &e),
-            UT_OK);
+        assert_int_equal(read_args(ARGS("--model="),
+                                   ENV(name, "TSCAF_MODEL=m", "TSCAF_GRPC="),
+                                   &c, &e),
+                         UT_OK);
     }
     assert_string_equal(c.host, "::1");
     assert_int_equal(c.port, 0);
+    assert_null(c.grpc);
     assert_null(c.model);
     srv_config_fini(&c);
 }
@@ -183,6 +185,7 @@ static void values__wrong_ones__named_with_what_is_right(void **state)
         {"--store-crops", "maybe", "true or false"},
         {"--precision", "float9", "float32 or bfloat16"},
         {"--log-level", "loud", "error, warn, info or debug"},
+        {"--listen", "", "ADDR:PORT"},
         {"--listen", "8080", "ADDR:PORT"},
         {"--listen", ":8080", "ADDR:PORT"},
         {"--listen", "a:65536", "ADDR:PORT"},
