@@ -5,6 +5,7 @@
  * opens the model and fills the gallery, which takes seconds. On SIGTERM or
  * SIGINT no connection is taken any more, everything accepted is answered,
  * and the process ends; a second signal ends it at once. */
+#include <limits.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -461,11 +462,11 @@ static int copy_store(const struct srv_config *c)
 {
     struct srv_store *from = NULL, *to = NULL;
     struct srv_data_folder folder;
-    char path[600], said[400];
+    char path[PATH_MAX], said[400];
     struct ut_error e;
     enum ut_err rc;
 
-    snprintf(path, sizeof(path), "%s/" SRV_STORE_FILE, c->data);
+    snprintf(path, sizeof(path), "%.4000s/" SRV_STORE_FILE, c->data);
     if (access(path, R_OK))
         rc = ut_fail(&e, UT_ENOTFOUND, "--copy-store: %s: %m", path);
     else

@@ -202,13 +202,19 @@ static const struct srv_sql_ops ops = {
 enum ut_err srv_sqlite_open(struct srv_store *s, const char *dir,
                             struct ut_error *e)
 {
-    struct db *d = calloc(1, sizeof(*d));
+    int len = snprintf(s->where, sizeof(s->where), "%s/" SRV_STORE_FILE, dir);
+    struct db *d;
 
+    if ((size_t)len >= sizeof(s->where)) /* cut, it would be another's */
+        return ut_fail(e, UT_EINVAL,
+                       "%.60s...: the database's path has %d bytes, the limit "
+                       "is %zu",
+                       dir, len, sizeof(s->where) - 1);
+    d = calloc(1, sizeof(*d));
     if (!d)
         return ut_fail(e, UT_ENOMEM, "no memory for the store");
     s->ops = &ops;
     s->db = d;
-    snprintf(s->where, sizeof(s->where), "%s/" SRV_STORE_FILE, dir);
     if (sqlite3_open(s->where, &d->db))
         return fail(s, e);
     sqlite3_extended_result_codes(d->db, 1);

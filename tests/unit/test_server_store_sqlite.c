@@ -31,6 +31,29 @@ static void open__not_a_folder__named(void **state)
     assert_null(s);
 }
 
+/* What would be cut is another file. */
+static void open__path_at_the_limit_and_one_past__refused(void **state)
+{
+    const size_t most = 599 - strlen("/" SRV_STORE_FILE);
+    struct srv_store *s;
+    struct ut_error e;
+    char path[640];
+    size_t len;
+
+    (void)state;
+    len = (size_t)snprintf(path, sizeof(path), "%s/long", test_dir());
+    assert_int_equal(srv_store_open(path, NULL, &s, &e), UT_OK);
+    srv_store_close(s);
+    while (len <= most)
+        path[len++] = '/';
+    path[len] = '\0';
+    assert_int_equal(srv_store_open(path, NULL, &s, &e), UT_EINVAL);
+    assert_non_null(strstr(e.msg, "has 600 bytes, the limit is 599"));
+    path[most] = '\0';
+    assert_int_equal(srv_store_open(path, NULL, &s, &e), UT_OK);
+    srv_store_close(s);
+}
+
 /* ---- what earlier versions left ---- */
 
 /* The first schema, as it was. */
@@ -177,6 +200,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(open__not_a_folder__named),
+        cmocka_unit_test(open__path_at_the_limit_and_one_past__refused),
         cmocka_unit_test(write__another_writes_for_long__busy),
         cmocka_unit_test(keys__at_the_limit_and_one_past__refused),
         cmocka_unit_test(open__first_schema__migrated_with_all_it_held),
