@@ -7,6 +7,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/utf8.h"
+
 struct entry {
     uint8_t hash[32];
     char id[SRV_ID_LEN];
@@ -20,6 +22,8 @@ struct srv_auth {
 };
 
 static const char PREFIX[] = "tscaf_";
+
+#define MAX_NAME 200 /* characters */
 
 enum ut_err srv_auth_new(struct srv_auth **out, struct ut_error *e)
 {
@@ -54,6 +58,21 @@ enum ut_err srv_auth_load(struct srv_auth *a, struct srv_store *s,
     }
     free(keys);
     return rc;
+}
+
+enum ut_err srv_auth_name(const char *name, struct ut_error *e)
+{
+    size_t n = 0;
+
+    if (!ut_utf8_ok(name))
+        return ut_fail(e, UT_EINVAL, "a name that is not UTF-8");
+    for (; *name; name += ut_utf8_len(name))
+        n++;
+    return n && n <= MAX_NAME
+               ? UT_OK
+               : ut_fail(e, UT_EINVAL,
+                         "a name of %zu characters, not from 1 to %d", n,
+                         MAX_NAME);
 }
 
 static void hash_of(const char *secret, size_t len, uint8_t hash[32])

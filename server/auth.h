@@ -31,6 +31,10 @@ void srv_auth_free(struct srv_auth *a); /* accepts NULL; zeroes the hashes */
 UT_MUSTUSE enum ut_err srv_auth_load(struct srv_auth *a, struct srv_store *s,
                                      struct ut_error *e);
 
+/* Whether a key may have that name: 1 to 200 characters of UTF-8. Errors:
+ * UT_EINVAL. Thread: any. */
+UT_MUSTUSE enum ut_err srv_auth_name(const char *name, struct ut_error *e);
+
 /* Makes a secret and its hash. */
 void srv_auth_secret(char secret[SRV_AUTH_SECRET_LEN], uint8_t hash[32]);
 

@@ -410,18 +410,20 @@ static int create_key(const struct srv_config *c)
     const char *name = strchr(c->create_key, ':');
     struct srv_store *store = NULL;
     struct srv_key key = {0}, *keys = NULL;
-    struct ut_error e;
+    struct ut_error e, why;
     enum ut_err rc = UT_OK;
     size_t n = 0;
 
     snprintf(role, sizeof(role), "%.*s", (int)(name ? name - c->create_key : 0),
              c->create_key);
     key.role = (int)srv_auth_role(role);
-    if (!key.role || !name[1])
+    if (!key.role)
         rc = ut_fail(&e, UT_EINVAL,
-                     "--create-key: \"%s\" is not analyze:NAME, enroll:NAME "
-                     "or admin:NAME",
+                     "--create-key: \"%.90s\" is not analyze:NAME, "
+                     "enroll:NAME or admin:NAME",
                      c->create_key);
+    else if (srv_auth_name(name + 1, &why))
+        rc = ut_fail(&e, UT_EINVAL, "--create-key: %.150s", why.msg);
     if (!rc) {
         key.name = strdup(name + 1);
         rc = key.name ? srv_store_open(c->data, c->store, &store, &e)

@@ -11,7 +11,6 @@
 #include "server/log.h"
 #include "server/methods/handlers.h"
 
-#define MAX_NAME 200 /* characters */
 #define DEFAULT_LIMIT 100
 #define MAX_LIMIT 1000
 
@@ -75,15 +74,12 @@ static void reply_new_key(struct srv_store_call *w)
 void srv_handle_create_key(struct srv_call *c)
 {
     const Tscaf__V1__CreateKeyRequest *r = (const void *)c->request;
-    size_t n = 0;
     struct ut_error e;
     struct new_key *k;
 
-    for (const char *p = r->name; *p; p++)
-        n += ((unsigned char)*p & 0xC0) != 0x80;
-    if (!n || n > MAX_NAME) {
-        srv_answer_invalid(c, "name", n ? "OUT_OF_RANGE" : "REQUIRED",
-                           "%zu characters are not from 1 to %d", n, MAX_NAME);
+    if (srv_auth_name(r->name, &e)) {
+        srv_answer_invalid(c, "name", *r->name ? "OUT_OF_RANGE" : "REQUIRED",
+                           "%s", e.msg);
         return;
     }
     if (r->role < TSCAF__V1__ROLE__ROLE_ANALYZE ||

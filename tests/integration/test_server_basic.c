@@ -391,6 +391,27 @@ beyond_loopback__without_and_with_a_key__refused_then_served(void **state)
     assert_int_equal(test_server_stop(&s), 0);
 }
 
+/* A key of that name could neither be listed nor made by the API. */
+static void create_key__name_that_the_api_refuses__exit_2(void **state)
+{
+    char most[6 + 201 + 1] = "admin:", out[1024];
+    const char *const names[] = {"admin:", "admin:\xff", most};
+    struct test_server s = {0};
+
+    (void)state;
+    memset(most + 6, 'x', 201);
+    for (int i = 0; i < 3; i++) {
+        assert_int_equal(test_server_run(&s, FLAGS("--create-key", names[i]),
+                                         out, sizeof(out)),
+                         2);
+        assert_non_null(strstr(out, "--create-key: a name "));
+    }
+    most[6 + 200] = '\0';
+    assert_int_equal(
+        test_server_run(&s, FLAGS("--create-key", most), out, sizeof(out)), 0);
+    test_server_remove(&s);
+}
+
 /* Its database may be of an earlier version, which it still uses. */
 static void start__folder_is_anothers__refused_before_the_store(void **state)
 {
@@ -590,6 +611,7 @@ int main(void)
         cmocka_unit_test(no_key_yet__warned_of_until_there_is_one),
         cmocka_unit_test(
             beyond_loopback__without_and_with_a_key__refused_then_served),
+        cmocka_unit_test(create_key__name_that_the_api_refuses__exit_2),
         cmocka_unit_test(start__folder_is_anothers__refused_before_the_store),
         cmocka_unit_test(command_line__mistakes__exit_2_and_a_word),
         cmocka_unit_test(drain__calls_in_flight__all_answered_exit_0),
