@@ -12,28 +12,18 @@
 
 #define AMBIGUOUS 0.02f /* two identities nearer than this are one verdict */
 
-/* Defaults for models without calibrated thresholds. */
-#define FATIGUE_THRESHOLD 0.5
-#define IDENTITY_THRESHOLD 0.35
-
 float srv_answer_fatigue_threshold(const struct srv_engine *en, float asked)
 {
-    const struct mdl_model *m = srv_engine_model(en);
-
     return asked > 0
                ? asked
-               : (float)mdl_model_threshold(
-                     m, srv_engine_leaf(m, MDL_HEAD_BINARY), FATIGUE_THRESHOLD);
+               : srv_engine_threshold(srv_engine_model(en), MDL_HEAD_BINARY);
 }
 
 float srv_answer_identity_threshold(const struct srv_engine *en, float asked)
 {
-    const struct mdl_model *m = srv_engine_model(en);
-
-    return asked > 0 ? asked
-                     : (float)mdl_model_threshold(
-                           m, srv_engine_leaf(m, MDL_HEAD_EMBEDDING),
-                           IDENTITY_THRESHOLD);
+    return asked > 0
+               ? asked
+               : srv_engine_threshold(srv_engine_model(en), MDL_HEAD_EMBEDDING);
 }
 
 enum srv_input srv_answer_input(Tscaf__V1__InputKind asked)

@@ -11,6 +11,10 @@
 #define N_SIZES 6 /* 1, 2, 4, 8, 16, 32 */
 #define FRESH_SEED 1
 
+/* Of models without calibrated ones. */
+#define FATIGUE_THRESHOLD 0.5
+#define IDENTITY_THRESHOLD 0.35
+
 struct lane {
     struct srv_engine *engine;
     int device;
@@ -46,6 +50,13 @@ const char *srv_engine_leaf(const struct mdl_model *m, enum mdl_head head)
         if (m->spec.nodes[i].head == head)
             return m->spec.nodes[i].name;
     return "";
+}
+
+float srv_engine_threshold(const struct mdl_model *m, enum mdl_head head)
+{
+    return (float)mdl_model_threshold(
+        m, srv_engine_leaf(m, head),
+        head == MDL_HEAD_BINARY ? FATIGUE_THRESHOLD : IDENTITY_THRESHOLD);
 }
 
 static int leaf_output(const struct mdl_model *m, enum mdl_head head,

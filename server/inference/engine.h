@@ -54,6 +54,8 @@ void srv_engine_sizes(const struct mdl_graph *g, uint64_t *parameters,
 
 /* The name of the first leaf with that head, or "". */
 const char *srv_engine_leaf(const struct mdl_model *m, enum mdl_head head);
+/* That leaf's calibrated threshold, or the default of its head. */
+float srv_engine_threshold(const struct mdl_model *m, enum mdl_head head);
 
 const struct mdl_model *srv_engine_model(const struct srv_engine *en);
 const char *srv_engine_backend(const struct srv_engine *en);

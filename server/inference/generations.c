@@ -8,7 +8,6 @@
 
 #include "model/eval/explain.h"
 #include "server/app.h"
-#include "server/calls/answer.h"
 
 void srv_model_path(const char *data, const char *version, char out[PATH_MAX])
 {
@@ -344,9 +343,8 @@ enum ut_err srv_candidate_info(const struct mdl_model *m,
     ref->trained = m->trained;
     info->model = ref;
     srv_engine_sizes(&m->graph, &info->parameters, &info->multiply_adds);
-    info->fatigue_threshold = (float)mdl_model_threshold(m, "fatigue", 0.5);
-    info->identity_threshold =
-        (float)mdl_model_threshold(m, "recognition", 0.35);
+    info->fatigue_threshold = srv_engine_threshold(m, MDL_HEAD_BINARY);
+    info->identity_threshold = srv_engine_threshold(m, MDL_HEAD_EMBEDDING);
     info->state = TSCAF__V1__MODEL_STATE__MODEL_STATE_CANDIDATE;
     return UT_OK;
 }
@@ -355,23 +353,14 @@ enum ut_err srv_generation_info(const struct srv_generation *g,
                                 Tscaf__V1__ModelInfo *info,
                                 Tscaf__V1__ModelRef *ref, struct ut_error *e)
 {
-    const struct mdl_model *m = srv_engine_model(g->engine);
-    enum ut_err rc;
+    enum ut_err rc =
+        srv_candidate_info(srv_engine_model(g->engine), info, ref, e);
 
-    tscaf__v1__model_info__init(info);
-    rc = mdl_spec_write(&m->spec, &info->spec, e);
-    if (rc) {
-        info->spec = NULL;
+    if (rc)
         return rc;
-    }
-    srv_answer_model(g->engine, ref);
-    info->model = ref;
     info->backend = (char *)(uintptr_t)srv_engine_backend(g->engine);
     info->precision =
         (char *)(uintptr_t)mdl_precision_name(srv_engine_precision(g->engine));
-    srv_engine_sizes(&m->graph, &info->parameters, &info->multiply_adds);
-    info->fatigue_threshold = srv_answer_fatigue_threshold(g->engine, 0);
-    info->identity_threshold = srv_answer_identity_threshold(g->engine, 0);
     info->detector = g->app->detector != NULL;
     info->state = TSCAF__V1__MODEL_STATE__MODEL_STATE_ACTIVE;
     info->passed = true;

@@ -303,12 +303,13 @@ static enum ut_err add_card(struct child *c, const struct mdl_model *m,
         rc = ut_buf_addf(b, e, "%s\"%s\":%s", i ? "," : "", f->task, json);
         free(json);
     }
-    return rc ? rc
-              : ut_buf_addf(b, e,
-                            "},\"thresholds\":{\"fatigue\":%.4f,"
-                            "\"recognition\":%.4f}}",
-                            mdl_model_threshold(m, "fatigue", 0.5),
-                            mdl_model_threshold(m, "recognition", 0.35));
+    if (rc)
+        return rc;
+    return ut_buf_addf(b, e,
+                       "},\"thresholds\":{\"fatigue\":%.4f,"
+                       "\"recognition\":%.4f}}",
+                       (double)srv_engine_threshold(m, MDL_HEAD_BINARY),
+                       (double)srv_engine_threshold(m, MDL_HEAD_EMBEDDING));
 }
 
 static bool passes(const struct child *c, char *why, size_t size)

@@ -23,7 +23,7 @@ check server/http 'server/(http/|(log|metrics)\.h)|api/|base/'
 check server/calls 'server/(calls/|http/http\.h|inference/faces\.h|methods/handlers\.h|store/store\.h|(app|auth|local|log|mailbox|metrics|ops)\.h)|api/|base/'
 check server/store 'server/(store/|inference/gallery\.h)|base/'
 check server/datasets 'server/(datasets/|store/|calls/message\.h|config\.h)|api/|model/|base/'
-check server/inference 'server/(inference/|store/|calls/answer\.h|(app|log|mailbox|metrics)\.h)|api/|model/|base/'
+check server/inference 'server/(inference/|store/|(app|log|mailbox|metrics)\.h)|api/|model/|base/'
 check server/jobs 'server/(jobs/|datasets/|inference/|store/|calls/(answer|call|message|streams)\.h|(app|config|log)\.h)|api/|model/|base/'
 check server/methods 'server/(methods/|jobs/|inference/|calls/|(app|auth|log|metrics)\.h)|api/|model/|base/'
 

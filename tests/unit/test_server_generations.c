@@ -33,24 +33,33 @@ static char dir[64], data[80], files[2][96], versions[2][17];
 static uint8_t *crop_png; /* of every stored face */
 static size_t crop_len;
 
-static void make_model(int i)
+static void write_model(const char *text, uint64_t seed, const char *path,
+                        const struct mdl_st_pair *meta, size_t n_meta)
 {
     struct mdl_spec *spec = malloc(sizeof(*spec));
     struct mdl_model m;
     struct ut_error e;
 
     assert_non_null(spec);
-    assert_int_equal(mdl_spec_parse(spec_text, strlen(spec_text), spec, &e),
-                     UT_OK);
-    assert_int_equal(mdl_model_fresh(spec, (uint64_t)i + 1, &m, &e), UT_OK);
-    snprintf(files[i], sizeof(files[i]), "%s/%d.safetensors", dir, i);
+    assert_int_equal(mdl_spec_parse(text, strlen(text), spec, &e), UT_OK);
+    assert_int_equal(mdl_model_fresh(spec, seed, &m, &e), UT_OK);
     assert_int_equal(
-        mdl_model_write(files[i], spec, &m.graph, NULL, 0, NULL, 0, &e), UT_OK);
+        mdl_model_write(path, spec, &m.graph, meta, n_meta, NULL, 0, &e),
+        UT_OK);
     mdl_model_close(&m);
+    free(spec);
+}
+
+static void make_model(int i)
+{
+    struct mdl_model m;
+    struct ut_error e;
+
+    snprintf(files[i], sizeof(files[i]), "%s/%d.safetensors", dir, i);
+    write_model(spec_text, (uint64_t)i + 1, files[i], NULL, 0);
     assert_int_equal(mdl_model_open(files[i], &m, &e), UT_OK);
     memcpy(versions[i], m.version, sizeof(versions[i]));
     mdl_model_close(&m);
-    free(spec);
 }
 
 static void draw_crop(void)
@@ -271,6 +280,42 @@ static void fill__twice__each_face_once(void **state)
     assert_int_equal(srv_gallery_faces(g), 1);
 }
 
+/* ---- what is said of one ---- */
+
+/* Whatever its leaves are called. */
+static void info__candidate_and_in_use__the_same_thresholds(void **state)
+{
+    static const char text[] =
+        "{\"input\":112,\"trees\":[{\"name\":\"root\",\"module\":"
+        "\"mobilenetv2\",\"width\":0.1,\"children\":[{\"name\":\"drowsy\","
+        "\"module\":\"none\",\"head\":\"binary\"},{\"name\":\"who\","
+        "\"module\":\"none\",\"head\":\"embedding\",\"dim\":16}]}]}";
+    const struct mdl_st_pair meta[] = {{"threshold.drowsy", "0.75"},
+                                       {"threshold.who", "0.25"}};
+    Tscaf__V1__ModelInfo info;
+    Tscaf__V1__ModelRef ref;
+    struct srv_generation *g;
+    struct mdl_model m;
+    char path[96];
+    struct ut_error e;
+
+    (void)state;
+    snprintf(path, sizeof(path), "%s/named.safetensors", dir);
+    write_model(text, 1, path, meta, 2);
+    assert_int_equal(mdl_model_open(path, &m, &e), UT_OK);
+    assert_int_equal(srv_candidate_info(&m, &info, &ref, &e), UT_OK);
+    assert_true(info.fatigue_threshold == 0.75f);
+    assert_true(info.identity_threshold == 0.25f);
+    free(info.spec);
+    mdl_model_close(&m);
+    assert_int_equal(srv_generation_new(&app, path, &g, &e), UT_OK);
+    assert_int_equal(srv_generation_info(g, &info, &ref, &e), UT_OK);
+    assert_true(info.fatigue_threshold == 0.75f);
+    assert_true(info.identity_threshold == 0.25f);
+    free(info.spec);
+    srv_generation_drop(g);
+}
+
 /* ---- the gallery of the one before is kept true too ---- */
 
 static void remove__face_and_identity__in_both_galleries(void **state)
@@ -441,6 +486,7 @@ int main(void)
         TEST(open__faces_of_two_models__own_filled_others_counted),
         TEST(take__changed_meanwhile__kept_to_the_last_drop),
         TEST(fill__twice__each_face_once),
+        TEST(info__candidate_and_in_use__the_same_thresholds),
         TEST(remove__face_and_identity__in_both_galleries),
         TEST(base__asked_or_not__version_and_file),
         TEST(find__the_first_model__named_file_or_repository),
