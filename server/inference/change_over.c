@@ -32,6 +32,7 @@ struct change {
     void *arg;
     struct srv_store *store;     /* the models' thread's own */
     struct srv_generation *next; /* held */
+    struct srv_generation *gone; /* was the previous one */
     struct srv_reembed *embed;   /* NULL: nothing is to be embedded */
     bool again;                  /* more faces came meanwhile */
     struct ut_error e;
@@ -162,7 +163,6 @@ static void announce(struct srv_generations *all, struct srv_generation *next)
 static void exchange(struct change *c, struct srv_generation *old)
 {
     struct srv_generations *all = &c->app->generations;
-    struct srv_generation *gone[2] = {NULL, NULL};
 
     /* Where a device has no room for both galleries, the old one goes first. */
     if (!srv_gallery_settle(c->next->gallery)) {
@@ -171,20 +171,14 @@ static void exchange(struct change *c, struct srv_generation *old)
     }
     announce(all, NULL);
     pthread_mutex_lock(&all->lock);
-    if (all->previous != c->next)
-        gone[0] = all->previous;
-    else
-        srv_generation_drop(c->next); /* previous' hold becomes current's */
+    if (!all->previous) /* else it is the next, and held already */
+        __atomic_add_fetch(&c->next->refs, 1, __ATOMIC_RELAXED);
     all->current = c->next;
-    all->previous = old;
-    if (c->anew) { /* its gallery is no longer what the store says */
-        gone[1] = old;
-        all->previous = NULL;
-    }
-    __atomic_add_fetch(&c->next->refs, 1, __ATOMIC_RELAXED);
+    /* Read anew: its gallery is no longer what the store says. */
+    all->previous = c->anew ? NULL : old;
     pthread_mutex_unlock(&all->lock);
-    srv_generation_drop(gone[0]);
-    srv_generation_drop(gone[1]);
+    if (c->anew)
+        srv_generation_drop(old);
 }
 
 static enum ut_err prepare(struct change *c, struct ut_error *e)
@@ -253,7 +247,33 @@ static void change_run(void *arg, int worker)
     uv_sem_post(&c->stored);
 }
 
+/* Only here, since galleries are changed here. */
+static void part_run(void *arg, int worker)
+{
+    struct change *c = arg;
+    struct srv_generations *all = &c->app->generations;
+
+    (void)worker;
+    pthread_mutex_lock(&all->lock);
+    c->gone = all->previous;
+    all->previous = NULL;
+    pthread_mutex_unlock(&all->lock);
+    uv_sem_post(&c->stored);
+}
+
 /* ---- the models' thread ---- */
+
+/* There is memory for two, and the previous one is not the next. */
+static enum ut_err make_room(struct change *c, struct ut_error *e)
+{
+    enum ut_err rc = srv_pool_push(c->app->store_pool, part_run, c, e);
+
+    if (rc)
+        return rc;
+    uv_sem_wait(&c->stored);
+    srv_generation_drop_now(c->gone);
+    return UT_OK;
+}
 
 /* The version that rollback means, and whether the asked one may be used. */
 static enum ut_err choose(struct change *c, struct ut_error *e)
@@ -314,6 +334,8 @@ static enum ut_err open_next(struct change *c, struct ut_error *e)
     if (c->next)
         return UT_OK;
     rc = srv_model_find(c->app, c->version, path, &file, e);
+    if (!rc && open[1])
+        rc = make_room(c, e);
     if (!rc)
         rc = srv_generation_new(c->app, file, &c->next, e);
     if (!rc && strcmp(srv_generation_version(c->next), c->version))

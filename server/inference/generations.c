@@ -50,11 +50,22 @@ struct srv_generation *srv_generation_take(struct srv_app *app)
     return g;
 }
 
+static bool was_last(struct srv_generation *g)
+{
+    return g && !__atomic_sub_fetch(&g->refs, 1, __ATOMIC_ACQ_REL);
+}
+
+void srv_generation_drop_now(struct srv_generation *g)
+{
+    if (was_last(g))
+        destroy(g);
+}
+
 void srv_generation_drop(struct srv_generation *g)
 {
     struct ut_error e;
 
-    if (!g || __atomic_sub_fetch(&g->refs, 1, __ATOMIC_ACQ_REL))
+    if (!was_last(g))
         return;
     /* Its executors are joined and much memory goes back: not on the loop. */
     if (!g->app->model_pool ||

@@ -16,8 +16,9 @@
  *
  * Memory: a change over needs room for a second model (weights and plans on
  * every lane) and a second gallery (4 bytes x dim a face) beside the current;
- * they stay while there is one to roll back to. A third, if there is one, goes
- * before the new one comes.
+ * they stay while there is one to roll back to. That one, unless it is what
+ * comes next, goes before the new one is opened: should the change over then
+ * fail, a rollback opens it anew, as after a restart.
  *
  * Versions live in DATA/models/VERSION.safetensors, their records in the store:
  * which is active is decided by one transaction, so that a server killed at any
@@ -42,6 +43,9 @@ struct srv_generation {
 /* The current one, held. */
 struct srv_generation *srv_generation_take(struct srv_app *app);
 void srv_generation_drop(struct srv_generation *g); /* accepts NULL */
+/* The same, and if that was the last hold, at once: its executors are joined
+ * here. Thread: one that may wait. */
+void srv_generation_drop_now(struct srv_generation *g); /* accepts NULL */
 const char *srv_generation_version(const struct srv_generation *g);
 
 /* DATA/models/VERSION.safetensors. */

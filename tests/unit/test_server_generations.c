@@ -19,6 +19,7 @@
 
 #define STATE(x) TSCAF__V1__MODEL_STATE__MODEL_STATE_##x
 #define DIM 16
+#define MODELS 4
 
 static const char spec_text[] =
     "{\"input\":112,\"trees\":[{\"name\":\"root\",\"module\":\"mobilenetv2\","
@@ -26,10 +27,10 @@ static const char spec_text[] =
     "\"head\":\"binary\"},{\"name\":\"recognition\",\"module\":\"none\","
     "\"head\":\"embedding\",\"dim\":16}]}]}";
 
-/* A data folder with its store, and two model files beside it. */
+/* A data folder with its store, and model files beside it. */
 static struct srv_app app;
 static struct srv_config config;
-static char dir[64], data[80], files[2][96], versions[2][17];
+static char dir[64], data[80], files[MODELS][96], versions[MODELS][17];
 static uint8_t *crop_png; /* of every stored face */
 static size_t crop_len;
 
@@ -88,8 +89,8 @@ static int set_up(void **state)
     snprintf(path, sizeof(path), "%s/models", data);
     mkdir(data, 0700);
     mkdir(path, 0700);
-    make_model(0);
-    make_model(1);
+    for (int i = 0; i < MODELS; i++)
+        make_model(i);
     draw_crop();
     config = (struct srv_config){.data = data,
                                  .model = files[0],
@@ -118,22 +119,28 @@ static int tear_down(void **state)
     return 0;
 }
 
-/* Moves model i into the repository, with a record in that state. */
-static void keep(int i, Tscaf__V1__ModelState model_state, const char *version)
+static void put_record(Tscaf__V1__ModelState model_state, const char *version)
 {
     Tscaf__V1__ModelInfo info = TSCAF__V1__MODEL_INFO__INIT;
     Tscaf__V1__ModelRef ref = TSCAF__V1__MODEL_REF__INIT;
     const struct srv_record put = {SRV_TABLE_MODEL, version, &info.base};
-    char path[PATH_MAX];
     struct ut_error e;
 
-    srv_model_path(data, version, path);
-    assert_int_equal(rename(files[i], path), 0);
     ref.version = (char *)(uintptr_t)version;
     info.model = &ref;
     info.state = model_state;
     assert_int_equal(srv_store_put(app.store, NULL, NULL, NULL, &put, 1, &e),
                      UT_OK);
+}
+
+/* Moves model i into the repository, with a record in that state. */
+static void keep(int i, Tscaf__V1__ModelState model_state, const char *version)
+{
+    char path[PATH_MAX];
+
+    srv_model_path(data, version, path);
+    assert_int_equal(rename(files[i], path), 0);
+    put_record(model_state, version);
 }
 
 /* A stored face of an identity, embedded by that version, perhaps without a
@@ -417,6 +424,45 @@ static void assert_said(const char *want)
     assert_string_equal(text, want);
 }
 
+static void start_threads(void)
+{
+    struct ut_error e;
+
+    uv_loop_init(&app.loop);
+    assert_int_equal(srv_mailbox_new(&app.loop, &app.mailbox, &e), UT_OK);
+    assert_int_equal(srv_pool_new("models", 1, 4, &app.model_pool, &e), UT_OK);
+    assert_int_equal(srv_pool_new("store", 1, 4, &app.store_pool, &e), UT_OK);
+}
+
+static void stop_threads(void)
+{
+    srv_generations_free(&app);
+    srv_pool_free(app.model_pool);
+    srv_pool_free(app.store_pool);
+    app.model_pool = app.store_pool = NULL;
+    srv_mailbox_free(app.mailbox);
+    uv_run(&app.loop, UV_RUN_DEFAULT);
+    uv_loop_close(&app.loop);
+}
+
+static void wait_changed(const struct ut_error *changed)
+{
+    while (changed->code == UT_EIO)
+        uv_run(&app.loop, UV_RUN_ONCE);
+}
+
+/* To its end; what it says. */
+static struct ut_error change(const char *version, bool rollback)
+{
+    struct ut_error e, changed = {.code = UT_EIO};
+
+    if (srv_change_over(&app, "local", version, true, rollback, on_changed,
+                        &changed, &e))
+        fail_msg("%s", e.msg);
+    wait_changed(&changed);
+    return changed;
+}
+
 /* The threads are held where the change over would go on: what is seen does
  * not depend on how fast it is. */
 static void state__counted_embedded_enrolled_meanwhile__told(void **state)
@@ -430,10 +476,7 @@ static void state__counted_embedded_enrolled_meanwhile__told(void **state)
     for (int i = 0; i < MANY; i++)
         add_face(versions[0], true, identity, face);
     open_first();
-    uv_loop_init(&app.loop);
-    assert_int_equal(srv_mailbox_new(&app.loop, &app.mailbox, &e), UT_OK);
-    assert_int_equal(srv_pool_new("models", 1, 4, &app.model_pool, &e), UT_OK);
-    assert_int_equal(srv_pool_new("store", 1, 4, &app.store_pool, &e), UT_OK);
+    start_threads();
     hold(app.model_pool, &models);
     hold(app.store_pool, &store);
     uv_sem_wait(&store.begun);
@@ -454,24 +497,56 @@ static void state__counted_embedded_enrolled_meanwhile__told(void **state)
     assert_said("41 of 41 faces are embedded");
     assert_string_equal(current(), versions[0]);
     uv_sem_post(&again.go);
-    while (changed.code == UT_EIO)
-        uv_run(&app.loop, UV_RUN_ONCE);
+    wait_changed(&changed);
     assert_int_equal(changed.code, UT_OK);
     assert_string_equal(current(), versions[1]);
     assert_int_equal(srv_gallery_faces(app.generations.current->gallery),
                      MANY + 1);
     assert_false(srv_change_over_state(&app, versions[1], text, sizeof(text)));
 
-    srv_generations_free(&app);
-    srv_pool_free(app.model_pool);
-    srv_pool_free(app.store_pool);
-    app.model_pool = app.store_pool = NULL;
-    srv_mailbox_free(app.mailbox);
-    uv_run(&app.loop, UV_RUN_DEFAULT);
-    uv_loop_close(&app.loop);
+    stop_threads();
     hold_fini(&models);
     hold_fini(&store);
     hold_fini(&again);
+}
+
+/* There is no third in memory; where a change over fails, the former one is
+ * opened anew. */
+static void change_over__to_a_third__the_first_goes_before(void **state)
+{
+    static const char missing[] = "0123456789abcdef", wrong[] = "fedcba98";
+    struct srv_generations *all = &app.generations;
+    char identity[SRV_ID_LEN], face[SRV_ID_LEN];
+    struct srv_generation *first;
+
+    (void)state;
+    keep(1, STATE(CANDIDATE), versions[1]);
+    keep(2, STATE(CANDIDATE), versions[2]);
+    keep(3, STATE(CANDIDATE), wrong);
+    put_record(STATE(CANDIDATE), missing);
+    add_face(versions[0], true, identity, face);
+    open_first();
+    first = all->current;
+    start_threads();
+    assert_int_equal(change(versions[1], false).code, UT_OK);
+    assert_ptr_equal(all->previous, first);
+    /* What cannot begin costs nothing, nor does what is there. */
+    assert_int_equal(change(missing, false).code, UT_ENOTFOUND);
+    assert_int_equal(change(versions[1], false).code, UT_OK);
+    assert_ptr_equal(all->previous, first);
+    assert_int_equal(change("", true).code, UT_OK);
+    assert_ptr_equal(all->current, first);
+
+    assert_int_equal(change(wrong, false).code, UT_EFORMAT);
+    assert_ptr_equal(all->current, first);
+    assert_null(all->previous);
+    assert_int_equal(change("", true).code, UT_OK);
+    assert_string_equal(current(), versions[1]);
+    assert_true(srv_gallery_has(all->current->gallery, face));
+    assert_ptr_equal(all->previous, first);
+    assert_int_equal(change(versions[2], false).code, UT_OK);
+    assert_string_equal(srv_generation_version(all->previous), versions[1]);
+    stop_threads();
 }
 
 #define TEST(f) cmocka_unit_test_setup_teardown(f, set_up, tear_down)
@@ -491,6 +566,7 @@ int main(void)
         TEST(base__asked_or_not__version_and_file),
         TEST(find__the_first_model__named_file_or_repository),
         TEST(state__counted_embedded_enrolled_meanwhile__told),
+        TEST(change_over__to_a_third__the_first_goes_before),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
