@@ -237,9 +237,6 @@ static void on_started(struct srv_mail *m)
             srv_log_line(app->log, SRV_LOG_INFO, NULL, "device %d: %s", i,
                          report);
     }
-    for (int i = 0; srv_engine_remark(g->engine, i); i++)
-        srv_log_line(app->log, SRV_LOG_WARN, NULL, "%s",
-                     srv_engine_remark(g->engine, i));
     app->ready = true;
     srv_health_changed(app);
     srv_log_line(app->log, SRV_LOG_INFO, NULL,

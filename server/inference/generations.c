@@ -118,6 +118,9 @@ enum ut_err srv_generation_new(struct srv_app *app, const char *path,
     g->app = app;
     g->refs = 1;
     rc = srv_engine_new(&engine, &g->engine, e);
+    for (int i = 0; !rc && srv_engine_remark(g->engine, i); i++)
+        srv_log_line(app->log, SRV_LOG_WARN, NULL, "%s",
+                     srv_engine_remark(g->engine, i));
     if (!rc && path) {
         g->path = realpath(path, NULL);
         if (!g->path)

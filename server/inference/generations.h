@@ -161,7 +161,8 @@ struct srv_generations {
     struct ut_error failure; /* of the last one, to version; under lock */
 };
 
-/* A generation without executors; path NULL: the network without --model. */
+/* A generation without executors; path NULL: the network without --model. What
+ * the engine remarks is logged. */
 UT_MUSTUSE enum ut_err srv_generation_new(struct srv_app *app, const char *path,
                                           struct srv_generation **out,
                                           struct ut_error *e);

@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "server/app.h"
 #include "server/inference/batcher.h"
 #include "server/inference/devices.h"
 #include "server/log.h"
@@ -229,6 +230,33 @@ static void device__little_memory__smaller_batches(void **state)
     unsetenv("TSCAF_HOST_DEVICE_MIB");
 }
 
+/* At the start and after a change over alike. */
+static void generation__little_memory__logged(void **state)
+{
+    struct srv_config config = {.backend = (char *)(uintptr_t) "cuda",
+                                .max_batch = 32,
+                                .gallery_max_faces = 10};
+    struct srv_app app = {.config = &config};
+    FILE *file = tmpfile();
+    struct srv_generation *g;
+    char text[4096];
+    struct ut_error e;
+
+    (void)state;
+    setenv("TSCAF_HOST_DEVICE_MIB", "2", 1);
+    assert_non_null(file);
+    assert_int_equal(srv_log_new(fileno(file), SRV_LOG_WARN, &app.log, &e),
+                     UT_OK);
+    assert_int_equal(srv_generation_new(&app, model, &g, &e), UT_OK);
+    rewind(file);
+    text[fread(text, 1, sizeof(text) - 1, file)] = '\0';
+    assert_non_null(strstr(text, "no batches of 32: a plan for 32 faces"));
+    srv_generation_drop(g);
+    srv_log_free(app.log);
+    fclose(file);
+    unsetenv("TSCAF_HOST_DEVICE_MIB");
+}
+
 static void processor__no_figures(void **state)
 {
     struct srv_engine *en = engine_new("cpu", 1, 1);
@@ -250,6 +278,7 @@ int main(void)
         cmocka_unit_test(devices__two__both_work),
         cmocka_unit_test(device__error_that_stays__one_batch_fails),
         cmocka_unit_test(device__little_memory__smaller_batches),
+        cmocka_unit_test(generation__little_memory__logged),
         cmocka_unit_test(processor__no_figures),
     };
     struct mdl_st_pair meta = {"trained", "false"};
