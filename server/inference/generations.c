@@ -151,8 +151,7 @@ enum ut_err srv_generation_execute(struct srv_generation *g, struct ut_error *e)
 
 struct filling {
     struct srv_generation *g;
-    size_t unusable;
-    bool lenient; /* what finds no room is passed over, and logged */
+    size_t past; /* the limit of faces */
 };
 
 static enum ut_err add_face(void *arg, const struct srv_face *f,
@@ -161,27 +160,29 @@ static enum ut_err add_face(void *arg, const struct srv_face *f,
     struct filling *w = arg;
     enum ut_err rc;
 
-    if (f->dim != srv_engine_dim(w->g->engine)) {
-        w->unusable++;
+    if (f->dim != srv_engine_dim(w->g->engine))
         return UT_OK;
-    }
     rc = srv_gallery_has(w->g->gallery, f->id)
              ? UT_OK
              : srv_gallery_add(w->g->gallery, f->identity_id, identity_name,
                                f->id, f->embedding, e);
-    if (!rc || !w->lenient)
-        return rc;
-    srv_log_line(w->g->app->log, SRV_LOG_WARN, NULL, "face %s: %s", f->id,
-                 e->msg);
-    return UT_OK;
+    w->past += rc == UT_EBUSY;
+    return rc == UT_EBUSY ? UT_OK : rc;
 }
 
 enum ut_err srv_generation_fill(struct srv_generation *g, struct ut_error *e)
 {
     struct filling w = {.g = g};
+    enum ut_err rc = srv_store_faces_each(
+        g->app->store, srv_generation_version(g), add_face, &w, e);
 
-    return srv_store_faces_each(g->app->store, srv_generation_version(g),
-                                add_face, &w, e);
+    return rc || !w.past
+               ? rc
+               : ut_fail(e, UT_EBUSY,
+                         "--gallery-max-faces is %lld, and %zu faces are "
+                         "enrolled",
+                         (long long)g->app->config->gallery_max_faces,
+                         srv_gallery_faces(g->gallery) + w.past);
 }
 
 /* ---- the repository ---- */
@@ -399,15 +400,25 @@ enum ut_err srv_generation_info(const struct srv_generation *g,
         pthread_mutex_unlock(&(app)->generations.next_lock);                   \
     } while (0)
 
+/* What finds no room is passed over: the others have it. */
 static enum ut_err add_to(struct srv_generation *g, const char *face_id,
                           struct ut_error *e)
 {
-    struct filling w = {.g = g, .lenient = true};
+    struct filling w = {.g = g};
+    enum ut_err rc =
+        srv_gallery_has(g->gallery, face_id)
+            ? UT_OK
+            : srv_store_face_of(g->app->store, srv_generation_version(g),
+                                face_id, add_face, &w, e);
 
-    return srv_gallery_has(g->gallery, face_id)
-               ? UT_OK
-               : srv_store_face_of(g->app->store, srv_generation_version(g),
-                                   face_id, add_face, &w, e);
+    if (w.past && !g->overfull)
+        srv_log_line(g->app->log, SRV_LOG_ERROR, NULL,
+                     "another server enrolled a face past this one's "
+                     "--gallery-max-faces %lld: it and those after it are not "
+                     "recognised here; start it with that of the others",
+                     (long long)g->app->config->gallery_max_faces);
+    g->overfull = g->overfull || w.past;
+    return rc;
 }
 
 enum ut_err srv_generations_add_face(struct srv_app *app, const char *face_id,

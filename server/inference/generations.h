@@ -34,6 +34,7 @@ struct srv_generation {
     /* Of fatigue and recognition, with plans of their own; made by the explain
      * thread when they are first asked for. */
     struct mdl_explainer *explainers[2];
+    bool overfull; /* faces of others found no room; the store's thread's */
     struct srv_app *app;
     int refs; /* atomic */
 };
@@ -60,7 +61,8 @@ srv_generations_open(struct srv_app *app, size_t *unusable, struct ut_error *e);
 /* Whether g is what enrolments go to now. */
 bool srv_generation_is_current(const struct srv_generation *g);
 /* Changes of every gallery that is or may come into use. A face that was stored
- * is added with its embedding by the gallery's model, where there is one. */
+ * is added with its embedding by the gallery's model, where there is one; one
+ * past the limit is passed over, which is logged once. */
 UT_MUSTUSE enum ut_err srv_generations_add_face(struct srv_app *app,
                                                 const char *face_id,
                                                 struct ut_error *e);

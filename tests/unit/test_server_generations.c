@@ -249,6 +249,22 @@ static void open__faces_of_two_models__own_filled_others_counted(void **state)
     assert_false(srv_gallery_has(app.generations.current->gallery, others));
 }
 
+static void
+open__more_faces_than_the_limit__option_and_number_named(void **state)
+{
+    char identity[SRV_ID_LEN], face[SRV_ID_LEN];
+    struct ut_error e;
+    size_t unusable;
+
+    (void)state;
+    for (int i = 0; i < 5; i++)
+        add_face(versions[0], true, identity, face);
+    config.gallery_max_faces = 3;
+    assert_int_equal(srv_generations_open(&app, &unusable, &e), UT_EBUSY);
+    assert_string_equal(e.msg,
+                        "--gallery-max-faces is 3, and 5 faces are enrolled");
+}
+
 /* ---- how long one lives ---- */
 
 static void take__changed_meanwhile__kept_to_the_last_drop(void **state)
@@ -285,6 +301,34 @@ static void fill__twice__each_face_once(void **state)
     assert_int_equal(srv_gallery_faces(g), 1);
     assert_int_equal(srv_generation_fill(app.generations.current, &e), UT_OK);
     assert_int_equal(srv_gallery_faces(g), 1);
+}
+
+/* Another server on the same database may take more. */
+static void add_face__past_the_limit__passed_over_and_logged_once(void **state)
+{
+    char identity[SRV_ID_LEN], face[SRV_ID_LEN], text[2048];
+    struct srv_gallery *g;
+    FILE *file = tmpfile();
+    struct ut_error e;
+
+    (void)state;
+    assert_non_null(file);
+    assert_int_equal(srv_log_new(fileno(file), SRV_LOG_WARN, &app.log, &e),
+                     UT_OK);
+    config.gallery_max_faces = 1;
+    open_first();
+    g = app.generations.current->gallery;
+    for (int i = 0; i < 3; i++) {
+        add_face(versions[0], true, identity, face);
+        assert_int_equal(srv_generations_add_face(&app, face, &e), UT_OK);
+        assert_int_equal(srv_gallery_has(g, face), i == 0);
+    }
+    rewind(file);
+    text[fread(text, 1, sizeof(text) - 1, file)] = '\0';
+    assert_non_null(strstr(text, "past this one's --gallery-max-faces 1"));
+    assert_string_equal(strchr(text, '\n'), "\n"); /* one line */
+    srv_log_free(app.log);
+    fclose(file);
 }
 
 /* ---- what is said of one ---- */
@@ -559,8 +603,10 @@ int main(void)
         TEST(open__activated_file_is_another__refused_by_name),
         TEST(open__activated_file_is_gone__refused_by_name),
         TEST(open__faces_of_two_models__own_filled_others_counted),
+        TEST(open__more_faces_than_the_limit__option_and_number_named),
         TEST(take__changed_meanwhile__kept_to_the_last_drop),
         TEST(fill__twice__each_face_once),
+        TEST(add_face__past_the_limit__passed_over_and_logged_once),
         TEST(info__candidate_and_in_use__the_same_thresholds),
         TEST(remove__face_and_identity__in_both_galleries),
         TEST(base__asked_or_not__version_and_file),
