@@ -6,9 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "base/clock.h"
 #include "server/app.h"
-#include "server/metrics.h"
 
 #define AMBIGUOUS 0.02f /* two identities nearer than this are one verdict */
 
@@ -207,28 +205,6 @@ void srv_answer_fail(struct srv_call *c, const struct ut_error *e)
 
     api_fail_from(&err, e);
     c->fail(c, &err);
-}
-
-void srv_answer_late(struct api_error *err, bool left)
-{
-    if (left)
-        api_fail(err, API_CANCELED, "the client left");
-    else
-        api_fail(err, API_DEADLINE_EXCEEDED,
-                 "the deadline passed while the request was queued");
-}
-
-bool srv_answer_is_late(struct srv_app *app, int64_t deadline_us,
-                        const bool *cancelled, struct api_error *err)
-{
-    bool left = __atomic_load_n(cancelled, __ATOMIC_RELAXED);
-
-    if (!left && ut_clock_us() < deadline_us)
-        return false;
-    srv_metrics_count(app->metrics,
-                      left ? SRV_REJECT_CANCELLED : SRV_REJECT_EXPIRED);
-    srv_answer_late(err, left);
-    return true;
 }
 
 void srv_answer_invalid(struct srv_call *c, const char *field,

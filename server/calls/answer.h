@@ -64,13 +64,6 @@ bool srv_answer_one_face(struct srv_call *c, const struct srv_faces_frame *f,
 /* Fails c by an internal error, which is told in its terms. */
 void srv_answer_fail(struct srv_call *c, const struct ut_error *e);
 
-/* Whether work that waited comes too late: the client left, or its deadline
- * passed. Then err says so, and it is counted. Thread: any. */
-bool srv_answer_is_late(struct srv_app *app, int64_t deadline_us,
-                        const bool *cancelled, struct api_error *err);
-/* Only what is said of it. Thread: any. */
-void srv_answer_late(struct api_error *err, bool left);
-
 /* Fails c for a wrong field. */
 void srv_answer_invalid(struct srv_call *c, const char *field,
                         const char *reason, const char *fmt, ...)

@@ -6,6 +6,7 @@
 
 #include "server/app.h"
 #include "server/calls/answer.h"
+#include "server/late.h"
 
 static void finish(struct srv_mail *m)
 {
@@ -29,8 +30,8 @@ static void run(void *arg, int worker)
     struct ut_error e;
 
     (void)worker;
-    if (!srv_answer_is_late(app, w->deadline_us, &w->call->cancelled,
-                            &w->err)) {
+    if (!srv_is_late(app->metrics, w->deadline_us, &w->call->cancelled,
+                     &w->err)) {
         e.code = w->work(w, &e);
         if (e.code)
             api_fail_from(&w->err, &e);

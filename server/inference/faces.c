@@ -15,8 +15,8 @@
 
 #include "base/clock.h"
 #include "server/app.h"
-#include "server/calls/answer.h"
 #include "server/inference/detect.h"
+#include "server/late.h"
 #include "server/metrics.h"
 
 #define CROP_LEN ((size_t)MDL_FACE_SIDE_PX * MDL_FACE_SIDE_PX * 3)
@@ -145,7 +145,7 @@ static void on_item(struct srv_item *it)
     struct api_error err;
 
     if (it->expired || it->dropped) {
-        srv_answer_late(&err, it->dropped);
+        srv_say_late(&err, it->dropped);
         set_error(job, &err);
     } else if (it->rc) {
         api_fail(&err, API_UNAVAILABLE, "the device failed this batch");
@@ -374,7 +374,8 @@ static void on_frame(void *arg, int worker)
 
     /* A client that left, a job that failed already or is too late costs no
      * decoding. */
-    if (srv_answer_is_late(job->app, job->deadline_us, job->cancelled, &err)) {
+    if (srv_is_late(job->app->metrics, job->deadline_us, job->cancelled,
+                    &err)) {
         set_error(job, &err);
     } else if (!__atomic_load_n(&job->failed, __ATOMIC_RELAXED)) {
         rc = srv_input_len(job->input) ? take_tensor(job, frame, &e)

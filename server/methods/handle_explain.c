@@ -15,6 +15,7 @@
 #include "model/eval/explain.h"
 #include "server/app.h"
 #include "server/calls/answer.h"
+#include "server/late.h"
 #include "server/methods/handlers.h"
 #include "server/metrics.h"
 
@@ -125,8 +126,8 @@ static void run(void *arg, int worker)
 
     (void)worker;
     setpriority(PRIO_PROCESS, (id_t)syscall(SYS_gettid), NICENESS);
-    w->failed =
-        srv_answer_is_late(app, w->job.deadline_us, w->job.cancelled, &w->err);
+    w->failed = srv_is_late(app->metrics, w->job.deadline_us, w->job.cancelled,
+                            &w->err);
     if (!w->failed && explain(w, &e)) {
         w->failed = true;
         api_fail_from(&w->err, &e);

@@ -20,12 +20,12 @@ check server 'server/|api/|model/|base/'
 # Within the server: transport knows no method, a method no transport, and what
 # stores, trains and infers neither.
 check server/http 'server/(http/|(log|metrics)\.h)|api/|base/'
-check server/calls 'server/(calls/|http/http\.h|inference/faces\.h|methods/handlers\.h|store/store\.h|(app|auth|local|log|mailbox|metrics|ops)\.h)|api/|base/'
+check server/calls 'server/(calls/|http/http\.h|inference/faces\.h|methods/handlers\.h|store/store\.h|(app|auth|late|local|log|mailbox|ops)\.h)|api/|base/'
 check server/store 'server/(store/|inference/gallery\.h)|base/'
 check server/datasets 'server/(datasets/|store/|calls/message\.h|config\.h)|api/|model/|base/'
-check server/inference 'server/(inference/|store/|(app|log|mailbox|metrics)\.h)|api/|model/|base/'
+check server/inference 'server/(inference/|store/|(app|late|log|mailbox|metrics)\.h)|api/|model/|base/'
 check server/jobs 'server/(jobs/|datasets/|inference/|store/|calls/(answer|call|message|streams)\.h|(app|config|log)\.h)|api/|model/|base/'
-check server/methods 'server/(methods/|jobs/|inference/|calls/|(app|auth|log|metrics)\.h)|api/|model/|base/'
+check server/methods 'server/(methods/|jobs/|inference/|calls/|(app|auth|late|log|metrics)\.h)|api/|model/|base/'
 
 only 'oneapi/dnnl' 'model/backends/cpu/'
 only 'microhttpd' 'server/http/http_parts\.h'
