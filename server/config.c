@@ -481,6 +481,11 @@ enum ut_err srv_config_read(int argc, char *const *argv, char *const *env,
                      "missing");
     if (!rc && c.grpc_cert && !c.grpc)
         rc = ut_fail(e, UT_EINVAL, "--grpc-cert: needs --grpc ADDR:PORT");
+    if (!rc && c.max_body_bytes > c.max_queue_bytes)
+        rc = ut_fail(e, UT_EINVAL,
+                     "--max-body-bytes: %lld is over --max-queue-bytes, %lld, "
+                     "the room for all bodies",
+                     (long long)c.max_body_bytes, (long long)c.max_queue_bytes);
     if (!rc && c.if_none && !c.create_key)
         rc = ut_fail(e, UT_EINVAL, "--if-none: needs --create-key ROLE:NAME");
     if (!rc && c.copy_store && !c.store)

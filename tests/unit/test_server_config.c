@@ -215,13 +215,10 @@ static void values__wrong_ones__named_with_what_is_right(void **state)
 static void values__at_their_limits__taken(void **state)
 {
     const char *const rows[][2] = {
-        {"--max-batch", "1"},
-        {"--max-batch", "32"},
-        {"--max-queue", "1000000"},
-        {"--max-body-bytes", "1KiB"},
-        {"--max-body-bytes", "1024MiB"},
-        {"--listen", "a:65535"},
-        {"--batch-delay-us", "0"},
+        {"--max-batch", "1"},           {"--max-batch", "32"},
+        {"--max-queue", "1000000"},     {"--max-body-bytes", "1KiB"},
+        {"--max-body-bytes", "256MiB"}, {"--max-queue-bytes", "32MiB"},
+        {"--listen", "a:65535"},        {"--batch-delay-us", "0"},
     };
 
     (void)state;
@@ -233,6 +230,22 @@ static void values__at_their_limits__taken(void **state)
             fail_msg("%s", e.msg);
         srv_config_fini(&c);
     }
+}
+
+static void body_limit__over_that_of_all_bodies__refused(void **state)
+{
+    struct srv_config c;
+    struct ut_error e;
+
+    (void)state;
+    assert_int_not_equal(
+        read_args(ARGS("--max-body-bytes", "262145KiB"), NULL, &c, &e), UT_OK);
+    assert_non_null(strstr(e.msg, "--max-queue-bytes, 268435456"));
+    assert_int_equal(read_args(ARGS("--max-body-bytes", "1024MiB",
+                                    "--max-queue-bytes", "1GiB"),
+                               NULL, &c, &e),
+                     UT_OK);
+    srv_config_fini(&c);
 }
 
 static void mistakes__by_source__say_where(void **state)
@@ -326,6 +339,7 @@ int main(void)
         cmocka_unit_test(flags__every_form__taken),
         cmocka_unit_test(values__wrong_ones__named_with_what_is_right),
         cmocka_unit_test(values__at_their_limits__taken),
+        cmocka_unit_test(body_limit__over_that_of_all_bodies__refused),
         cmocka_unit_test(mistakes__by_source__say_where),
         cmocka_unit_test(loopback__addresses__told_apart),
         cmocka_unit_test(help__printed__names_every_option_and_default),
