@@ -215,7 +215,7 @@ test: all $(TESTS) ## every test, what was answered against openapi.yaml, RPC by
 	@tests/rpc/run $(VARIANT)
 	@tests/onnx/run $(VARIANT)
 # What more than one thread touches: TSan's share of the tests.
-THREADED := $(filter %/test_server_batcher %/test_server_devices %/test_server_pool %/test_server_gallery %/test_server_gallery_device %/test_server_gallery_errors %/test_server_detect \
+THREADED := $(filter %/test_server_batcher %/test_server_devices %/test_server_faces %/test_server_store_call %/test_server_pool %/test_server_gallery %/test_server_gallery_device %/test_server_gallery_errors %/test_server_detect \
               %/test_server_http %/test_server_h2 %/test_server_h2_tls %/test_server_h2_duplex %/test_server_metrics %/test_server_rest %/test_server_rpc %/test_model_lanes %/test_model_cuda_choice \
               %/test_model_data_queue %/test_model_eval_evaluator \
               %/test_server_store_postgres,$(TESTS))
