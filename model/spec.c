@@ -142,27 +142,23 @@ static enum ut_err read_iresnet(const json_t *j, const char *module,
                                 struct mdl_spec_node *n, struct ut_error *e)
 {
     static const int widths[4] = {64, 128, 256, 512};
+    int n_widths = 0; /* that the name stands for, or that are listed */
     enum ut_err rc;
-    int n_widths;
 
     n->module = MDL_MODULE_IRESNET;
     for (size_t i = 0; i < sizeof(depths) / sizeof(depths[0]); i++)
         if (!strcmp(module, depths[i].name)) {
-            n->n_stages = 4;
+            n->n_stages = n_widths = 4;
             memcpy(n->layers, depths[i].layers, sizeof(depths[i].layers));
             memcpy(n->widths, widths, sizeof(widths));
         }
-    if (n->n_stages && !json_object_get(j, "layers") &&
-        !json_object_get(j, "widths"))
-        return UT_OK;
     if (!n->n_stages || json_object_get(j, "layers")) {
         rc = get_ints(j, n->name, "layers", MAX_BLOCKS, n->layers, &n->n_stages,
                       e);
         if (rc)
             return rc;
     }
-    n_widths = n->n_stages;
-    if (!n->widths[0] || json_object_get(j, "widths")) {
+    if (!n_widths || json_object_get(j, "widths")) {
         rc = get_ints(j, n->name, "widths", MDL_SPEC_MAX_WIDTH, n->widths,
                       &n_widths, e);
         if (rc)

@@ -12,9 +12,11 @@ static void build(const char *text, size_t len)
     struct mdl_graph g;
     struct ut_error e;
 
-    if (!mdl_spec_parse(text, len, &spec, &e) &&
-        !mdl_model_build(&spec, &g, &e))
-        mdl_graph_fini(&g);
+    if (mdl_spec_parse(text, len, &spec, &e) || mdl_model_build(&spec, &g, &e))
+        return;
+    for (int i = 0; i < g.n_nodes; i++)
+        (void)mdl_node_macs(&g, &g.nodes[i]);
+    mdl_graph_fini(&g);
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)

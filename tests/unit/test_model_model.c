@@ -111,6 +111,9 @@ static const struct {
     {"{\"trees\":[{\"name\":\"r\",\"module\":\"iresnet\",\"layers\":[1,2],"
      "\"widths\":[8],\"head\":\"binary\"}]}",
      "2 layers but 1 widths"},
+    {"{\"trees\":[{\"name\":\"r\",\"module\":\"iresnet50\",\"layers\":"
+     "[3,4,14,3,2],\"head\":\"binary\"}]}",
+     "5 layers but 4 widths"},
     {"{\"trees\":[{\"name\":\"r\",\"module\":\"iresnet\",\"layers\":[0],"
      "\"widths\":[8],\"head\":\"binary\"}]}",
      "\"layers\"[0]"},
