@@ -43,11 +43,26 @@ static bool grow(struct mdl_graph *g, void **array, int n, int *cap,
     return true;
 }
 
+/* most: the numbers it may have. Anybody's file says how many: from here on
+ * they fit an int, and no dimension is 0. */
 static int new_value(struct mdl_graph *g, enum mdl_value_kind kind,
-                     const struct mdl_shape *shape)
+                     const struct mdl_shape *shape, int most)
 {
-    if (g->error.code || !grow(g, (void **)&g->values, g->n_values,
-                               &g->cap_values, sizeof(*g->values)))
+    struct ut_error why;
+    size_t bytes;
+    char text[80];
+
+    if (g->error.code)
+        return -1;
+    if (mdl_shape_bytes(shape, MDL_F32, (size_t)most * sizeof(float), &bytes,
+                        &why) ||
+        !bytes) {
+        ut_fail(&g->error, UT_EINVAL, "%s is not 1 to %d numbers",
+                mdl_shape_text(shape, text), most);
+        return -1;
+    }
+    if (!grow(g, (void **)&g->values, g->n_values, &g->cap_values,
+              sizeof(*g->values)))
         return -1;
     g->values[g->n_values] = (struct mdl_value){
         .kind = kind,
@@ -70,7 +85,7 @@ int mdl_graph_input(struct mdl_graph *g, int h, int w)
 {
     struct mdl_shape shape = mdl_shape_of(3, h, w, 3);
 
-    g->input = new_value(g, MDL_VALUE_INPUT, &shape);
+    g->input = new_value(g, MDL_VALUE_INPUT, &shape, MDL_MAX_VALUE);
     if (g->input >= 0)
         g->values[g->input].dtype = MDL_U8;
     return g->input;
@@ -136,7 +151,7 @@ int mdl_graph_param(struct mdl_graph *g, enum mdl_value_kind kind,
                 mdl_shape_text(&shape, b));
         return -1;
     }
-    v = new_value(g, kind, &shape);
+    v = new_value(g, kind, &shape, MDL_MAX_WHOLE);
     if (v >= 0)
         memcpy(g->values[v].name, name, sizeof(name));
     return v;
@@ -151,7 +166,7 @@ int mdl_graph_param_owned(struct mdl_graph *g, struct mdl_shape shape,
     if (g->error.code || !grow(g, (void **)&g->owned, g->n_owned, &g->cap_owned,
                                sizeof(*g->owned)))
         return -1;
-    v = new_value(g, MDL_VALUE_PARAM, &shape);
+    v = new_value(g, MDL_VALUE_PARAM, &shape, MDL_MAX_WHOLE);
     if (v < 0)
         return -1;
     va_start(args, fmt);
@@ -363,7 +378,8 @@ int mdl_graph_append(struct mdl_graph *g, const struct mdl_node *n)
         !grow(g, (void **)&g->nodes, g->n_nodes, &g->cap_nodes,
               sizeof(*g->nodes)))
         return -1;
-    v = new_value(g, MDL_VALUE_RESULT, &shape);
+    v = new_value(g, MDL_VALUE_RESULT, &shape,
+                  whole ? MDL_MAX_WHOLE : MDL_MAX_VALUE);
     if (v < 0)
         return -1;
     node.out = v;
@@ -506,7 +522,7 @@ int mdl_graph_softmax(struct mdl_graph *g, int x)
 
 int mdl_graph_given(struct mdl_graph *g, struct mdl_shape shape)
 {
-    return new_value(g, MDL_VALUE_INPUT, &shape);
+    return new_value(g, MDL_VALUE_INPUT, &shape, MDL_MAX_VALUE);
 }
 
 void mdl_graph_output(struct mdl_graph *g, int v, const char *fmt, ...)

@@ -20,6 +20,12 @@
 #define MDL_NODE_INPUTS 8
 #define MDL_MAX_OUTPUTS 64
 
+/* Numbers of one value for one image, and of a parameter or a result that is
+ * whole. 64 channels of the largest picture fit the first; VGG's largest
+ * layer, [4096, 25088], the second. */
+#define MDL_MAX_VALUE (1 << 26)
+#define MDL_MAX_WHOLE (1 << 28)
+
 enum mdl_op {
     MDL_OP_IMAGE,     /* u8 [H,W,3] RGB -> f32 [3,H,W]; see struct mdl_node */
     MDL_OP_CONV,      /* x [C,H,W], w [O,C/g,K,K], bias [O]?, residual?      */
@@ -141,7 +147,7 @@ void mdl_graph_init(struct mdl_graph *g);
 void mdl_graph_fini(struct mdl_graph *g);
 
 /* ---- Building. Each returns the value made, or -1 after an error, which
- * g->error holds; shapes are inferred and checked. ---- */
+ * g->error holds; shapes are inferred and checked, sizes too. ---- */
 
 /* Starts the module that the nodes from here belong to. */
 void mdl_graph_module(struct mdl_graph *g, const char *name);

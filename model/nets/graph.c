@@ -1,25 +1,12 @@
-/* A network as its spec lists it: what is listed was written by anybody, so
- * sizes are checked before anything is made of them. */
+/* A network as its spec lists it. */
 #include <stdio.h>
 
 #include "model/nets/nets.h"
-
-/* Floats of one value and of one tensor. 64 channels of the largest picture
- * fit the first; VGG's largest layer, [4096, 25088], the second. */
-#define MAX_VALUE ((int64_t)1 << 26)
-#define MAX_TENSOR ((int64_t)1 << 28)
 
 static int tensor(struct mdl_graph *g, enum mdl_value_kind kind,
                   struct mdl_shape shape, const char *node, int at,
                   const char *part)
 {
-    int64_t count = 1;
-
-    for (int i = 0; i < shape.n_dims; i++)
-        count *= shape.dim[i];
-    if (count > MAX_TENSOR && !g->error.code)
-        ut_fail(&g->error, UT_EINVAL, "a tensor of %lld numbers, over %lld",
-                (long long)count, (long long)MAX_TENSOR);
     return mdl_graph_param(g, kind, shape, "%s.%d.%s", node, at, part);
 }
 
@@ -130,9 +117,6 @@ int mdl_net_graph(struct mdl_graph *g, int x, const struct mdl_spec *spec,
         const struct mdl_spec_op *op = &spec->ops[n->first_op + i];
 
         x = values[i + 1] = operation(g, values, op, n->name, i);
-        if (x >= 0 && (int64_t)mdl_shape_count(&g->values[x].shape) > MAX_VALUE)
-            ut_fail(&g->error, UT_EINVAL, "%zu numbers a picture, over %lld",
-                    mdl_shape_count(&g->values[x].shape), (long long)MAX_VALUE);
         if (g->error.code) {
             locate(g, n->name, i);
             return -1;

@@ -109,9 +109,9 @@ struct hand {
     Onnx__Shape shape;
     Onnx__Dimension dims[4], *dim[4];
     Onnx__Tensor tensors[8], *tensor[8];
-    Onnx__Node nodes[8], *node[8];
+    Onnx__Node nodes[16], *node[16];
     Onnx__Attribute attributes[16], *attribute[16];
-    char *names[64];
+    char *names[128];
     int64_t numbers[64];
     float floats[4096];
     int n_names, n_numbers, n_floats, n_attributes;
@@ -553,6 +553,47 @@ static void read__faults__named(void **state)
     }
 }
 
+/* A map of 2^8 numbers, joined with itself n times over: 2^(8 + 3n). */
+static enum ut_err read_joined(int n, struct mdl_graph *g, struct ut_error *e)
+{
+    static char names[][2] = {"a", "b", "c", "d", "e", "f", "g",
+                              "h", "i", "j", "k", "l", "m", "n"};
+    struct hand *h = malloc(sizeof(*h));
+    enum ut_err rc;
+
+    start(h);
+    conv(h, "in w", names[0]);
+    for (int i = 0; i < n; i++) {
+        char inputs[] = "? ? ? ? ? ? ? ?";
+
+        for (int k = 0; k < 16; k += 2)
+            inputs[k] = *names[i];
+        node(h, "Concat", inputs, names[i + 1]);
+        with(h, "axis")->i = 1;
+    }
+    h->out.name = names[n];
+    rc = read_hand(h, g, e);
+    free(h);
+    return rc;
+}
+
+static void read__values_that_grow__up_to_the_limit(void **state)
+{
+    struct mdl_graph g;
+    struct ut_error e;
+
+    (void)state;
+    if (read_joined(6, &g, &e))
+        fail_msg("%s", e.msg);
+    assert_int_equal(mdl_shape_count(&g.values[g.outputs[0]].shape), 1 << 26);
+    mdl_graph_fini(&g);
+    for (int n = 7; n <= 12; n++) {
+        assert_int_equal(read_joined(n, &g, &e), UT_EFORMAT);
+        assert_non_null(strstr(e.msg, "node 7, Concat: [8388608, 8, 8] is not "
+                                      "1 to 67108864 numbers"));
+    }
+}
+
 /* The picture's arithmetic ends up in the IMAGE node, pads and all. */
 static void read__normalised_inside__one_image_node(void **state)
 {
@@ -640,6 +681,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(read__what_was_written__same_numbers),
         cmocka_unit_test(read__faults__named),
+        cmocka_unit_test(read__values_that_grow__up_to_the_limit),
         cmocka_unit_test(read__normalised_inside__one_image_node),
         cmocka_unit_test(read__one_tensor_two_outputs__each_by_itself),
         cmocka_unit_test(read__no_file_or_noise__named),
