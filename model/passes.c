@@ -11,6 +11,7 @@
  * What makes x adds c to its bias; every other user of x takes it off again.
  * See docs/MODEL.md "Folding". */
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -125,9 +126,10 @@ static void affine(const struct mdl_graph *g, const struct mdl_node *bn,
 static float *own(struct mdl_graph *g, int *slot, int64_t n)
 {
     struct mdl_shape shape = mdl_shape_of(1, (int)n);
-    char name[MDL_NAME_LEN] = "folded";
+    char name[MDL_NAME_LEN];
     float *data, *copy;
 
+    snprintf(name, sizeof(name), "folded.%d", g->n_values);
     if (*slot >= 0) {
         shape = g->values[*slot].shape;
         memcpy(name, g->values[*slot].name, sizeof(name));
