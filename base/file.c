@@ -4,30 +4,64 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <ftw.h>
+#include <libgen.h>
 #include <limits.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum ut_err ut_file_write(const char *path, const void *data, size_t len,
-                          struct ut_error *e)
+static bool write_all(int fd, const void *data, size_t len)
 {
     const char *at = data;
-    char fresh[PATH_MAX];
-    ssize_t n = 0;
-    int fd;
 
-    if (snprintf(fresh, sizeof(fresh), "%s.new", path) >= (int)sizeof(fresh))
-        return ut_fail(e, UT_EIO, "%.100s...: is too long a path", path);
-    fd = open(fresh, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
-    if (fd < 0)
-        return ut_fail(e, UT_EIO, "%.150s: cannot be made: %m", path);
-    while (len && (n = write(fd, at, len)) > 0) {
+    while (len) {
+        ssize_t n = write(fd, at, len);
+
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n <= 0)
+            return false;
         at += n;
         len -= (size_t)n;
     }
-    if (len || fsync(fd) || rename(fresh, path)) {
+    return true;
+}
+
+/* So that the name outlives a power cut too. */
+static bool sync_folder(const char *path)
+{
+    char copy[PATH_MAX];
+    bool ok;
+    int fd;
+
+    snprintf(copy, sizeof(copy), "%s", path);
+    fd = open(dirname(copy), O_RDONLY | O_CLOEXEC);
+    /* Not every file system syncs folders. */
+    ok = fd >= 0 && (!fsync(fd) || errno == EINVAL);
+    if (fd >= 0)
+        close(fd);
+    return ok;
+}
+
+enum ut_err ut_file_write_parts(const char *path, unsigned mode,
+                                const struct ut_file_part *parts, size_t n,
+                                struct ut_error *e)
+{
+    char fresh[PATH_MAX];
+    bool ok = true;
+    int fd;
+
+    if (snprintf(fresh, sizeof(fresh), "%s.tmp-%ld", path, (long)getpid()) >=
+        (int)sizeof(fresh))
+        return ut_fail(e, UT_EIO, "%.100s...: is too long a path", path);
+    fd = open(fresh, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, mode);
+    if (fd < 0)
+        return ut_fail(e, UT_EIO, "%.150s: cannot be made: %m", path);
+    for (size_t i = 0; ok && i < n; i++)
+        ok = write_all(fd, parts[i].data, parts[i].len);
+    if (!ok || fsync(fd) || rename(fresh, path) || !sync_folder(path)) {
         ut_fail(e, UT_EIO, "%.150s: cannot be written: %m", path);
         close(fd);
         unlink(fresh);
@@ -35,6 +69,14 @@ enum ut_err ut_file_write(const char *path, const void *data, size_t len,
     }
     close(fd);
     return UT_OK;
+}
+
+enum ut_err ut_file_write(const char *path, const void *data, size_t len,
+                          struct ut_error *e)
+{
+    const struct ut_file_part part = {data, len};
+
+    return ut_file_write_parts(path, 0600, &part, 1, e);
 }
 
 enum ut_err ut_file_copy(const char *from, const char *to, struct ut_error *e)

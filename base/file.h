@@ -5,8 +5,19 @@
 
 #include "base/error.h"
 
-/* Makes or replaces a file, whole: written beside it as PATH.new, synced, then
- * renamed. Errors: UT_EIO naming the path; then what was there stays. */
+struct ut_file_part {
+    const void *data;
+    size_t len;
+};
+
+/* Makes or replaces a file of n parts, whole: written beside it as
+ * PATH.tmp-PROCESS, synced, then renamed. mode: its permissions, before the
+ * umask. Errors: UT_EIO naming the path; then what was there stays. */
+UT_MUSTUSE enum ut_err ut_file_write_parts(const char *path, unsigned mode,
+                                           const struct ut_file_part *parts,
+                                           size_t n, struct ut_error *e);
+
+/* The same of one part, for the owner alone (0600). */
 UT_MUSTUSE enum ut_err ut_file_write(const char *path, const void *data,
                                      size_t len, struct ut_error *e);
 

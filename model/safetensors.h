@@ -66,8 +66,7 @@ struct mdl_st_pair {
     const char *key, *value;
 };
 
-/* Writes a file by a temporary name beside path, fsync and rename, so that
- * path is never half-written. The data begins at a multiple of 64 bytes.
+/* Writes a file whole (base/file.h). The data begins at a multiple of 64 bytes.
  * Errors: UT_EIO (a full disk among them), UT_ENOMEM, UT_EINVAL (duplicate
  * name, len against shape, text that is not UTF-8). */
 UT_MUSTUSE enum ut_err mdl_st_write(const char *path,

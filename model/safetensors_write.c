@@ -1,16 +1,11 @@
-/* Writing safetensors: header by jansson, data as it is, then fsync and
- * rename, so that a reader sees the old file or the new one. */
+/* Writing safetensors: header by jansson, data as it is. */
 #include "model/safetensors.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <jansson.h>
-#include <libgen.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
+#include "base/file.h"
 #include "base/utf8.h"
 
 #define ALIGN 64 /* bytes: a cache line, enough for every vector load */
@@ -55,23 +50,6 @@ static char *header_text(const struct mdl_st_tensor *tensors, size_t n_tensors,
     return text;
 }
 
-static bool write_all(int fd, const void *data, size_t len)
-{
-    const char *p = data;
-
-    while (len) {
-        ssize_t n = write(fd, p, len > 1 << 30 ? 1 << 30 : len);
-
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n <= 0)
-            return false;
-        p += n;
-        len -= (size_t)n;
-    }
-    return true;
-}
-
 static enum ut_err check(const char *path, const struct mdl_st_tensor *tensors,
                          size_t n, const struct mdl_st_pair *meta,
                          size_t n_meta, struct ut_error *e)
@@ -105,62 +83,36 @@ static enum ut_err check(const char *path, const struct mdl_st_tensor *tensors,
     return UT_OK;
 }
 
-static bool sync_folder(const char *path)
-{
-    char *copy = strdup(path);
-    int fd = copy ? open(dirname(copy), O_RDONLY | O_CLOEXEC) : -1;
-    bool ok = fd >= 0 && !fsync(fd);
-
-    if (fd >= 0)
-        close(fd);
-    free(copy);
-    return ok;
-}
-
 enum ut_err mdl_st_write(const char *path, const struct mdl_st_tensor *tensors,
                          size_t n_tensors, const struct mdl_st_pair *meta,
                          size_t n_meta, struct ut_error *e)
 {
     enum ut_err rc = check(path, tensors, n_tensors, meta, n_meta, e);
-    char *temp = NULL, *head = NULL;
-    uint8_t size[8];
-    size_t padded;
-    int fd = -1;
+    struct ut_file_part *parts;
+    char *text, *head;
+    size_t len;
 
     if (rc)
         return rc;
-    head = header_text(tensors, n_tensors, meta, n_meta);
-    if (!head || asprintf(&temp, "%s.tmp-%ld", path, (long)getpid()) < 0) {
+    text = header_text(tensors, n_tensors, meta, n_meta);
+    len = text ? aligned(8 + strlen(text)) : 0;
+    head = malloc(len + 1);
+    parts = malloc((n_tensors + 1) * sizeof(*parts));
+    if (!text || !head || !parts) {
         rc = ut_fail(e, UT_ENOMEM, "%s: no memory for the header", path);
-        temp = NULL;
-        goto out;
+    } else {
+        memset(head, ' ', len);
+        for (int i = 0; i < 8; i++)
+            head[i] = (char)((len - 8) >> 8 * i);
+        memcpy(head + 8, text, strlen(text));
+        parts[0] = (struct ut_file_part){head, len};
+        for (size_t i = 0; i < n_tensors; i++)
+            parts[i + 1] =
+                (struct ut_file_part){tensors[i].data, tensors[i].len};
+        rc = ut_file_write_parts(path, 0644, parts, n_tensors + 1, e);
     }
-    padded = aligned(strlen(head) + 8) - 8;
-    for (int i = 0; i < 8; i++)
-        size[i] = (uint8_t)((uint64_t)padded >> 8 * i);
-    fd = open(temp, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
-    if (fd < 0) {
-        rc = ut_fail(e, UT_EIO, "%s: cannot be created: %m", temp);
-        goto out;
-    }
-    if (!write_all(fd, size, 8) || !write_all(fd, head, strlen(head)))
-        goto io;
-    for (size_t i = strlen(head); i < padded; i++)
-        if (!write_all(fd, " ", 1))
-            goto io;
-    for (size_t i = 0; i < n_tensors; i++)
-        if (!write_all(fd, tensors[i].data, tensors[i].len))
-            goto io;
-    if (fsync(fd) || rename(temp, path) || !sync_folder(path))
-        goto io;
-    goto out;
-io:
-    rc = ut_fail(e, UT_EIO, "%s: cannot be written: %m", path);
-    unlink(temp);
-out:
-    if (fd >= 0)
-        close(fd);
-    free(temp);
+    free(text);
     free(head);
+    free(parts);
     return rc;
 }

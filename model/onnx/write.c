@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "base/buf.h"
+#include "base/file.h"
 
 #define MAX_BYTES ((size_t)INT32_MAX)
 
@@ -577,7 +578,6 @@ enum ut_err mdl_onnx_write(const char *path, const struct mdl_graph *g,
 {
     struct writer w = {.g = g, .e = e};
     struct ut_buf model, opset;
-    FILE *f = NULL;
 
     ut_buf_init(&w.graph, MAX_BYTES);
     ut_buf_init(&model, MAX_BYTES);
@@ -590,12 +590,10 @@ enum ut_err mdl_onnx_write(const char *path, const struct mdl_graph *g,
     varint(&w, &model, 7 << 3 | BYTES); /* the graph follows, not copied */
     varint(&w, &model, w.graph.len);
     if (!w.rc) {
-        f = fopen(path, "wb");
-        if (!f || fwrite(model.data, 1, model.len, f) != model.len ||
-            fwrite(w.graph.data, 1, w.graph.len, f) != w.graph.len || fflush(f))
-            w.rc = ut_fail(e, UT_EIO, "%s: cannot be written: %m", path);
-        if (f && fclose(f) && !w.rc)
-            w.rc = ut_fail(e, UT_EIO, "%s: cannot be written: %m", path);
+        const struct ut_file_part parts[] = {{model.data, model.len},
+                                             {w.graph.data, w.graph.len}};
+
+        w.rc = ut_file_write_parts(path, 0644, parts, 2, e);
     }
     ut_buf_fini(&w.node);
     ut_buf_fini(&w.graph);

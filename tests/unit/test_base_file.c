@@ -24,12 +24,12 @@ static void check(const char *path, const char *want)
 
 static void write__new_and_again__replaced_whole(void **state)
 {
-    char path[64], fresh[72];
+    char path[64], fresh[80];
     struct ut_error e;
 
     (void)state;
     snprintf(path, sizeof(path), "%s/a", test_dir());
-    snprintf(fresh, sizeof(fresh), "%s.new", path);
+    snprintf(fresh, sizeof(fresh), "%s.tmp-%ld", path, (long)getpid());
     assert_int_equal(ut_file_write(path, "a longer text", 13, &e), UT_OK);
     check(path, "a longer text");
     assert_int_equal(ut_file_write(path, "short", 5, &e), UT_OK);
@@ -84,14 +84,14 @@ static void move__to_another_volume__there_whole_and_gone_here(void **state)
 static void write__disk_full__what_was_there_stays(void **state)
 {
     struct rlimit old, small;
-    char path[64], fresh[72];
+    char path[64], fresh[80];
     static char large[8192];
     struct ut_error e;
     enum ut_err rc;
 
     (void)state;
     snprintf(path, sizeof(path), "%s/b", test_dir());
-    snprintf(fresh, sizeof(fresh), "%s.new", path);
+    snprintf(fresh, sizeof(fresh), "%s.tmp-%ld", path, (long)getpid());
     assert_int_equal(ut_file_write(path, "before", 6, &e), UT_OK);
     getrlimit(RLIMIT_FSIZE, &old);
     small = (struct rlimit){1000, old.rlim_max};

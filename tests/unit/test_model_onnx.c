@@ -1,10 +1,13 @@
 /* The ONNX file, read back field by field. That other engines compute the same
  * from it is what tests/onnx shows. */
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
+#include "base/file.h"
 #include "model/model.h"
 #include "model/onnx/onnx.h"
 #include "tests/support/unit.h"
@@ -240,11 +243,46 @@ static void write__no_place_or_no_weights__named(void **state)
     free(spec);
 }
 
+/* A limit on a file's size stands for a full disk. */
+static void write__disk_full__former_file_stays(void **state)
+{
+    const char *text = mdl_model_builtin_spec("mobilenetv2");
+    struct mdl_spec *spec = malloc(sizeof(*spec));
+    struct mdl_model m = {0};
+    struct rlimit old, small;
+    struct ut_error e;
+    enum ut_err rc;
+    char path[64];
+    size_t len;
+    char *data;
+
+    (void)state;
+    snprintf(path, sizeof(path), "%s/m.onnx", test_dir());
+    assert_int_equal(ut_file_write(path, "before", 6, &e), UT_OK);
+    assert_int_equal(mdl_spec_parse(text, strlen(text), spec, &e), UT_OK);
+    assert_int_equal(mdl_model_fresh(spec, 1, &m, &e), UT_OK);
+    getrlimit(RLIMIT_FSIZE, &old);
+    small = (struct rlimit){100000, old.rlim_max};
+    signal(SIGXFSZ, SIG_IGN);
+    setrlimit(RLIMIT_FSIZE, &small);
+    rc = mdl_onnx_write(path, &m.graph, ~0ull, &e);
+    setrlimit(RLIMIT_FSIZE, &old);
+    assert_int_equal(rc, UT_EIO);
+    assert_non_null(strstr(e.msg, path));
+    data = read_file(path, &len);
+    assert_int_equal(len, 6);
+    assert_memory_equal(data, "before", 6);
+    free(data);
+    mdl_model_close(&m);
+    free(spec);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(write__networks__every_name_known_before_its_use),
         cmocka_unit_test(write__no_place_or_no_weights__named),
+        cmocka_unit_test(write__disk_full__former_file_stays),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
