@@ -395,7 +395,7 @@ static void write_scale(struct writer *w, const struct mdl_node *n,
     struct name s = name_of(w, n->in[1]), map;
     const int64_t shape[] = {0, -1, 1, 1};
 
-    if (!is_map(w, n->in[1])) {
+    if (is_map(w, n->in[0]) && !is_map(w, n->in[1])) {
         map = fresh(w);
         two_in(w, "Reshape", s, ints(w, 4, shape), map);
         s = map;

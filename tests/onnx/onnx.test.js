@@ -177,13 +177,19 @@ for (const file of (process.env.NETWORKS || '').split(' ').filter(Boolean))
 
 // ---- our own, by another engine ----
 
-for (const spec of ['mobilenetv2', 'iresnet18'])
-  test(`${spec}, exported by tscaf-model`, async () => {
+const lase = (name, head) => ({ name, module: 'lase', head });
+const trees = { mobilenetv2: [{ module: 'mobilenetv2' }, lase('recognition', 'embedding')],
+  iresnet18: [{ module: 'iresnet18' }, lase('recognition', 'embedding')],
+  'a graph': [{ module: 'graph', ops: [{ op: 'convolution', out: 8, kernel: 7, stride: 7 }, { op: 'relu' }] },
+    { name: 'recognition', module: 'graph', head: 'embedding', dim: 6, ops: [{ op: 'pool' },
+      { op: 'linear', out: 6, bias: true }, { op: 'sigmoid' }, { op: 'scale', of: [2, 3] }] }] };
+
+for (const [name, [root, recognition]] of Object.entries(trees))
+  test(`${name}, exported by tscaf-model`, async () => {
     const model = path.join(folder, 'model.safetensors'), file = path.join(folder, 'own.onnx');
     const text = path.join(folder, 'spec.json');
-    fs.writeFileSync(text, JSON.stringify({ input: 112, trees: [{ name: 'root', module: spec,
-      children: [{ name: 'fatigue', module: 'lase', head: 'binary' },
-        { name: 'recognition', module: 'lase', head: 'embedding' }] }] }));
+    fs.writeFileSync(text, JSON.stringify({ input: 112, trees: [{ name: 'root', ...root,
+      children: [lase('fatigue', 'binary'), recognition] }] }));
     execFileSync(tool, ['init', text, model], { stdio: 'pipe' });
     execFileSync(tool, ['export', model, file], { stdio: 'pipe' });
     await same(model, file);

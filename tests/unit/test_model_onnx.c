@@ -163,31 +163,40 @@ static char *read_file(const char *path, size_t *len)
     return data;
 }
 
-static void write_and_read(const struct mdl_graph *g, uint64_t keep,
-                           int outputs)
+/* The file's graph, in *data. */
+static struct view written(const struct mdl_graph *g, uint64_t keep,
+                           char **data)
 {
     char path[] = "/tmp/test_onnx_XXXXXX";
-    int fd = mkstemp(path), nodes = 0, tensors = 0, in = 0, out = 0;
-    struct view graph = {0};
+    int fd = mkstemp(path);
+    struct view graph = {0}, model;
     struct field f;
     struct ut_error e;
-    struct view model;
     size_t len;
-    char *data;
 
     assert_true(fd >= 0);
     close(fd);
     if (mdl_onnx_write(path, g, keep, &e))
         fail_msg("%s", e.msg);
-    data = read_file(path, &len);
+    *data = read_file(path, &len);
     unlink(path);
-    model = (struct view){(uint8_t *)data, (uint8_t *)data + len};
+    model = (struct view){(uint8_t *)*data, (uint8_t *)*data + len};
     while (next(&model, &f))
         if (f.number == 7)
             graph = f.bytes;
         else if (f.number == 1)
             assert_int_equal(f.value, 8);
     assert_non_null(graph.at);
+    return graph;
+}
+
+static void write_and_read(const struct mdl_graph *g, uint64_t keep,
+                           int outputs)
+{
+    int nodes = 0, tensors = 0, in = 0, out = 0;
+    char *data;
+    struct view graph = written(g, keep, &data);
+
     pass(graph, 11, &in);
     pass(graph, 5, &tensors);
     pass(graph, 1, &nodes);
@@ -222,6 +231,41 @@ static void write__networks__every_name_known_before_its_use(void **state)
         mdl_graph_fini(&fused);
         mdl_model_close(&m);
         free(spec);
+    }
+}
+
+static int n_of(struct view graph, const char *op)
+{
+    struct field f, part;
+    int n = 0;
+
+    while (next(&graph, &f))
+        while (f.number == 1 && next(&f.bytes, &part))
+            n += part.number == 4 &&
+                 (size_t)(part.bytes.end - part.bytes.at) == strlen(op) &&
+                 !memcmp(part.bytes.at, op, strlen(op));
+    return n;
+}
+
+/* [N,C] by [N,C,1,1] would be [N,C,N,C]. */
+static void write__scale_by_channel__reshaped_for_a_map_alone(void **state)
+{
+    static const float mean[3] = {0}, scale[] = {1, 1, 1};
+
+    (void)state;
+    for (int map = 0; map < 2; map++) {
+        struct mdl_graph g;
+        int x, s;
+        char *data;
+
+        mdl_graph_init(&g);
+        mdl_graph_module(&g, "m");
+        x = mdl_graph_image(&g, mdl_graph_input(&g, 8, 8), mean, scale, false);
+        s = mdl_graph_pool(&g, x);
+        mdl_graph_output(&g, mdl_graph_scale(&g, map ? x : s, s), "y");
+        assert_int_equal(n_of(written(&g, 1, &data), "Reshape"), map);
+        free(data);
+        mdl_graph_fini(&g);
     }
 }
 
@@ -281,6 +325,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(write__networks__every_name_known_before_its_use),
+        cmocka_unit_test(write__scale_by_channel__reshaped_for_a_map_alone),
         cmocka_unit_test(write__no_place_or_no_weights__named),
         cmocka_unit_test(write__disk_full__former_file_stays),
     };
