@@ -17,8 +17,9 @@ UT_MUSTUSE enum ut_err mdl_graft_cut(const struct mdl_graph *g,
 
 /* The tree of g, read from ONNX (model/onnx), cut there. Recognition's weights
  * are views of g's, which must outlive it; fatigue's are drawn from seed.
- * Errors: UT_EINVAL for what a spec cannot say: the operation, or pictures
- * that are not square, or an output that is no vector; UT_ENOMEM. */
+ * Errors: UT_EINVAL for what a spec cannot say: the operation, a number that is
+ * not finite, pictures that are not square, an output that is no vector;
+ * UT_ENOMEM. */
 UT_MUSTUSE enum ut_err mdl_graft(const struct mdl_graph *g, int cut,
                                  uint64_t seed, struct mdl_model *out,
                                  struct ut_error *e);

@@ -363,79 +363,135 @@ out:
     return rc;
 }
 
-static json_t *int_list(const int *v, int n)
+void mdl_spec_set(json_t *j, const char *key, json_t *v, bool *ok)
+{
+    *ok = !json_object_set_new(j, key, v) && *ok;
+}
+
+void mdl_spec_append(json_t *list, json_t *v, bool *ok)
+{
+    *ok = !json_array_append_new(list, v) && *ok;
+}
+
+static json_t *int_list(const int *v, int n, bool *ok)
 {
     json_t *list = json_array();
 
     for (int i = 0; i < n; i++)
-        json_array_append_new(list, json_integer(v[i]));
+        mdl_spec_append(list, json_integer(v[i]), ok);
     return list;
 }
 
-static json_t *pixels(const float v[3])
+static json_t *pixels(const float v[3], bool *ok)
 {
-    return json_pack("[f, f, f]", (double)v[0], (double)v[1], (double)v[2]);
+    json_t *list = json_array();
+
+    for (int c = 0; c < 3; c++)
+        mdl_spec_append(list, json_real((double)v[c]), ok);
+    return list;
 }
 
-/* NULL where it is the default. */
-static json_t *image_json(const struct mdl_spec_image *image)
+static json_t *image_json(const struct mdl_spec_image *image, bool *ok)
 {
-    json_t *j;
+    json_t *j = json_object();
 
-    if (mdl_spec_image_equal(image, &mdl_spec_image_default))
-        return NULL;
-    j = json_object();
-    json_object_set_new(j, "mean", pixels(image->mean));
-    json_object_set_new(j, "scale", pixels(image->scale));
+    mdl_spec_set(j, "mean", pixels(image->mean, ok), ok);
+    mdl_spec_set(j, "scale", pixels(image->scale, ok), ok);
     if (image->bgr)
-        json_object_set_new(j, "bgr", json_true());
+        mdl_spec_set(j, "bgr", json_true(), ok);
     return j;
 }
 
-static json_t *node_json(const struct mdl_spec *spec, int idx)
+static json_t *node_json(const struct mdl_spec *spec, int idx, bool *ok)
 {
     const struct mdl_spec_node *n = &spec->nodes[idx];
-    json_t *j = json_object(), *children = json_array();
-    json_t *image = n->parent < 0 ? image_json(&n->image) : NULL;
+    json_t *j = json_object(), *children;
 
-    json_object_set_new(j, "name", json_string(n->name));
-    json_object_set_new(j, "module", json_string(modules[n->module]));
-    if (image)
-        json_object_set_new(j, "image", image);
+    mdl_spec_set(j, "name", json_string(n->name), ok);
+    mdl_spec_set(j, "module", json_string(modules[n->module]), ok);
+    if (n->parent < 0 &&
+        !mdl_spec_image_equal(&n->image, &mdl_spec_image_default))
+        mdl_spec_set(j, "image", image_json(&n->image, ok), ok);
     if (n->module == MDL_MODULE_IRESNET) {
-        json_object_set_new(j, "layers", int_list(n->layers, n->n_stages));
-        json_object_set_new(j, "widths", int_list(n->widths, n->n_stages));
+        mdl_spec_set(j, "layers", int_list(n->layers, n->n_stages, ok), ok);
+        mdl_spec_set(j, "widths", int_list(n->widths, n->n_stages, ok), ok);
     } else if (n->module == MDL_MODULE_MOBILENETV2) {
-        json_object_set_new(j, "width", json_real(n->width));
+        mdl_spec_set(j, "width", json_real(n->width), ok);
     } else if (n->module == MDL_MODULE_GRAPH) {
-        json_object_set_new(j, "ops", mdl_spec_ops_json(spec, n));
+        mdl_spec_set(j, "ops", mdl_spec_ops_json(spec, n, ok), ok);
     } else {
-        json_object_set_new(j, "la_r", json_integer(n->la_r));
-        json_object_set_new(j, "se_r", json_integer(n->se_r));
+        mdl_spec_set(j, "la_r", json_integer(n->la_r), ok);
+        mdl_spec_set(j, "se_r", json_integer(n->se_r), ok);
     }
     if (n->head)
-        json_object_set_new(j, "head", json_string(heads[n->head]));
+        mdl_spec_set(j, "head", json_string(heads[n->head]), ok);
     if (n->head == MDL_HEAD_EMBEDDING)
-        json_object_set_new(j, "dim", json_integer(n->dim));
-    for (int i = idx + 1; i < spec->n_nodes; i++)
-        if (spec->nodes[i].parent == idx)
-            json_array_append_new(children, node_json(spec, i));
-    if (json_array_size(children))
-        json_object_set(j, "children", children);
-    json_decref(children);
+        mdl_spec_set(j, "dim", json_integer(n->dim), ok);
+    if (!n->head) {
+        children = json_array();
+        for (int i = idx + 1; i < spec->n_nodes; i++)
+            if (spec->nodes[i].parent == idx)
+                mdl_spec_append(children, node_json(spec, i, ok), ok);
+        mdl_spec_set(j, "children", children, ok);
+    }
     return j;
+}
+
+/* JSON has no word for what is not a number. */
+static enum ut_err check_numbers(const struct mdl_spec *spec,
+                                 struct ut_error *e)
+{
+    for (int i = 0; i < spec->n_nodes; i++) {
+        const struct mdl_spec_node *n = &spec->nodes[i];
+
+        for (int c = 0; c < 3; c++)
+            if (!isfinite(n->image.mean[c]) || !isfinite(n->image.scale[c]))
+                return ut_fail(e, UT_EINVAL,
+                               "spec: node \"%s\": the image's mean or scale "
+                               "is not finite",
+                               n->name);
+        for (int k = 0; k < n->n_ops; k++)
+            if (!isfinite(spec->ops[n->first_op + k].number))
+                return ut_fail(e, UT_EINVAL,
+                               "spec: node \"%s\", operation %d: its number "
+                               "is not finite",
+                               n->name, k);
+    }
+    return UT_OK;
+}
+
+/* Not by json_dumps, which leaves out what it has no memory for. */
+static char *text_of(const json_t *j)
+{
+    size_t len = json_dumpb(j, NULL, 0, JSON_COMPACT);
+    char *text = calloc(1, len + 1);
+
+    if (!len || !text || json_dumpb(j, text, len, JSON_COMPACT) != len) {
+        free(text);
+        return NULL;
+    }
+    return text;
 }
 
 enum ut_err mdl_spec_write(const struct mdl_spec *spec, char **json,
                            struct ut_error *e)
 {
-    json_t *trees = json_array(), *top;
+    json_t *top, *trees;
+    enum ut_err rc = check_numbers(spec, e);
+    bool ok = true;
 
+    *json = NULL;
+    if (rc)
+        return rc;
+    top = json_object();
+    trees = json_array();
     for (int i = 0; i < spec->n_nodes; i++)
         if (spec->nodes[i].parent < 0)
-            json_array_append_new(trees, node_json(spec, i));
-    top = json_pack("{s:i, s:o}", "input", spec->input, "trees", trees);
-    *json = top ? json_dumps(top, JSON_COMPACT) : NULL;
+            mdl_spec_append(trees, node_json(spec, i, &ok), &ok);
+    mdl_spec_set(top, "input", json_integer(spec->input), &ok);
+    mdl_spec_set(top, "trees", trees, &ok);
+    if (ok)
+        *json = text_of(top);
     json_decref(top);
     return *json ? UT_OK : ut_fail(e, UT_ENOMEM, "spec: no memory to write it");
 }

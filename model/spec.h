@@ -92,7 +92,8 @@ struct mdl_spec {
 UT_MUSTUSE enum ut_err mdl_spec_parse(const char *json, size_t len,
                                       struct mdl_spec *out, struct ut_error *e);
 
-/* Writes it as compact JSON; the caller frees *json. */
+/* Writes it as compact JSON; the caller frees *json. Errors: UT_EINVAL naming
+ * the node that has a number which is not finite; UT_ENOMEM. */
 UT_MUSTUSE enum ut_err mdl_spec_write(const struct mdl_spec *spec, char **json,
                                       struct ut_error *e);
 

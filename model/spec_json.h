@@ -28,6 +28,11 @@ UT_MUSTUSE enum ut_err mdl_spec_read_ops(const json_t *j, struct mdl_spec *spec,
 
 /* The list that mdl_spec_read_ops reads; new. */
 json_t *mdl_spec_ops_json(const struct mdl_spec *spec,
-                          const struct mdl_spec_node *n);
+                          const struct mdl_spec_node *n, bool *ok);
+
+/* v, which is taken, as a member of j, or at the end of a list. *ok: false
+ * where there was no memory for any of it. */
+void mdl_spec_set(json_t *j, const char *key, json_t *v, bool *ok);
+void mdl_spec_append(json_t *list, json_t *v, bool *ok);
 
 #endif

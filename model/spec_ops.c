@@ -172,47 +172,47 @@ enum ut_err mdl_spec_read_ops(const json_t *j, struct mdl_spec *spec,
 
 /* ---- writing ---- */
 
-static void set_int(json_t *j, const char *key, int v, int other)
+static void set_int(json_t *j, const char *key, int v, int other, bool *ok)
 {
     if (v != other)
-        json_object_set_new(j, key, json_integer(v));
+        mdl_spec_set(j, key, json_integer(v), ok);
 }
 
-static json_t *op_json(const struct mdl_spec_op *op, int at)
+static json_t *op_json(const struct mdl_spec_op *op, int at, bool *ok)
 {
     json_t *j = json_object(), *of = json_array();
     int kind = 0;
 
     while (kinds[kind].op != op->op || kinds[kind].act != op->act)
         kind++;
-    json_object_set_new(j, "op", json_string(kinds[kind].name));
+    mdl_spec_set(j, "op", json_string(kinds[kind].name), ok);
     for (int i = 0; i < op->n_of; i++)
-        json_array_append_new(of, json_integer(op->of[i]));
+        mdl_spec_append(of, json_integer(op->of[i]), ok);
     if (op->n_of > 1 || op->of[0] != at)
-        json_object_set(j, "of", of);
+        mdl_spec_set(j, "of", json_incref(of), ok);
     json_decref(of);
     if (op->op == MDL_OP_CONV || op->op == MDL_OP_LINEAR) {
-        set_int(j, "out", op->out, 0);
-        set_int(j, "kernel", op->kernel, 1);
-        set_int(j, "stride", op->stride, 1);
-        set_int(j, "pad", op->pad, 0);
-        set_int(j, "groups", op->groups, 1);
+        set_int(j, "out", op->out, 0, ok);
+        set_int(j, "kernel", op->kernel, 1, ok);
+        set_int(j, "stride", op->stride, 1, ok);
+        set_int(j, "pad", op->pad, 0, ok);
+        set_int(j, "groups", op->groups, 1, ok);
         if (op->bias)
-            json_object_set_new(j, "bias", json_true());
+            mdl_spec_set(j, "bias", json_true(), ok);
     }
     if (op->op == MDL_OP_BATCHNORM && op->number != DEFAULT_EPS)
-        json_object_set_new(j, "eps", json_real((double)op->number));
+        mdl_spec_set(j, "eps", json_real((double)op->number), ok);
     if (op->act == MDL_ACT_LEAKY)
-        json_object_set_new(j, "alpha", json_real((double)op->number));
+        mdl_spec_set(j, "alpha", json_real((double)op->number), ok);
     return j;
 }
 
 json_t *mdl_spec_ops_json(const struct mdl_spec *spec,
-                          const struct mdl_spec_node *n)
+                          const struct mdl_spec_node *n, bool *ok)
 {
     json_t *list = json_array();
 
     for (int i = 0; i < n->n_ops; i++)
-        json_array_append_new(list, op_json(&spec->ops[n->first_op + i], i));
+        mdl_spec_append(list, op_json(&spec->ops[n->first_op + i], i, ok), ok);
     return list;
 }

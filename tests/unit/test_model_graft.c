@@ -1,5 +1,6 @@
 /* Recognisers cut and grafted: where, and that their answers stay the same bit
  * for bit. The ONNX networks are our own writer's, with drawn weights. */
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -317,6 +318,44 @@ static void graft__no_recogniser__refused(void **state)
     mdl_graph_fini(&g);
 }
 
+/* JSON has no NaN: a spec would read back its defaults. */
+static void graft__number_not_finite__refused(void **state)
+{
+    static const float mean[3] = {0};
+    static const struct {
+        float scale, alpha;
+        const char *says; /* NULL: it is grafted */
+    } rows[] = {
+        {1, 0.5f, NULL},
+        {INFINITY, 0.5f, "node \"root\": the image's mean or scale is not"},
+        {1, NAN, "node \"root\", operation 1: its number is not finite"},
+    };
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(rows) / sizeof(*rows); i++) {
+        const float scale[] = {1, rows[i].scale, 1};
+        struct mdl_model m = {0};
+        struct mdl_graph g;
+        struct ut_error e;
+        int x, cut;
+
+        mdl_graph_init(&g);
+        mdl_graph_module(&g, "m");
+        x = mdl_graph_image(&g, mdl_graph_input(&g, 16, 16), mean, scale,
+                            false);
+        x = mdl_graph_act(&g, x, MDL_ACT_RELU, 0, -1);
+        x = mdl_graph_act(&g, x, MDL_ACT_LEAKY, rows[i].alpha, -1);
+        mdl_graph_output(&g, mdl_graph_pool(&g, x), "y");
+        assert_int_equal(mdl_graft_cut(&g, NULL, &cut, &e), UT_OK);
+        assert_int_equal(mdl_graft(&g, cut, 1, &m, &e),
+                         rows[i].says ? UT_EINVAL : UT_OK);
+        if (rows[i].says && !strstr(e.msg, rows[i].says))
+            fail_msg("said \"%s\"", e.msg);
+        mdl_model_close(&m);
+        mdl_graph_fini(&g);
+    }
+}
+
 static enum ut_err attempt(void *arg, struct ut_error *e)
 {
     const struct mdl_graph *g = arg;
@@ -347,6 +386,7 @@ int main(void)
         cmocka_unit_test(graft__every_operation__same_bits_wherever_cut),
         cmocka_unit_test(cut__where_something_bypasses__refused),
         cmocka_unit_test(graft__no_recogniser__refused),
+        cmocka_unit_test(graft__number_not_finite__refused),
         cmocka_unit_test(graft__any_allocation_fails__clean_error),
     };
 

@@ -1,4 +1,5 @@
 /* Specs that list their operations: what they build, keep and refuse. */
+#include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -81,6 +82,39 @@ static void spec__every_operation__builds_and_comes_back(void **state)
     free(text);
     free(spec);
     free(again);
+}
+
+struct text_of {
+    const struct mdl_spec *spec;
+    char *whole;
+};
+
+static enum ut_err write_again(void *arg, struct ut_error *e)
+{
+    const struct text_of *t = arg;
+    char *text = NULL;
+    enum ut_err rc = mdl_spec_write(t->spec, &text, e);
+
+    if (!rc)
+        assert_string_equal(text, t->whole);
+    free(text);
+    return rc;
+}
+
+static void write__any_allocation_fails__no_member_lost(void **state)
+{
+    struct mdl_spec *spec = malloc(sizeof(*spec));
+    struct text_of t = {.spec = spec};
+    struct ut_error e;
+
+    (void)state;
+    json_set_alloc_funcs(malloc, free); /* this program's, which can fail */
+    assert_int_equal(
+        mdl_spec_parse(EVERY("10,3"), strlen(EVERY("10,3")), spec, &e), UT_OK);
+    assert_int_equal(mdl_spec_write(spec, &t.whole, &e), UT_OK);
+    assert_true(each_allocation_fails(write_again, &t) > 100);
+    free(t.whole);
+    free(spec);
 }
 
 /* Two trees that are shown the picture alike share it, others do not. */
@@ -267,6 +301,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(spec__every_operation__builds_and_comes_back),
+        cmocka_unit_test(write__any_allocation_fails__no_member_lost),
         cmocka_unit_test(image__of_two_trees__shared_where_equal),
         cmocka_unit_test(spec__each_fault__named),
         cmocka_unit_test(limits__at_and_past),
