@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "base/buf.h"
+#include "base/utf8.h"
 #include "model/nets/nets.h"
 
 #define MAX_NAMED_FAULTS 8 /* tensors listed in one message */
@@ -247,17 +248,29 @@ enum ut_err mdl_model_init(struct mdl_graph *g, uint64_t seed, float **floats,
 
 /* ---- files ---- */
 
+/* Clients are sent it: UTF-8 whatever the file is called, of whole characters
+ * where it is too long. */
 static void name_of(const struct mdl_st *st, const char *path, char name[64])
 {
-    const char *given = mdl_st_meta(st, "name");
-    const char *stem = strrchr(path, '/');
-    int len;
+    const char *given = mdl_st_meta(st, "name"), *from = given, *end = NULL;
+    size_t at = 0;
 
-    stem = stem ? stem + 1 : path;
-    len = given ? (int)strlen(given)
-                : (int)(strrchr(stem, '.') ? strrchr(stem, '.') - stem
-                                           : (ptrdiff_t)strlen(stem));
-    snprintf(name, 64, "%.*s", len, given ? given : stem);
+    if (!given) {
+        from = strrchr(path, '/') ? strrchr(path, '/') + 1 : path;
+        end = strrchr(from, '.');
+    }
+    end = end ? end : from + strlen(from);
+    while (from < end) {
+        int valid = ut_utf8_len(from);
+        size_t n = valid ? (size_t)valid : 1;
+
+        if (at + n >= 64)
+            break;
+        memcpy(name + at, valid ? from : "?", n);
+        at += n;
+        from += n;
+    }
+    name[at] = '\0';
 }
 
 static void version_of(const void *bytes, size_t len, char version[17])

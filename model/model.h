@@ -15,7 +15,7 @@ struct mdl_model {
     struct mdl_st *file; /* owned; weights are views of it */
     struct mdl_spec spec;
     struct mdl_graph graph; /* as trained, bound, with every named output */
-    char name[64];          /* metadata "name", else the file's stem       */
+    char name[64];          /* metadata "name", else the stem; UTF-8        */
     char version[17];       /* 16 hex digits of the file's BLAKE2b          */
     bool trained;
     float *floats; /* owned; parameters that had to be converted or aligned */

@@ -222,6 +222,34 @@ static void open__whole_file__bound_and_named(void **state)
     unlink(path);
 }
 
+#define E10 "\u00e9\u00e9\u00e9\u00e9\u00e9\u00e9\u00e9\u00e9\u00e9\u00e9"
+
+static void open__stem_too_long_or_no_utf8__a_name_that_is(void **state)
+{
+    static const struct {
+        const char *stem, *name;
+    } rows[] = {
+        {"a" E10 E10 E10 "\u00e9", "a" E10 E10 E10 "\u00e9"}, /* 63 bytes */
+        {"aa" E10 E10 E10 "\u00e9", "aa" E10 E10 E10},
+        {"a.b caf\xe9", "a.b caf?"},
+    };
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
+        struct mdl_model m;
+        struct ut_error e;
+        char path[128];
+
+        snprintf(path, sizeof(path), "%s/%s.safetensors", test_dir(),
+                 rows[i].stem);
+        write_tiny(path, NULL, NULL);
+        if (mdl_model_open(path, &m, &e))
+            fail_msg("%s", e.msg);
+        assert_string_equal(m.name, rows[i].name);
+        mdl_model_close(&m);
+    }
+}
+
 static void open__tensor_missing_or_left_over__listed(void **state)
 {
     const char *path = "build/tiny2.safetensors";
@@ -286,6 +314,7 @@ int main(void)
         cmocka_unit_test(spec__each_fault__named),
         cmocka_unit_test(threshold__written_and_read__the_same_float),
         cmocka_unit_test(open__whole_file__bound_and_named),
+        cmocka_unit_test(open__stem_too_long_or_no_utf8__a_name_that_is),
         cmocka_unit_test(open__tensor_missing_or_left_over__listed),
         cmocka_unit_test(fresh__same_seed__same_weights_and_version),
         cmocka_unit_test(halves__known_bits__converted),
