@@ -288,12 +288,21 @@ static const struct mdl_st_tensor *find(const struct mdl_st *st, int stage,
     return mdl_st_find(st, name);
 }
 
+/* A dimension, or 0 where it is none of any network's. */
+static int size_of(const struct mdl_st_tensor *t, int i)
+{
+    int64_t n = i < t->shape.n_dims ? t->shape.dim[i] : 0;
+
+    return n > INT32_MAX ? 0 : (int)n;
+}
+
 enum ut_err mdl_graft_insightface(const struct mdl_st *weights,
                                   struct mdl_spec *out, struct ut_error *e)
 {
     const struct mdl_st_tensor *fc = mdl_st_find(weights, "fc.weight"), *t;
     struct mdl_spec_node *root, *leaf;
-    double side;
+    int width = 0, side;
+    char text[80];
 
     memset(out, 0, sizeof(*out));
     root = add_node(out, "root", -1, MDL_MODULE_IRESNET);
@@ -301,22 +310,26 @@ enum ut_err mdl_graft_insightface(const struct mdl_st *weights,
            (t = find(weights, root->n_stages + 1, 0))) {
         int s = root->n_stages++;
 
-        root->widths[s] = (int)t->shape.dim[0];
+        root->widths[s] = width = size_of(t, 0);
         while (find(weights, s + 1, root->layers[s]))
             root->layers[s]++;
     }
-    if (!root->n_stages || root->widths[root->n_stages - 1] < 1 || !fc ||
-        fc->shape.n_dims != 2)
+    if (!width || !fc)
         return ut_fail(e, UT_EFORMAT,
                        "there is no tensor \"%s\" of InsightFace's IResNet",
-                       root->n_stages ? "fc.weight" : "layer1.0.conv1.weight");
+                       width ? "fc.weight" : "layer1.0.conv1.weight");
     /* fc sees the last map whole; every stage halves the picture. */
-    side = sqrt((double)fc->shape.dim[1] / root->widths[root->n_stages - 1]);
-    out->input = (int)side << root->n_stages;
+    side = (int)sqrt((double)size_of(fc, 1) / width);
+    if (fc->shape.n_dims != 2 || !side || side * side * width != size_of(fc, 1))
+        return ut_fail(e, UT_EFORMAT,
+                       "the tensor \"fc.weight\" is %s, not of a square map "
+                       "of %d channels",
+                       mdl_shape_text(&fc->shape, text), width);
+    out->input = side << root->n_stages;
     leaf = add_node(out, "fatigue", 0, MDL_MODULE_LASE);
     leaf->head = MDL_HEAD_BINARY;
     leaf = add_node(out, "recognition", 0, MDL_MODULE_NONE);
     leaf->head = MDL_HEAD_EMBEDDING;
-    leaf->dim = (int)fc->shape.dim[0];
+    leaf->dim = size_of(fc, 0);
     return check_spec(out, e);
 }

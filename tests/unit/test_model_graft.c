@@ -356,6 +356,52 @@ static void graft__number_not_finite__refused(void **state)
     }
 }
 
+static void insightface__sizes_of_fc__checked(void **state)
+{
+    static const struct {
+        struct mdl_shape fc;
+        const char *says; /* NULL: it is one */
+    } rows[] = {
+        {{2, {5, 512}}, NULL},
+        {{2, {0, 512}}, "\"dim\" is not a whole number from 1"},
+        {{2, {5, 448}}, "\"fc.weight\" is [5, 448], not of a square map of 8"},
+        {{1, {512}}, "\"fc.weight\" is [512], not"},
+        {{2, {0, 0}}, "\"fc.weight\" is [0, 0], not"},
+        {{2, {0, 1ll << 62}}, "\"fc.weight\" is [0, 4611686018427387904], not"},
+        {{2, {0, INT32_MAX}}, "\"fc.weight\" is [0, 2147483647], not"},
+        /* 16384 x 16384 */
+        {{2, {0, 1ll << 31}}, "\"fc.weight\" is [0, 2147483648], not"},
+    };
+    static const float zeros[5 * 512];
+    char path[64];
+
+    (void)state;
+    snprintf(path, sizeof(path), "%s/insightface", test_dir());
+    for (size_t i = 0; i < sizeof(rows) / sizeof(*rows); i++) {
+        const struct mdl_shape conv = mdl_shape_of(4, 8, 3, 3, 3);
+        const struct mdl_st_tensor t[] = {
+            {"layer1.0.conv1.weight", MDL_F32, conv, zeros,
+             mdl_shape_count(&conv) * 4},
+            {"fc.weight", MDL_F32, rows[i].fc, zeros,
+             mdl_shape_count(&rows[i].fc) * 4},
+        };
+        struct mdl_spec *spec = malloc(sizeof(*spec));
+        struct mdl_st *st;
+        struct ut_error e;
+
+        if (mdl_st_write(path, t, 2, NULL, 0, &e) || mdl_st_open(path, &st, &e))
+            fail_msg("%s", e.msg);
+        assert_int_equal(mdl_graft_insightface(st, spec, &e),
+                         rows[i].says ? UT_EFORMAT : UT_OK);
+        if (rows[i].says && !strstr(e.msg, rows[i].says))
+            fail_msg("said \"%s\"", e.msg);
+        if (!rows[i].says)
+            assert_int_equal(spec->input, 16);
+        mdl_st_close(st);
+        free(spec);
+    }
+}
+
 static enum ut_err attempt(void *arg, struct ut_error *e)
 {
     const struct mdl_graph *g = arg;
@@ -387,6 +433,7 @@ int main(void)
         cmocka_unit_test(cut__where_something_bypasses__refused),
         cmocka_unit_test(graft__no_recogniser__refused),
         cmocka_unit_test(graft__number_not_finite__refused),
+        cmocka_unit_test(insightface__sizes_of_fc__checked),
         cmocka_unit_test(graft__any_allocation_fails__clean_error),
     };
 
