@@ -7,11 +7,17 @@
 
 #include "model/spec_json.h"
 
-static const char *const modules[] = {
-    [MDL_MODULE_IRESNET] = "iresnet", [MDL_MODULE_MOBILENETV2] = "mobilenetv2",
-    [MDL_MODULE_LASE] = "lase",       [MDL_MODULE_LA] = "la",
-    [MDL_MODULE_SE] = "se",           [MDL_MODULE_NONE] = "none",
-    [MDL_MODULE_GRAPH] = "graph",
+/* members: that only nodes of this module have. */
+static const struct {
+    const char *name, *members;
+} modules[] = {
+    [MDL_MODULE_IRESNET] = {"iresnet", "layers widths"},
+    [MDL_MODULE_MOBILENETV2] = {"mobilenetv2", "width"},
+    [MDL_MODULE_LASE] = {"lase", "la_r se_r"},
+    [MDL_MODULE_LA] = {"la", "la_r se_r"},
+    [MDL_MODULE_SE] = {"se", "la_r se_r"},
+    [MDL_MODULE_NONE] = {"none", "la_r se_r"},
+    [MDL_MODULE_GRAPH] = {"graph", "ops"},
 };
 
 static const char *const heads[] = {
@@ -50,7 +56,7 @@ bool mdl_spec_image_equal(const struct mdl_spec_image *a,
 
 const char *mdl_module_name(enum mdl_module m)
 {
-    return modules[m];
+    return modules[m].name;
 }
 
 /* Whether a node of module m may stand at the top of a tree, or below. */
@@ -112,7 +118,7 @@ enum ut_err mdl_spec_check_members(const json_t *j, const char *where,
     json_object_foreach((json_t *)(uintptr_t)j, key, value)
     {
         snprintf(word, sizeof(word), " %s ", key);
-        if (!strstr(allowed, word))
+        if (strchr(key, ' ') || !strstr(allowed, word))
             return ut_fail(e, UT_EFORMAT,
                            "spec: %s has an unknown member \"%s\"; known are%s",
                            where, key, allowed);
@@ -186,7 +192,7 @@ static enum ut_err read_module(const json_t *j, struct mdl_spec_node *n,
             return read_iresnet(j, module, n, e);
     }
     for (int i = MDL_MODULE_MOBILENETV2; module && i <= MDL_MODULE_GRAPH; i++) {
-        if (strcmp(module, modules[i]))
+        if (strcmp(module, modules[i].name))
             continue;
         n->module = (enum mdl_module)i;
         n->width = 1.0;
@@ -260,7 +266,8 @@ static enum ut_err read_head(const json_t *j, struct mdl_spec_node *n,
                              struct ut_error *e)
 {
     const json_t *head = json_object_get(j, "head");
-    bool parent = json_array_size(json_object_get(j, "children")) > 0;
+    const json_t *children = json_object_get(j, "children");
+    bool parent = json_array_size(children) > 0;
 
     n->head = MDL_HEAD_NONE;
     for (int i = MDL_HEAD_BINARY; head && i <= MDL_HEAD_EMBEDDING; i++)
@@ -271,12 +278,19 @@ static enum ut_err read_head(const json_t *j, struct mdl_spec_node *n,
                        "spec: node \"%s\": \"head\" is neither binary nor "
                        "embedding",
                        n->name);
+    if (children && !json_is_array(children))
+        return ut_fail(e, UT_EFORMAT,
+                       "spec: node \"%s\": \"children\" is no list", n->name);
     if (parent && n->head)
         return ut_fail(e, UT_EFORMAT,
                        "spec: node \"%s\" has children and a head", n->name);
     if (!parent && !n->head)
         return ut_fail(e, UT_EFORMAT,
                        "spec: leaf \"%s\" has no head (binary or embedding)",
+                       n->name);
+    if (n->head != MDL_HEAD_EMBEDDING && json_object_get(j, "dim"))
+        return ut_fail(e, UT_EFORMAT,
+                       "spec: node \"%s\" has \"dim\" but no embedding",
                        n->name);
     n->dim = 512;
     return mdl_spec_get_int(j, n->name, "dim", 1, MAX_DIM, &n->dim, e);
@@ -287,6 +301,7 @@ static enum ut_err read_node(const json_t *j, int parent, int depth,
 {
     struct mdl_spec_node n = {.parent = parent, .la_r = 2, .se_r = 16};
     int me = spec->n_nodes;
+    char allowed[96];
     enum ut_err rc;
 
     if (!json_is_object(j))
@@ -296,16 +311,17 @@ static enum ut_err read_node(const json_t *j, int parent, int depth,
                        MDL_SPEC_MAX_DEPTH, MDL_SPEC_MAX_NODES);
     rc = read_name(j, spec, &n, e);
     if (!rc)
-        rc = mdl_spec_check_members(j, n.name,
-                                    " name module layers widths width la_r "
-                                    "se_r head dim image ops children ",
-                                    e);
-    if (!rc)
         rc = read_module(j, &n, e);
+    if (!rc) {
+        snprintf(allowed, sizeof(allowed),
+                 " name module %s head dim image children ",
+                 modules[n.module].members);
+        rc = mdl_spec_check_members(j, n.name, allowed, e);
+    }
     if (!rc && !may_stand(n.module, parent < 0))
-        rc = ut_fail(e, UT_EFORMAT,
-                     "spec: node \"%s\": %s can%s be the root of a tree",
-                     n.name, modules[n.module], parent < 0 ? "not" : " only");
+        rc = ut_fail(
+            e, UT_EFORMAT, "spec: node \"%s\": %s can%s be the root of a tree",
+            n.name, modules[n.module].name, parent < 0 ? "not" : " only");
     if (!rc)
         rc = mdl_spec_get_int(j, n.name, "la_r", 1, MDL_SPEC_MAX_WIDTH, &n.la_r,
                               e);
@@ -316,7 +332,7 @@ static enum ut_err read_node(const json_t *j, int parent, int depth,
         rc = read_head(j, &n, e);
     if (!rc)
         rc = read_image(j, &n, e);
-    if (!rc)
+    if (!rc && n.module == MDL_MODULE_GRAPH)
         rc = mdl_spec_read_ops(j, spec, &n, e);
     if (rc)
         return rc;
@@ -408,7 +424,7 @@ static json_t *node_json(const struct mdl_spec *spec, int idx, bool *ok)
     json_t *j = json_object(), *children;
 
     mdl_spec_set(j, "name", json_string(n->name), ok);
-    mdl_spec_set(j, "module", json_string(modules[n->module]), ok);
+    mdl_spec_set(j, "module", json_string(modules[n->module].name), ok);
     if (n->parent < 0 &&
         !mdl_spec_image_equal(&n->image, &mdl_spec_image_default))
         mdl_spec_set(j, "image", image_json(&n->image, ok), ok);

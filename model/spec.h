@@ -88,7 +88,7 @@ struct mdl_spec {
 
 /* Reads JSON text. "module" may also be "iresnet18", 34, 50 or 100, which
  * stand for their layers and widths. Errors: UT_EFORMAT naming the node and
- * member, unknown members included. Thread: any. */
+ * member, unknown members and those of other modules included. Thread: any. */
 UT_MUSTUSE enum ut_err mdl_spec_parse(const char *json, size_t len,
                                       struct mdl_spec *out, struct ut_error *e);
 

@@ -21,7 +21,7 @@ UT_MUSTUSE enum ut_err mdl_spec_check_members(const json_t *j,
                                               const char *allowed,
                                               struct ut_error *e);
 
-/* The member "ops" of node n, which is not yet in spec, into spec. */
+/* The member "ops" of the graph n, which is not yet in spec, into spec. */
 UT_MUSTUSE enum ut_err mdl_spec_read_ops(const json_t *j, struct mdl_spec *spec,
                                          struct mdl_spec_node *n,
                                          struct ut_error *e);

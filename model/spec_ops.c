@@ -150,12 +150,6 @@ enum ut_err mdl_spec_read_ops(const json_t *j, struct mdl_spec *spec,
     char where[MDL_SPEC_NAME_LEN + 24];
     enum ut_err rc = UT_OK;
 
-    if (!list && n->module != MDL_MODULE_GRAPH)
-        return UT_OK;
-    if (n->module != MDL_MODULE_GRAPH)
-        return ut_fail(e, UT_EFORMAT,
-                       "spec: node \"%s\" has \"ops\" but is no graph",
-                       n->name);
     if (!count || count > (size_t)(MDL_SPEC_MAX_OPS - spec->n_ops))
         return ut_fail(e, UT_EFORMAT,
                        "spec: node \"%s\" has %zu \"ops\"; a file has 1 to %d",

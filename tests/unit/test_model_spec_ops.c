@@ -178,7 +178,7 @@ static const struct {
     {LEAF("{\"op\":\"batch_norm\",\"eps\":\"x\"}"), "\"eps\" is not"},
     {"{\"trees\":[{\"name\":\"r\",\"module\":\"mobilenetv2\",\"ops\":[],"
      "\"head\":\"binary\"}]}",
-     "has \"ops\" but is no graph"},
+     "member \"ops\""},
     {HEADED(CONV4, "\"head\":\"binary\",\"image\":{\"mean\":[1,2]}"),
      "\"mean\" is not three numbers"},
     {HEADED(CONV4, "\"head\":\"binary\",\"image\":{\"scale\":[1,2,1e9]}"),
