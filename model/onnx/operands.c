@@ -125,7 +125,9 @@ int onnx_same(struct onnx_reader *r, const char *name, size_t n, int low,
 static bool shape_of(struct onnx_reader *r, const Onnx__Tensor *t,
                      struct mdl_shape *out)
 {
-    int64_t count = 1;
+    struct ut_error why;
+    size_t bytes;
+    char text[80];
 
     if (t->n_dims > MDL_MAX_DIMS) {
         onnx_bad(r, "\"%.60s\" has %zu dimensions, over %d", t->name, t->n_dims,
@@ -133,14 +135,14 @@ static bool shape_of(struct onnx_reader *r, const Onnx__Tensor *t,
         return false;
     }
     out->n_dims = (int)t->n_dims;
-    for (size_t i = 0; i < t->n_dims; i++) {
-        if (t->dims[i] < 1 || t->dims[i] > INT32_MAX / count) {
-            onnx_bad(r, "\"%.60s\" has a dimension of %lld", t->name,
-                     (long long)t->dims[i]);
-            return false;
-        }
-        count *= t->dims[i];
+    for (size_t i = 0; i < t->n_dims; i++)
         out->dim[i] = t->dims[i];
+    if (mdl_shape_bytes(out, MDL_F32, MDL_MAX_WHOLE * sizeof(float), &bytes,
+                        &why) ||
+        !bytes) {
+        onnx_bad(r, "\"%.40s\" is %s, not 1 to %d numbers", t->name,
+                 mdl_shape_text(out, text), MDL_MAX_WHOLE);
+        return false;
     }
     return true;
 }
