@@ -160,6 +160,7 @@ static enum ut_err read_header(const char *file, struct mdl_st *st,
     const char *name;
     json_t *value;
     enum ut_err rc;
+    size_t n;
 
     if (st->len < 8)
         return ut_fail(e, UT_EFORMAT, "%s: %zu bytes are no safetensors file",
@@ -180,13 +181,12 @@ static enum ut_err read_header(const char *file, struct mdl_st *st,
     rc = read_meta(file, st, e);
     if (rc)
         return rc;
-    if (json_object_size(st->header) > MDL_ST_MAX_TENSORS)
+    n = json_object_size(st->header) - (st->meta ? 1 : 0);
+    if (n > MDL_ST_MAX_TENSORS)
         return ut_fail(e, UT_EFORMAT,
-                       "%s: %zu tensors are over the limit of "
-                       "%d",
-                       file, json_object_size(st->header), MDL_ST_MAX_TENSORS);
-    st->tensors =
-        calloc(json_object_size(st->header) + 1, sizeof(*st->tensors));
+                       "%s: %zu tensors are over the limit of %d", file, n,
+                       MDL_ST_MAX_TENSORS);
+    st->tensors = calloc(n + 1, sizeof(*st->tensors));
     if (!st->tensors)
         return ut_fail(e, UT_ENOMEM, "%s: no memory for the header", file);
     data = st->bytes + 8 + head;

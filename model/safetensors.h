@@ -68,7 +68,7 @@ struct mdl_st_pair {
 
 /* Writes a file whole (base/file.h). The data begins at a multiple of 64 bytes.
  * Errors: UT_EIO (a full disk among them), UT_ENOMEM, UT_EINVAL (duplicate
- * name, len against shape, text that is not UTF-8). */
+ * name, len against shape, text that is not UTF-8, over the limits above). */
 UT_MUSTUSE enum ut_err mdl_st_write(const char *path,
                                     const struct mdl_st_tensor *tensors,
                                     size_t n_tensors,

@@ -15,14 +15,14 @@ static size_t aligned(size_t n)
     return (n + ALIGN - 1) / ALIGN * ALIGN;
 }
 
-/* The header's JSON text, malloc'ed, or NULL without memory. */
-static char *header_text(const struct mdl_st_tensor *tensors, size_t n_tensors,
-                         const struct mdl_st_pair *meta, size_t n_meta)
+/* The header as JSON, or NULL without memory. */
+static json_t *header_json(const struct mdl_st_tensor *tensors,
+                           size_t n_tensors, const struct mdl_st_pair *meta,
+                           size_t n_meta)
 {
     json_t *head = json_object(), *pairs = json_object();
     bool ok = head && pairs;
     size_t at = 0;
-    char *text;
 
     for (size_t i = 0; ok && i < n_meta; i++)
         ok = !json_object_set_new(pairs, meta[i].key,
@@ -44,16 +44,21 @@ static char *header_text(const struct mdl_st_tensor *tensors, size_t n_tensors,
         json_decref(shape);
         at += t->len;
     }
-    text = ok ? json_dumps(head, JSON_COMPACT) : NULL;
-    json_decref(head);
     json_decref(pairs);
-    return text;
+    if (ok)
+        return head;
+    json_decref(head);
+    return NULL;
 }
 
 static enum ut_err check(const char *path, const struct mdl_st_tensor *tensors,
                          size_t n, const struct mdl_st_pair *meta,
                          size_t n_meta, struct ut_error *e)
 {
+    if (n > MDL_ST_MAX_TENSORS)
+        return ut_fail(e, UT_EINVAL,
+                       "%.120s: %zu tensors are over the limit of %d", path, n,
+                       MDL_ST_MAX_TENSORS);
     for (size_t i = 0; i < n_meta; i++)
         if (!ut_utf8_ok(meta[i].key) || !ut_utf8_ok(meta[i].value))
             return ut_fail(e, UT_EINVAL,
@@ -89,29 +94,36 @@ enum ut_err mdl_st_write(const char *path, const struct mdl_st_tensor *tensors,
 {
     enum ut_err rc = check(path, tensors, n_tensors, meta, n_meta, e);
     struct ut_file_part *parts;
-    char *text, *head;
-    size_t len;
+    size_t text, len;
+    json_t *json;
+    char *head;
 
     if (rc)
         return rc;
-    text = header_text(tensors, n_tensors, meta, n_meta);
-    len = text ? aligned(8 + strlen(text)) : 0;
-    head = malloc(len + 1);
+    json = header_json(tensors, n_tensors, meta, n_meta);
+    /* Not by json_dumps, which leaves out what it has no memory for. */
+    text = json ? json_dumpb(json, NULL, 0, JSON_COMPACT) : 0;
+    len = aligned(8 + text);
+    head = malloc(len);
     parts = malloc((n_tensors + 1) * sizeof(*parts));
-    if (!text || !head || !parts) {
+    if (!text || !head || !parts ||
+        json_dumpb(json, head + 8, text, JSON_COMPACT) != text) {
         rc = ut_fail(e, UT_ENOMEM, "%s: no memory for the header", path);
+    } else if (len - 8 > MDL_ST_MAX_HEADER) {
+        rc = ut_fail(e, UT_EINVAL,
+                     "%.120s: a header of %zu bytes is over the limit of %u",
+                     path, len - 8, MDL_ST_MAX_HEADER);
     } else {
-        memset(head, ' ', len);
         for (int i = 0; i < 8; i++)
             head[i] = (char)((len - 8) >> 8 * i);
-        memcpy(head + 8, text, strlen(text));
+        memset(head + 8 + text, ' ', len - 8 - text);
         parts[0] = (struct ut_file_part){head, len};
         for (size_t i = 0; i < n_tensors; i++)
             parts[i + 1] =
                 (struct ut_file_part){tensors[i].data, tensors[i].len};
         rc = ut_file_write_parts(path, 0644, parts, n_tensors + 1, e);
     }
-    free(text);
+    json_decref(json);
     free(head);
     free(parts);
     return rc;

@@ -1,4 +1,5 @@
 /* Reading and writing safetensors: every fault has its row. */
+#include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -167,6 +168,67 @@ static void write__bad_input__refused(void **state)
     assert_int_equal(mdl_st_write("/dev/full/x", t, 1, NULL, 0, &e), UT_EIO);
 }
 
+/* What is written can be read: the same limits. */
+static void write__limits__at_and_past(void **state)
+{
+    /* {"__metadata__":{"k":"..."}} after 8 bytes of length: a header ends at a
+     * multiple of 64 bytes. */
+    size_t len =
+        MDL_ST_MAX_HEADER - 8 - strlen("{\"__metadata__\":{\"k\":\"\"}}");
+    struct mdl_st_tensor *t = calloc(MDL_ST_MAX_TENSORS + 1, sizeof(*t));
+    char *text = malloc(len + 2), path[64];
+    struct mdl_st_pair meta = {"k", text};
+    struct ut_error e;
+    struct mdl_st *st;
+
+    (void)state;
+    snprintf(path, sizeof(path), "%s/limits", test_dir());
+    memset(text, 'a', len);
+    strcpy(text + len, "");
+    if (mdl_st_write(path, NULL, 0, &meta, 1, &e) || mdl_st_open(path, &st, &e))
+        fail_msg("%s", e.msg);
+    assert_int_equal(strlen(mdl_st_meta(st, "k")), len);
+    mdl_st_close(st);
+    strcpy(text + len, "a");
+    assert_int_equal(mdl_st_write(path, NULL, 0, &meta, 1, &e), UT_EINVAL);
+    assert_non_null(strstr(e.msg, "header of 16777272 bytes is over"));
+    for (size_t i = 0; i <= MDL_ST_MAX_TENSORS; i++)
+        t[i].name = "a";
+    assert_int_equal(mdl_st_write(path, t, MDL_ST_MAX_TENSORS + 1, NULL, 0, &e),
+                     UT_EINVAL);
+    assert_non_null(strstr(e.msg, "65537 tensors are over"));
+    free(text);
+    free(t);
+}
+
+static enum ut_err write_one(void *arg, struct ut_error *e)
+{
+    float a[2] = {1, 2};
+    const struct mdl_st_tensor t = {"a", MDL_F32, mdl_shape_of(1, 2), a,
+                                    sizeof(a)};
+    const struct mdl_st_pair meta = {"k", "v"};
+
+    enum ut_err rc = mdl_st_write(arg, &t, 1, &meta, 1, e);
+
+    assert_int_equal(access(arg, F_OK), rc ? -1 : 0);
+    return rc;
+}
+
+static void write__any_allocation_fails__no_file(void **state)
+{
+    struct mdl_st *st;
+    struct ut_error e;
+    char path[64];
+
+    (void)state;
+    json_set_alloc_funcs(malloc, free);
+    snprintf(path, sizeof(path), "%s/memory", test_dir());
+    assert_true(each_allocation_fails(write_one, path) > 20);
+    assert_int_equal(mdl_st_open(path, &st, &e), UT_OK);
+    assert_string_equal(mdl_st_meta(st, "k"), "v");
+    mdl_st_close(st);
+}
+
 static void open__no_such_file_or_folder__named(void **state)
 {
     struct ut_error e;
@@ -211,8 +273,11 @@ int main(void)
         cmocka_unit_test(open__header_length__checked_at_the_limit),
         cmocka_unit_test(write__read_back__equal),
         cmocka_unit_test(write__bad_input__refused),
+        cmocka_unit_test(write__limits__at_and_past),
         cmocka_unit_test(open__no_such_file_or_folder__named),
         cmocka_unit_test(open__any_allocation_fails__clean_error),
+        /* Last: from here on jansson's allocations can fail too. */
+        cmocka_unit_test(write__any_allocation_fails__no_file),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
