@@ -9,6 +9,7 @@
 #include "base/file.h"
 
 #define MAX_BYTES ((size_t)INT32_MAX)
+#define INPUT "images"
 
 /* Field numbers and types of onnx.proto3. */
 enum { VARINT = 0, BYTES = 2, FIXED32 = 5 };
@@ -116,17 +117,18 @@ struct name {
     char text[MDL_NAME_LEN + 16];
 };
 
+/* Names made here are of a kind that no node of a spec has: "v.12". */
 static struct name name_of(const struct writer *w, int v)
 {
     const struct mdl_value *value = &w->g->values[v];
     struct name n;
 
     if (v == w->g->input)
-        snprintf(n.text, sizeof(n.text), "images");
+        snprintf(n.text, sizeof(n.text), INPUT);
     else if (value->name[0])
         snprintf(n.text, sizeof(n.text), "%s", value->name);
     else
-        snprintf(n.text, sizeof(n.text), "v%d", v);
+        snprintf(n.text, sizeof(n.text), "v.%d", v);
     return n;
 }
 
@@ -134,7 +136,7 @@ static struct name fresh(struct writer *w)
 {
     struct name n;
 
-    snprintf(n.text, sizeof(n.text), "x%d", w->n_extra++);
+    snprintf(n.text, sizeof(n.text), "x.%d", w->n_extra++);
     return n;
 }
 
@@ -559,10 +561,13 @@ static void write_graph(struct writer *w, uint64_t keep)
         w->rc = ut_fail(w->e, UT_ENOMEM, "no memory");
         return;
     }
+    if (mdl_graph_find_output(g, INPUT) >= 0)
+        w->rc = ut_fail(w->e, UT_EINVAL,
+                        "an output is called \"" INPUT "\", as the input is");
     mdl_graph_needs(g, needs);
     text(w, &w->graph, 2, "tscaf");
     write_params(w, needs, keep);
-    value_info(w, 11, "images", TYPE_UINT8, &g->values[g->input].shape);
+    value_info(w, 11, INPUT, TYPE_UINT8, &g->values[g->input].shape);
     for (int i = 0; i < g->n_outputs; i++)
         if (keep >> i & 1 && g->outputs[i] >= 0)
             value_info(w, 12, name_of(w, g->outputs[i]).text, TYPE_FLOAT,

@@ -234,6 +234,39 @@ static void write__networks__every_name_known_before_its_use(void **state)
     }
 }
 
+/* Two roots, whose outputs are called as they are. */
+#define ROOTS(a, b)                                                            \
+    "{\"input\":32,\"trees\":[{\"name\":\"" a                                  \
+    "\",\"module\":\"mobilenetv2\",\"width\":0.1,\"head\":\"binary\"},{"       \
+    "\"name\":\"" b                                                            \
+    "\",\"module\":\"mobilenetv2\",\"width\":0.1,\"head\":\"binary\"}]}"
+
+static void write__roots_by_other_names__none_used_twice(void **state)
+{
+    static const char *const rows[] = {ROOTS("v12", "x3"), ROOTS("v", "x"),
+                                       ROOTS("root", "images")};
+
+    (void)state;
+    for (int i = 0; i < 3; i++) {
+        struct mdl_spec *spec = malloc(sizeof(*spec));
+        struct mdl_model m = {0};
+        struct ut_error e;
+
+        if (mdl_spec_parse(rows[i], strlen(rows[i]), spec, &e) ||
+            mdl_model_fresh(spec, 1, &m, &e))
+            fail_msg("%s", e.msg);
+        if (i < 2) {
+            write_and_read(&m.graph, ~0ull, m.graph.n_outputs);
+        } else {
+            assert_int_equal(mdl_onnx_write("/tmp/x", &m.graph, 1, &e),
+                             UT_EINVAL);
+            assert_non_null(strstr(e.msg, "called \"images\", as the input"));
+        }
+        mdl_model_close(&m);
+        free(spec);
+    }
+}
+
 static int n_of(struct view graph, const char *op)
 {
     struct field f, part;
@@ -325,6 +358,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(write__networks__every_name_known_before_its_use),
+        cmocka_unit_test(write__roots_by_other_names__none_used_twice),
         cmocka_unit_test(write__scale_by_channel__reshaped_for_a_map_alone),
         cmocka_unit_test(write__no_place_or_no_weights__named),
         cmocka_unit_test(write__disk_full__former_file_stays),
