@@ -165,8 +165,8 @@ UT_MUSTUSE enum ut_err mdl_plan_run(struct mdl_plan *p, const struct mdl_io *io,
 void mdl_lane_threads(struct mdl_lane *lane, int n);
 /* Runs the graph's nodes [first, last), of a graph with operations of training,
  * on the batch `in`. What earlier nodes left stays until another plan of the
- * lane runs. Errors: UT_EDEVICE, also where it is gone with the device's
- * context. */
+ * lane is made or runs. Errors: UT_EDEVICE, also where it is gone with the
+ * device's context. */
 UT_MUSTUSE enum ut_err mdl_plan_run_nodes(struct mdl_plan *p, const void *in,
                                           int first, int last,
                                           struct ut_error *e);

@@ -119,6 +119,60 @@ static void plan__any_allocation_fails__clean_error(void **state)
     }
 }
 
+struct lane_in_use {
+    struct mdl_lane *lane;
+    struct mdl_plan *plan; /* of one picture */
+    float embedding[16];   /* its answer */
+};
+
+static enum ut_err run_one(const struct lane_in_use *l, float embedding[16],
+                           struct ut_error *e)
+{
+    static uint8_t image[32 * 32 * 3];
+    float *out[MDL_MAX_OUTPUTS] = {0};
+    struct mdl_io io = {.in = image, .out = out};
+
+    for (size_t i = 0; i < sizeof(image); i++)
+        image[i] = (uint8_t)(i * 37);
+    out[mdl_graph_find_output(&optimised, "recognition.embedding")] = embedding;
+    return mdl_plan_run(l->plan, &io, e);
+}
+
+static enum ut_err compile_larger(void *arg, struct ut_error *e)
+{
+    struct lane_in_use *l = arg;
+    struct mdl_plan *larger = NULL;
+    struct ut_error other;
+    float embedding[16];
+    enum ut_err rc =
+        mdl_plan_new(l->lane, &optimised, MDL_PREC_F32, 8, &larger, e);
+
+    mdl_plan_free(larger);
+    if (run_one(l, embedding, &other))
+        fail_msg("%s", other.msg);
+    assert_memory_equal(embedding, l->embedding, sizeof(embedding));
+    return rc;
+}
+
+/* A server goes on with the smaller plans. */
+static void plan__no_room_for_a_larger__runs_on(void **state)
+{
+    struct lane_in_use l = {0};
+    struct mdl_backend *b;
+    struct ut_error e;
+
+    (void)state;
+    assert_int_equal(mdl_backend_open("cpu", 0, &b, &e), UT_OK);
+    assert_int_equal(mdl_lane_new(b, &l.lane, &e), UT_OK);
+    assert_int_equal(
+        mdl_plan_new(l.lane, &optimised, MDL_PREC_F32, 1, &l.plan, &e), UT_OK);
+    assert_int_equal(run_one(&l, l.embedding, &e), UT_OK);
+    assert_true(each_allocation_fails(compile_larger, &l) > 5);
+    mdl_plan_free(l.plan);
+    mdl_lane_free(l.lane);
+    mdl_backend_close(b);
+}
+
 static void onnx__any_allocation_fails__clean_error(void **state)
 {
     (void)state;
@@ -154,6 +208,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(model_fresh__any_allocation_fails__clean_error),
         cmocka_unit_test(plan__any_allocation_fails__clean_error),
+        cmocka_unit_test(plan__no_room_for_a_larger__runs_on),
         cmocka_unit_test(onnx__any_allocation_fails__clean_error),
     };
 

@@ -117,21 +117,21 @@ static enum ut_err place_values(struct plan *p, struct ut_error *e)
     return UT_OK;
 }
 
+/* Where there is no room, the lane's other plans keep what they have. */
 static enum ut_err grow_workspace(struct plan *p, struct ut_error *e)
 {
+    size_t size = (p->scratch + p->scratch_size + 4095) / 4096 * 4096;
     struct lane *l = p->lane;
-    size_t size;
+    char *larger;
 
-    p->total = p->scratch + p->scratch_size;
-    size = (p->total + 4095) / 4096 * 4096;
     if (size <= l->size)
         return UT_OK;
-    free(l->workspace);
-    l->size = 0;
-    l->workspace = aligned_alloc(4096, size);
-    if (!l->workspace)
+    larger = aligned_alloc(4096, size);
+    if (!larger)
         return ut_fail(e, UT_ENOMEM, "no memory for a workspace of %zu bytes",
                        size);
+    free(l->workspace);
+    l->workspace = larger;
     l->size = size;
     return UT_OK;
 }

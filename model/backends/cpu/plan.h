@@ -85,7 +85,7 @@ struct plan {
     struct step *steps;
     int n_steps;
     size_t *offset; /* [n_values]; place in the workspace */
-    size_t scratch, scratch_size, total;
+    size_t scratch, scratch_size;
     char *base;                /* the workspace that the memories point into */
     struct mdl_map *maps;      /* [n_values] */
     dnnl_memory_desc_t *whole; /* [n_values]; of whole values, ndims 0 before */
