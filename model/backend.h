@@ -160,8 +160,9 @@ UT_MUSTUSE enum ut_err mdl_plan_run(struct mdl_plan *p, const struct mdl_io *io,
 
 /* ---- Training: one plan, run in parts (model/train) ---- */
 
-/* Threads that this lane's plans may use, from the next plan on; 1 at first. A
- * GPU has its own. */
+/* Threads that this lane's plans which train may use from their next run on; 1
+ * at first. How some of them divide their work was settled when they were made.
+ * A GPU has its own. */
 void mdl_lane_threads(struct mdl_lane *lane, int n);
 /* Runs the graph's nodes [first, last), of a graph with operations of training,
  * on the batch `in`. What earlier nodes left stays until another plan of the

@@ -2,6 +2,7 @@
 #include "model/train/trainer.h"
 
 #include <math.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -465,26 +466,61 @@ static enum ut_err backward(struct mdl_trainer *t, struct leaf *l, int lane,
 typedef enum ut_err pass(struct mdl_trainer *t, struct leaf *l, int lane,
                          const uint8_t *images, struct ut_error *e);
 
-/* A pass over every part of the batch at once. */
+struct part {
+    struct mdl_trainer *trainer;
+    struct leaf *leaf;
+    pass *run;
+    int lane;
+    const uint8_t *images;
+    pthread_t thread;
+    bool started;
+    enum ut_err rc;
+    struct ut_error error;
+};
+
+static void *run_part(void *arg)
+{
+    struct part *p = arg;
+
+    p->rc = p->run(p->trainer, p->leaf, p->lane, p->images, &p->error);
+    return NULL;
+}
+
+/* A pass over every part of the batch at once. Not by OpenMP: within its
+ * regions a lane has one thread, and oneDNN leaves out what it had divided for
+ * more. */
 static enum ut_err in_lanes(struct mdl_trainer *t, struct leaf *l, pass *run,
                             const uint8_t *images, struct ut_error *e)
 {
     size_t side = (size_t)t->model->spec.input;
-    size_t part = (size_t)(t->config.batch / t->n_lanes) * side * side * 3;
-    struct ut_error errors[MAX_LANES];
-    enum ut_err rcs[MAX_LANES];
+    size_t size = (size_t)(t->config.batch / t->n_lanes) * side * side * 3;
+    struct part parts[MAX_LANES];
+    enum ut_err rc = UT_OK;
 
-    if (t->n_lanes == 1) /* its threads are its own */
-        return run(t, l, 0, images, e);
-#pragma omp parallel for num_threads(t->n_lanes) schedule(static)
-    for (int i = 0; i < t->n_lanes; i++)
-        rcs[i] = run(t, l, i, images + (size_t)i * part, &errors[i]);
-    for (int i = 0; i < t->n_lanes; i++)
-        if (rcs[i]) {
-            *e = errors[i];
-            return rcs[i];
+    for (int i = 0; i < t->n_lanes; i++) {
+        struct part *p = &parts[i];
+
+        *p = (struct part){.trainer = t,
+                           .leaf = l,
+                           .run = run,
+                           .lane = i,
+                           .images = images + (size_t)i * size};
+        p->started =
+            t->n_lanes > 1 && !pthread_create(&p->thread, NULL, run_part, p);
+    }
+    for (int i = 0; i < t->n_lanes; i++) {
+        struct part *p = &parts[i];
+
+        if (p->started)
+            pthread_join(p->thread, NULL);
+        else
+            run_part(p);
+        if (p->rc && !rc) {
+            rc = p->rc;
+            *e = p->error;
         }
-    return UT_OK;
+    }
+    return rc;
 }
 
 enum ut_err mdl_trainer_batch(struct mdl_trainer *t, int task,
