@@ -281,6 +281,50 @@ static void others__odd_channels__as_the_reference(void **state)
     }
 }
 
+/* The picture itself, which convolutions like best in another layout. */
+static void picture__read_by_each_operation__as_the_reference(void **state)
+{
+    struct mdl_graph g;
+    int x, y;
+
+    (void)state;
+    seed = 6;
+    check(&g, start(&g, 3), "the picture alone");
+    check(&g, batchnorm(&g, start(&g, 3)), "batchnorm");
+    for (int act = MDL_ACT_RELU; act <= MDL_ACT_SIGMOID; act++) {
+        x = start(&g, 3);
+        y = act == MDL_ACT_PRELU ? param(&g, mdl_shape_of(1, 3), 1, 4) : -1;
+        check(&g, mdl_graph_act(&g, x, (enum mdl_act)act, 0.1f, y),
+              "activation");
+    }
+    check(&g, mdl_graph_pool(&g, start(&g, 3)), "pool");
+    x = start(&g, 3);
+    check(&g,
+          mdl_graph_linear(&g, x,
+                           param(&g, mdl_shape_of(2, 5, 3 * SIDE * SIDE), 0,
+                                 sqrt(3 * SIDE * SIDE / 3.0)),
+                           -1),
+          "linear");
+    x = start(&g, 3);
+    check(&g, mdl_graph_add(&g, (int[]){x, x}, 2), "add");
+    x = start(&g, 3);
+    check(&g, mdl_graph_upsample(&g, x, 2 * SIDE, 2 * SIDE), "upsample");
+    x = start(&g, 3);
+    y = mdl_graph_act(&g, mdl_graph_pool(&g, x), MDL_ACT_SIGMOID, 0, -1);
+    check(&g, mdl_graph_scale(&g, x, y), "scale");
+    x = start(&g, 3);
+    y = conv(&g, x, 7, 3, 1, 1, 1, true);
+    check(&g, mdl_graph_concat(&g, (int[]){x, y}, 2), "concat");
+    x = start(&g, 3);
+    y = conv(&g, x, 3, 3, 1, 1, 1, true);
+    check(&g, mdl_graph_add(&g, (int[]){y, x}, 2), "a residual");
+    x = start(&g, 3);
+    y = conv(&g, batchnorm(&g, x), 16, 3, 2, 1, 1, true);
+    check(&g,
+          mdl_graph_add(&g, (int[]){y, conv(&g, x, 16, 1, 2, 0, 1, true)}, 2),
+          "batchnorm beside a convolution");
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -289,6 +333,7 @@ int main(void)
         cmocka_unit_test(batchnorms__everywhere__as_the_reference),
         cmocka_unit_test(residuals__with_batchnorm_and_prelu__as_the_reference),
         cmocka_unit_test(others__odd_channels__as_the_reference),
+        cmocka_unit_test(picture__read_by_each_operation__as_the_reference),
     };
 
     if (!has_bf16())

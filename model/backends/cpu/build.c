@@ -12,13 +12,6 @@ static dnnl_data_type_t type_of(const struct plan *p)
     return p->bf16 ? dnnl_bf16 : dnnl_f32;
 }
 
-bool cpu_is_image(const struct plan *p, int v)
-{
-    int producer = p->g->values[v].producer;
-
-    return producer >= 0 && p->g->nodes[producer].op == MDL_OP_IMAGE;
-}
-
 dnnl_memory_desc_t cpu_desc(const struct plan *p, int v)
 {
     const struct mdl_map *m = &p->maps[v];
@@ -29,9 +22,9 @@ dnnl_memory_desc_t cpu_desc(const struct plan *p, int v)
         dnnl_memory_desc_init_by_tag(&d, 2, dims, dnnl_f32, dnnl_nc);
     else
         dnnl_memory_desc_init_by_tag(&d, 4, dims, type_of(p),
-                                     cpu_is_image(p, v) ? dnnl_nchw
-                                     : m->lanes == 8    ? dnnl_nChw8c
-                                                        : dnnl_nChw16c);
+                                     m->lanes == 1   ? dnnl_nchw
+                                     : m->lanes == 8 ? dnnl_nChw8c
+                                                     : dnnl_nChw16c);
     return d;
 }
 

@@ -2,7 +2,7 @@
  *
  *   maps     nChw16c in float32 or bfloat16 where there is AVX-512, else
  *            nChw8c in float32: what oneDNN's convolutions are written for;
- *            but the image, which is nchw
+ *            but an image that only convolutions read, which is nchw
  *   vectors  [batch, C] float32
  *   3x3      stride 1: our Winograd where wino_step.c says so, in training
  *            in float32 alone; oneDNN's in float32 over nChw16c
@@ -220,7 +220,7 @@ static void run_kernel(struct plan *p, struct step *s, const void *in)
         return;
     switch (n->op) {
     case MDL_OP_IMAGE:
-        mdl_k_image(n, in, p->batch, y->height * y->width, y->bf16, y->data);
+        mdl_k_image(n, in, y);
         return;
     case MDL_OP_LINEAR:
         mdl_fc_run(x, s->weights->packed, cpu_param(p, n, MDL_IN_B), y);

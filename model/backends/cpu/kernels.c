@@ -5,30 +5,47 @@
 
 #include "model/backends/cpu/per_isa.h"
 
-INLINE void image(const struct mdl_node *n, const uint8_t *rgb, int batch,
-                  int pixels, bool bf16, void *out)
+INLINE void image_in(size_t lanes, const struct mdl_node *n, const uint8_t *rgb,
+                     const struct mdl_map *y)
 {
-    for (int i = 0; i < batch; i++)
-        for (int c = 0; c < 3; c++) {
-            const uint8_t *in =
-                rgb + (size_t)i * (size_t)pixels * 3 + (n->bgr ? 2 - c : c);
-            size_t at = ((size_t)i * 3 + (size_t)c) * (size_t)pixels;
+    size_t pixels = (size_t)y->height * (size_t)y->width;
+    bool bf16 = y->bf16;
+    void *out = y->data;
 
-            for (int p = 0; p < pixels; p++) {
-                float v = (in[3 * (size_t)p] - n->mean[c]) * n->scale[c];
+    for (size_t i = 0; i < (size_t)y->batch; i++)
+        for (size_t c = 0; c < 3; c++) {
+            const uint8_t *in = rgb + i * pixels * 3 + (n->bgr ? 2 - c : c);
+            size_t at =
+                lanes == 1 ? (i * 3 + c) * pixels : i * pixels * lanes + c;
+
+            for (size_t p = 0; p < pixels; p++) {
+                float v = (in[3 * p] - n->mean[c]) * n->scale[c];
 
                 if (bf16)
-                    ((uint16_t *)out)[at + (size_t)p] = mdl_bf16_of(v);
+                    ((uint16_t *)out)[at + p * lanes] = mdl_bf16_of(v);
                 else
-                    ((float *)out)[at + (size_t)p] = v;
+                    ((float *)out)[at + p * lanes] = v;
             }
         }
 }
 
+INLINE void image(const struct mdl_node *n, const uint8_t *rgb,
+                  const struct mdl_map *y)
+{
+    size_t lanes = (size_t)y->lanes;
+    size_t places = (size_t)y->batch * (size_t)y->height * (size_t)y->width;
+
+    if (lanes == 1) {
+        image_in(1, n, rgb, y);
+    } else {
+        memset(y->data, 0, places * lanes * (y->bf16 ? 2 : 4));
+        image_in(lanes, n, rgb, y);
+    }
+}
+
 PER_ISA(, mdl_k_image, image,
-        (const struct mdl_node *n, const uint8_t *rgb, int batch, int pixels,
-         bool bf16, void *out),
-        (n, rgb, batch, pixels, bf16, out))
+        (const struct mdl_node *n, const uint8_t *rgb, const struct mdl_map *y),
+        (n, rgb, y))
 
 void mdl_k_l2norm(const struct mdl_map *x, const struct mdl_map *y)
 {

@@ -13,7 +13,8 @@
 struct mdl_map {
     void *data;
     int batch, channels, height, width;
-    int lanes;   /* channels of a block */
+    int lanes;   /* channels of a block; 1, a plain array: the picture, where
+                    only convolutions read it */
     bool bf16;   /* elements */
     bool vector; /* [batch, channels] float32 */
 };
@@ -41,9 +42,9 @@ static inline uint16_t mdl_bf16_of(float f)
     return (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
 }
 
-/* u8 [batch, h, w, 3] to [batch, 3, h, w], plain, float32 or bfloat16. */
-void mdl_k_image(const struct mdl_node *n, const uint8_t *rgb, int batch,
-                 int pixels, bool bf16, void *out);
+/* u8 [batch, h, w, 3] to a map of 3 channels, also a plain one. */
+void mdl_k_image(const struct mdl_node *n, const uint8_t *rgb,
+                 const struct mdl_map *y);
 void mdl_k_l2norm(const struct mdl_map *x, const struct mdl_map *y);
 
 /* Those that know how maps lie; maps or vectors. Arrays are by channel. They

@@ -4,6 +4,27 @@
 
 #include "model/backends/cpu/plan.h"
 
+/* A picture that only convolutions read, for which oneDNN has kernels of its
+ * own. */
+static bool is_plain(const struct plan *p, int v)
+{
+    const struct mdl_graph *g = p->g;
+    const struct mdl_value *value = &g->values[v];
+
+    if (value->producer < 0 || g->nodes[value->producer].op != MDL_OP_IMAGE ||
+        value->output >= 0 || value->keep)
+        return false;
+    for (int i = 0; i < g->n_nodes; i++) {
+        const struct mdl_node *n = &g->nodes[i];
+        bool reads = n->op == MDL_OP_CONV || n->op == MDL_OP_CONV_DW;
+
+        for (int k = 0; k < n->n_in; k++)
+            if (n->in[k] == v && !(reads && k == MDL_IN_X))
+                return false;
+    }
+    return true;
+}
+
 static void describe(struct plan *p, int v)
 {
     const struct mdl_shape *s = &p->g->values[v].shape;
@@ -16,7 +37,7 @@ static void describe(struct plan *p, int v)
     m->vector = s->n_dims == 1;
     m->height = m->vector ? 1 : (int)s->dim[1];
     m->width = m->vector ? 1 : (int)s->dim[2];
-    m->lanes = p->ctx->kernels->lanes;
+    m->lanes = is_plain(p, v) ? 1 : p->ctx->kernels->lanes;
     m->bf16 = p->bf16 && !m->vector;
 }
 

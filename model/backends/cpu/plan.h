@@ -123,8 +123,6 @@ enum ut_err cpu_weights_refresh(struct plan *p, struct weights *w,
 
 /* build.c. What s->node needs to run. */
 enum ut_err cpu_build(struct plan *p, struct step *s, struct ut_error *e);
-/* The one map that does not lie in blocks of channels. */
-bool cpu_is_image(const struct plan *p, int v);
 bool cpu_is_plain_3x3(const struct mdl_node *n);
 /* n zeros, and up to whole blocks of any size; n floats with such zeros after
  * them, or NULL of NULL. */

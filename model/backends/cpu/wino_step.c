@@ -21,7 +21,7 @@ static const struct mdl_wino_kernel *choose(const struct plan *p,
     bool forward = n->op == MDL_OP_CONV;
     const struct mdl_wino_kernel *k;
 
-    if (!cpu_is_plain_3x3(n) || cpu_is_image(p, n->in[0]) ||
+    if (!cpu_is_plain_3x3(n) || x->lanes == 1 ||
         (forward && !is_slope(n->act, p->bf16)))
         return NULL;
     /* A step's copy of a bias would not learn. */
