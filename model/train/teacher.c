@@ -56,6 +56,7 @@ static enum ut_err find_hint(struct mdl_teacher *t,
         const struct mdl_shape *at = &g->values[v].shape;
 
         if (g->values[v].kind == MDL_VALUE_RESULT && at->n_dims == 3 &&
+            g->nodes[g->values[v].producer].op != MDL_OP_IMAGE &&
             g->values[v].output < 0 && at->dim[1] == c->hint[0] &&
             at->dim[2] == c->hint[1] && (!s || at->dim[0] <= s->dim[0])) {
             best = v;

@@ -8,6 +8,7 @@
 
 #include "model/data/queue.h"
 #include "model/onnx/onnx.h"
+#include "model/train/teacher.h"
 #include "model/train/trainer.h"
 #include "tests/support/server.h"
 #include "tests/support/shell.h"
@@ -310,12 +311,30 @@ static void teacher__mistakes__named(void **state)
     shell_says(2, "ls out out.checkpoint", "No such file");
 }
 
+/* The picture has the size wanted, but it is no inner map. */
+static void teacher__hint_of_the_pictures_size__refused(void **state)
+{
+    struct mdl_teacher_config c = {
+        .side = SIDE, .batch = 1, .threads = 1, .hint = {SIDE, SIDE}};
+    struct mdl_teacher *t;
+    struct ut_error e;
+    char path[128];
+
+    (void)state;
+    snprintf(path, sizeof(path), "%s/teacher.onnx", dir);
+    c.path = path;
+    assert_true(mdl_onnx_input_parse("bytes", &c.input));
+    assert_int_equal(mdl_teacher_open(&c, &t, &e), UT_EINVAL);
+    assert_non_null(strstr(e.msg, "has no inner map of 112x112"));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(hint__of_a_list__the_first_that_there_is),
         cmocka_unit_test(teacher__resumed_with_another_input__refused),
         cmocka_unit_test(teacher__mistakes__named),
+        cmocka_unit_test(teacher__hint_of_the_pictures_size__refused),
         cmocka_unit_test(teacher__every_view__is_what_the_pupil_sees),
     };
 
