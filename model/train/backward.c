@@ -334,6 +334,17 @@ static void mark_used(struct builder *b, const int *ends, int n)
     }
 }
 
+/* An end from which nobody learns. */
+static void refuse(struct builder *b, int end)
+{
+    const struct mdl_graph *from = b->from;
+    int producer = from->values[end].producer;
+    int module = producer < 0 ? -1 : from->nodes[producer].module;
+
+    ut_fail(&b->g->error, UT_EINVAL, "nothing that trains leads to %s",
+            module < 0 ? "the loss" : from->modules[module]);
+}
+
 static void build(struct builder *b, const int *ends, int n)
 {
     const struct mdl_graph *from = b->from;
@@ -351,6 +362,10 @@ static void build(struct builder *b, const int *ends, int n)
     s->n_ends = n;
     s->n_forward = b->g->n_nodes;
     for (int i = 0; i < n; i++) {
+        if (!b->needs[ends[i]]) {
+            refuse(b, ends[i]);
+            return;
+        }
         s->ends[i] = b->moved[ends[i]];
         b->g->values[s->ends[i]].keep = true;
         s->seeds[i] = mdl_graph_given(b->g, from->values[ends[i]].shape);
@@ -384,8 +399,6 @@ enum ut_err mdl_step_build(const struct mdl_graph *g, const int *ends, int n,
         build(&b, ends, n);
     if (!rc && out->graph.error.code)
         rc = ut_fail(e, out->graph.error.code, "%s", out->graph.error.msg);
-    if (!rc && !out->n_gradients)
-        rc = ut_fail(e, UT_EINVAL, "nothing that trains leads to the loss");
     free(b.moved);
     free(b.gradient);
     free(b.stats);

@@ -40,8 +40,8 @@ struct mdl_step {
  * MDL_STEP_ENDS. trains: for each value of g, whether it is a parameter that is
  * trained; what lies above the first of them gets no gradient. Buffers of
  * BatchNorms whose gamma and beta are frozen stay too, and those BatchNorms use
- * them. Errors: UT_EINVAL where nothing that trains leads to them, UT_ENOMEM.
- */
+ * them. Errors: UT_EINVAL where nothing that trains leads to one of them,
+ * UT_ENOMEM. */
 UT_MUSTUSE enum ut_err mdl_step_build(const struct mdl_graph *g,
                                       const int *ends, int n,
                                       const bool *trains, struct mdl_step *out,

@@ -366,7 +366,7 @@ static void build__nothing_trained__refused(void **state)
     (void)state;
     y = start(&g, 4);
     assert_int_equal(mdl_step_build(&g, &y, 1, trains, &s, &e), UT_EINVAL);
-    assert_non_null(strstr(e.msg, "nothing that trains"));
+    assert_non_null(strstr(e.msg, "nothing that trains leads to test"));
     mdl_graph_fini(&g);
 }
 

@@ -56,6 +56,7 @@ static void fresh(struct mdl_model *m)
 
 static struct mdl_optimizer optimizer = {MDL_SGD, 0.9f, 0, 0, 0};
 static int threads = 2;
+static bool frozen_root;
 
 /* Of r->model as it is. */
 static enum ut_err open_trainer(struct run *r, const char *backend, int batch,
@@ -69,6 +70,7 @@ static enum ut_err open_trainer(struct run *r, const char *backend, int batch,
         .lanes = lanes,
         .batch = batch,
         .momentum = 0.1f,
+        .frozen_root = frozen_root,
         .optimizer = optimizer,
     };
     struct mdl_recognition recognition = {
@@ -677,6 +679,22 @@ static void hint__no_such_module__named(void **state)
     close_run(&r);
 }
 
+/* It would be asked of a teacher and learnt by nobody. */
+static void hint__in_a_frozen_root__named(void **state)
+{
+    struct run r;
+    struct ut_error e;
+
+    (void)state;
+    frozen_root = true;
+    assert_int_equal(open_run(&r, "cpu", 2, 1, "root.stage5", &e), UT_EINVAL);
+    assert_non_null(strstr(e.msg, "nothing that trains leads to root.stage5"));
+    close_run(&r);
+    assert_int_equal(open_run(&r, "cpu", 2, 1, NULL, &e), UT_OK);
+    close_run(&r);
+    frozen_root = false;
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -696,6 +714,7 @@ int main(void)
         cmocka_unit_test(lanes__uneven__refused),
         cmocka_unit_test(hint__its_gradient__joins_before_it),
         cmocka_unit_test(hint__no_such_module__named),
+        cmocka_unit_test(hint__in_a_frozen_root__named),
     };
 
     if (!getenv("TSCAF_TEST_CUDA")) {
