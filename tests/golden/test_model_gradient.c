@@ -370,6 +370,48 @@ static void build__nothing_trained__refused(void **state)
     mdl_graph_fini(&g);
 }
 
+/* What is set of no use to anybody lies in nobody's place. */
+static void plan__input_that_nobody_uses__set_without_harm(void **state)
+{
+    static uint8_t in[BATCH * SIDE * SIDE * 3];
+    static float seeds[BATCH * 4 * SIDE * SIDE], junk[BATCH * 4 * SIDE * SIDE];
+    size_t n = sizeof(seeds) / sizeof(*seeds);
+    float *gradient[2];
+    bool trains[64] = {false};
+    struct machine m;
+    struct mdl_graph g;
+    struct mdl_step s;
+    struct ut_error e;
+    int end, unused;
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(in); i++)
+        in[i] = (uint8_t)(128 + 100 * noise());
+    for (size_t i = 0; i < n; i++) {
+        seeds[i] = noise();
+        junk[i] = 1000;
+    }
+    end = mdl_graph_act(&g, start(&g, 4), MDL_ACT_RELU, 0, -1);
+    for (int v = 0; v < g.n_values; v++)
+        trains[v] = g.values[v].kind == MDL_VALUE_PARAM;
+    assert_int_equal(mdl_step_build(&g, &end, 1, trains, &s, &e), UT_OK);
+    unused = mdl_graph_given(&s.graph, mdl_shape_of(3, 4, SIDE, SIDE));
+    m = open_machine("cpu", &s);
+    for (int i = 0; i < 2; i++) {
+        loss_of(&m, &s, in, seeds, n);
+        if (i)
+            assert_int_equal(mdl_plan_set(m.plan, unused, junk, &e), UT_OK);
+        back(&m, &s, in, seeds);
+        gradient[i] = gradient_of(&m, &s, 0, 12);
+    }
+    assert_memory_equal(gradient[0], gradient[1], 12 * sizeof(float));
+    free(gradient[0]);
+    free(gradient[1]);
+    close_machine(&m);
+    mdl_step_fini(&s);
+    mdl_graph_fini(&g);
+}
+
 /* A context that is lost between forward and backward, by whoever it was, takes
  * what the forward pass left: that is an error, and then all is as before. */
 static void cuda__context_lost_between__said_then_as_before(void **state)
@@ -463,6 +505,7 @@ int main(void)
         cmocka_unit_test(batchnorms__maps_and_vectors__by_differences),
         cmocka_unit_test(others__each__by_differences),
         cmocka_unit_test(build__nothing_trained__refused),
+        cmocka_unit_test(plan__input_that_nobody_uses__set_without_harm),
         cmocka_unit_test(cuda__context_lost_between__said_then_as_before),
         cmocka_unit_test(cuda__float16__refused),
     };

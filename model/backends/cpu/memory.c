@@ -76,7 +76,8 @@ static int by_first(const void *a, const void *b)
     return ((const struct life *)a)->first - ((const struct life *)b)->first;
 }
 
-/* From its step to the last that uses it, or to the end if it is asked for. */
+/* From its step to the last that uses it, or to the end if it is asked for. An
+ * input that nobody uses is set all the same. */
 static int find_lives(const struct plan *p, struct life *lives)
 {
     const struct mdl_graph *g = p->g;
@@ -100,6 +101,9 @@ static int find_lives(const struct plan *p, struct life *lives)
             for (int j = 0; j < g->nodes[i].n_in; j++)
                 if (g->nodes[i].in[j] == lives[k].value && i > lives[k].last)
                     lives[k].last = i;
+    for (int k = 0; k < n; k++)
+        if (lives[k].last < 0)
+            lives[k].last = g->n_nodes;
     qsort(lives, (size_t)n, sizeof(*lives), by_first);
     return n;
 }
