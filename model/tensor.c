@@ -117,15 +117,8 @@ void mdl_f16_to_f32(const uint16_t *in, float *out, size_t n)
 
 void mdl_f32_to_bf16(const float *in, uint16_t *out, size_t n)
 {
-    for (size_t i = 0; i < n; i++) {
-        uint32_t bits;
-
-        memcpy(&bits, &in[i], sizeof(bits));
-        if ((bits & 0x7fffffff) > 0x7f800000) /* NaN must stay one */
-            out[i] = (uint16_t)(bits >> 16 | 0x40);
-        else
-            out[i] = (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
-    }
+    for (size_t i = 0; i < n; i++)
+        out[i] = mdl_bf16_of(in[i]);
 }
 
 static uint16_t f16_of(float x)

@@ -4,6 +4,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 
 #include "base/error.h"
 
@@ -48,6 +49,17 @@ const char *mdl_shape_text(const struct mdl_shape *s, char text[80]);
 
 /* One shape from its dimensions: mdl_shape_of(4, 64, 3, 3, 3). */
 struct mdl_shape mdl_shape_of(int n_dims, ...);
+
+/* To the nearest bfloat16, ties to even. */
+static inline uint16_t mdl_bf16_of(float f)
+{
+    uint32_t bits;
+
+    memcpy(&bits, &f, sizeof(bits));
+    if ((bits & 0x7fffffff) > 0x7f800000) /* NaN must stay one */
+        return (uint16_t)(bits >> 16 | 0x40);
+    return (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
 
 /* Half-precision conversions of n elements; round to nearest even. */
 void mdl_bf16_to_f32(const uint16_t *in, float *out, size_t n);

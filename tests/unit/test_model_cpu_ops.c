@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "model/backend.h"
+#include "model/backends/cpu/train_kernels.h"
 #include "tests/support/unit.h"
 
 #define SIDE 11 /* of the picture: no multiple of anything */
@@ -281,6 +282,53 @@ static void others__odd_channels__as_the_reference(void **state)
     }
 }
 
+static float float_of(uint32_t bits)
+{
+    float f;
+
+    memcpy(&f, &bits, sizeof(f));
+    return f;
+}
+
+/* Infinities and NaNs stay what they are, whatever their bits; half-way ones
+ * go to the even one, also up into the next exponent or to infinity. */
+static void bf16__any_bits__as_the_nearest(void **state)
+{
+    static const struct {
+        uint32_t from;
+        uint16_t to;
+    } c[] = {
+        {0x3f800000, 0x3f80}, {0x3f808000, 0x3f80}, {0x3f808001, 0x3f81},
+        {0x3f818000, 0x3f82}, {0x3fffffff, 0x4000}, {0x80000000, 0x8000},
+        {0x00008000, 0x0000}, {0x7f7f7fff, 0x7f7f}, {0x7f7fffff, 0x7f80},
+        {0x7f800000, 0x7f80}, {0xff800000, 0xff80}, {0x7fc00000, 0x7fc0},
+        {0x7f800001, 0x7fc0}, {0x7fffffff, 0x7fff}, {0xffffffff, 0xffff},
+        {0xff80ffff, 0xffc0},
+    };
+    enum { N = sizeof(c) / sizeof(c[0]) };
+    float in[N];
+    uint16_t out[N];
+    struct mdl_map m = {.data = out,
+                        .batch = 1,
+                        .channels = N,
+                        .height = 1,
+                        .width = 1,
+                        .bf16 = true};
+
+    (void)state;
+    for (int i = 0; i < N; i++) {
+        in[i] = float_of(c[i].from);
+        assert_int_equal(mdl_bf16_of(in[i]), c[i].to);
+    }
+    for (m.lanes = 8; m.lanes <= 16; m.lanes += 8) {
+        memset(out, 0, sizeof(out));
+        (m.lanes == 8 ? &mdl_train_kernels_8 : &mdl_train_kernels_16)
+            ->from_rows(in, &m);
+        for (int i = 0; i < N; i++)
+            assert_int_equal(out[i], c[i].to);
+    }
+}
+
 /* The picture itself, which convolutions like best in another layout. */
 static void picture__read_by_each_operation__as_the_reference(void **state)
 {
@@ -333,6 +381,7 @@ int main(void)
         cmocka_unit_test(batchnorms__everywhere__as_the_reference),
         cmocka_unit_test(residuals__with_batchnorm_and_prelu__as_the_reference),
         cmocka_unit_test(others__odd_channels__as_the_reference),
+        cmocka_unit_test(bf16__any_bits__as_the_nearest),
         cmocka_unit_test(picture__read_by_each_operation__as_the_reference),
     };
 

@@ -2,6 +2,7 @@
 #include "model/backends/cpu/kernels.h"
 
 #include <math.h>
+#include <string.h>
 
 #include "model/backends/cpu/per_isa.h"
 

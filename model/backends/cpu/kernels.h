@@ -2,7 +2,6 @@
 #define MODEL_BACKENDS_CPU_KERNELS_H
 
 #include <stdint.h>
-#include <string.h>
 
 #include "model/graph.h"
 
@@ -22,24 +21,6 @@ struct mdl_map {
 static inline int mdl_map_blocks(const struct mdl_map *m)
 {
     return (m->channels + m->lanes - 1) / m->lanes;
-}
-
-static inline float mdl_float_of(uint16_t bf16)
-{
-    uint32_t bits = (uint32_t)bf16 << 16;
-    float f;
-
-    memcpy(&f, &bits, sizeof(f));
-    return f;
-}
-
-/* To the nearest, ties to even. */
-static inline uint16_t mdl_bf16_of(float f)
-{
-    uint32_t bits;
-
-    memcpy(&bits, &f, sizeof(bits));
-    return (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
 }
 
 /* u8 [batch, h, w, 3] to a map of 3 channels, also a plain one. */

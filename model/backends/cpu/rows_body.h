@@ -88,14 +88,15 @@ INLINE vec load(enum kind kind, struct rows r, int i)
 INLINE void store(enum kind kind, struct rows r, int i, vec v)
 {
     char *at = r.at + (size_t)i * LANES * (kind == ROWS_BF16 ? 2 : 4);
-    uvec w;
+    uvec w, nan;
     hvec h;
 
     if (kind == ROWS_F32) {
         memcpy(at, &v, sizeof(v));
-    } else if (kind == ROWS_BF16) { /* to the nearest, ties to even */
-        memcpy(&w, &v, sizeof(w));
-        w += 0x7fff + (w >> 16 & 1);
+    } else if (kind == ROWS_BF16) { /* as mdl_bf16_of */
+        nan = (uvec)(v != v);
+        w = (uvec)v;
+        w = (nan & (w | 0x400000)) | (~nan & (w + 0x7fff + (w >> 16 & 1)));
         h = __builtin_convertvector(w >> 16, hvec);
         memcpy(at, &h, sizeof(h));
     } else {
