@@ -370,6 +370,46 @@ static void build__nothing_trained__refused(void **state)
     mdl_graph_fini(&g);
 }
 
+/* The reference adds up in double: one is left of one between two that are much
+ * larger and cancel, at every place. */
+static void ref__terms_that_cancel__leave_what_is_between(void **state)
+{
+    static const uint8_t in[BATCH * SIDE * SIDE * 3];
+    static float seeds[BATCH][3][SIDE * SIDE];
+    bool trains[64] = {false};
+    struct machine m;
+    struct mdl_graph g;
+    struct mdl_step s;
+    struct ut_error e;
+    float *w, *bias;
+    int x, w_at, end;
+
+    (void)state;
+    for (int i = 0; i < BATCH * SIDE * SIDE; i++) {
+        seeds[i % BATCH][0][i / BATCH] = 1e8f;
+        seeds[i % BATCH][1][i / BATCH] = 1;
+        seeds[i % BATCH][2][i / BATCH] = -1e8f;
+    }
+    x = start(&g, 1);
+    w_at = param(&g, mdl_shape_of(4, 3, 1, 1, 1), 0, 1);
+    w = (float *)(uintptr_t)g.values[w_at].data;
+    w[0] = w[1] = w[2] = 1;
+    end = mdl_graph_conv(&g, x, w_at, -1, 1, 0, 1);
+    for (int v = 0; v < g.n_values; v++) /* the bias before it */
+        trains[v] = g.values[v].kind == MDL_VALUE_PARAM &&
+                    g.values[v].shape.n_dims == 1;
+    assert_int_equal(mdl_step_build(&g, &end, 1, trains, &s, &e), UT_OK);
+    m = open_machine("ref", &s);
+    loss_of(&m, &s, in, seeds[0][0], sizeof(seeds) / sizeof(float));
+    back(&m, &s, in, seeds[0][0]);
+    bias = gradient_of(&m, &s, 0, 1);
+    assert_true(bias[0] == BATCH * SIDE * SIDE);
+    free(bias);
+    close_machine(&m);
+    mdl_step_fini(&s);
+    mdl_graph_fini(&g);
+}
+
 /* What is set of no use to anybody lies in nobody's place. */
 static void plan__input_that_nobody_uses__set_without_harm(void **state)
 {
@@ -505,6 +545,7 @@ int main(void)
         cmocka_unit_test(batchnorms__maps_and_vectors__by_differences),
         cmocka_unit_test(others__each__by_differences),
         cmocka_unit_test(build__nothing_trained__refused),
+        cmocka_unit_test(ref__terms_that_cancel__leave_what_is_between),
         cmocka_unit_test(plan__input_that_nobody_uses__set_without_harm),
         cmocka_unit_test(cuda__context_lost_between__said_then_as_before),
         cmocka_unit_test(cuda__float16__refused),

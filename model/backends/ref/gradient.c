@@ -1,4 +1,5 @@
-/* The operations of training, as their definitions say; sums in double. */
+/* The operations of training, as their definitions say; sums in double, but the
+ * few terms of an upsampling. */
 #include <math.h>
 #include <string.h>
 
@@ -112,47 +113,74 @@ static void bn_dx(struct plan *p, const struct mdl_node *n)
 
 /* ---- products ---- */
 
-/* Calls for every pair of an input and an output that a weight joins:
- * dx += w dy, or dw += x dy. */
-static void conv(struct plan *p, const struct mdl_node *n, bool to_weights)
+/* Which output, along one side, reads input `at` by tap i of the kernel: -1 if
+ * none does. */
+static int64_t reader(const struct mdl_node *n, int64_t at, int64_t i,
+                      int64_t outputs)
 {
-    struct map x = to_weights ? in_map(p, n, 0, 0) : in_map(p, n, 2, 0);
-    struct map y = to_weights ? in_map(p, n, 1, 0) : in_map(p, n, 0, 0);
-    int64_t ins = x.c / n->groups, outs = y.c / n->groups, k = n->kernel;
-    const float *w = to_weights ? NULL : ref_in(p, n, 1);
-    float *dw = to_weights ? ref_value(p, n->out, 0) : NULL;
+    int64_t first = at + n->pad - i, r = first / n->stride;
+
+    return first >= 0 && first % n->stride == 0 && r < outputs ? r : -1;
+}
+
+static void conv_dx(struct plan *p, const struct mdl_node *n)
+{
+    const float *w = ref_in(p, n, 1);
+    int64_t k = n->kernel;
 
     for (int b = 0; b < p->batch; b++) {
-        const float *in = to_weights ? in_map(p, n, 0, b).data : NULL;
-        const float *dy = in_map(p, n, to_weights ? 1 : 0, b).data;
-        float *dx = to_weights ? NULL : ref_value(p, n->out, b);
+        struct map dy = in_map(p, n, 0, b), dx = ref_map(p, n->out, b);
+        int64_t ins = dx.c / n->groups, outs = dy.c / n->groups;
 
-        if (dx)
-            memset(dx, 0, (size_t)(x.c * area(x)) * sizeof(*dx));
-        else if (b == 0)
-            memset(dw, 0, (size_t)(y.c * ins * k * k) * sizeof(*dw));
-        for (int64_t o = 0; o < y.c; o++)
-            for (int64_t i = 0; i < ins * k * k; i++) {
-                int64_t c = o / outs * ins + i / (k * k),
-                        at = o * ins * k * k + i;
-                double sum = 0;
+        for (int64_t at = 0; at < dx.c * area(dx); at++) {
+            int64_t c = at / area(dx), from = c / ins * outs;
+            double sum = 0;
 
-                for (int64_t r = 0; r < y.h; r++)
-                    for (int64_t q = 0; q < y.w; q++) {
-                        int64_t row = r * n->stride - n->pad + i / k % k;
-                        int64_t col = q * n->stride - n->pad + i % k;
-                        float d = dy[(o * y.h + r) * y.w + q];
+            for (int64_t i = 0; i < k * k; i++) {
+                int64_t r = reader(n, at / dx.w % dx.h, i / k, dy.h);
+                int64_t q = reader(n, at % dx.w, i % k, dy.w);
 
-                        if (row < 0 || row >= x.h || col < 0 || col >= x.w)
-                            continue;
-                        if (to_weights)
-                            sum += (double)d * in[(c * x.h + row) * x.w + col];
-                        else
-                            dx[(c * x.h + row) * x.w + col] += d * w[at];
-                    }
-                if (to_weights)
-                    dw[at] += (float)sum;
+                for (int64_t o = from; o < from + outs && r >= 0 && q >= 0; o++)
+                    sum += (double)dy.data[(o * dy.h + r) * dy.w + q] *
+                           w[(o * ins + c % ins) * k * k + i];
             }
+            dx.data[at] = (float)sum;
+        }
+    }
+}
+
+/* Of one weight: tap (i, j) from channel c to channel o. */
+static double conv_dw_at(struct plan *p, const struct mdl_node *n, int64_t o,
+                         int64_t c, int64_t i, int64_t j)
+{
+    double sum = 0;
+
+    for (int b = 0; b < p->batch; b++) {
+        struct map x = in_map(p, n, 0, b), dy = in_map(p, n, 1, b);
+
+        for (int64_t r = 0; r < dy.h; r++)
+            for (int64_t q = 0; q < dy.w; q++) {
+                int64_t row = r * n->stride - n->pad + i;
+                int64_t col = q * n->stride - n->pad + j;
+
+                if (row >= 0 && row < x.h && col >= 0 && col < x.w)
+                    sum += (double)dy.data[(o * dy.h + r) * dy.w + q] *
+                           x.data[(c * x.h + row) * x.w + col];
+            }
+    }
+    return sum;
+}
+
+static void conv_dw(struct plan *p, const struct mdl_node *n)
+{
+    struct map x = in_map(p, n, 0, 0), y = in_map(p, n, 1, 0);
+    int64_t ins = x.c / n->groups, outs = y.c / n->groups, k = n->kernel;
+    float *dw = ref_value(p, n->out, 0);
+
+    for (int64_t at = 0; at < y.c * ins * k * k; at++) {
+        int64_t o = at / (k * k) / ins, c = o / outs * ins + at / (k * k) % ins;
+
+        dw[at] = (float)conv_dw_at(p, n, o, c, at / k % k, at % k);
     }
 }
 
@@ -361,8 +389,10 @@ bool ref_run_gradient(struct plan *p, const struct mdl_node *n)
         bn_dx(p, n);
         return true;
     case MDL_OP_CONV_DX:
+        conv_dx(p, n);
+        return true;
     case MDL_OP_CONV_DW:
-        conv(p, n, n->op == MDL_OP_CONV_DW);
+        conv_dw(p, n);
         return true;
     case MDL_OP_SUM:
         sum_places(p, n);
