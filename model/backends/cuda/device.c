@@ -96,11 +96,13 @@ void gpu_memory(int device, uint64_t *used, uint64_t *total)
     *total = all;
 }
 
+/* Of a stream, not of the device: that would fail, and spoil the recording,
+ * while another thread records on one of its streams. */
 bool gpu_lost(int device)
 {
     cudaGetLastError();
     return cudaSetDevice(device) != cudaSuccess ||
-           cudaDeviceSynchronize() != cudaSuccess;
+           cudaStreamSynchronize(cudaStreamPerThread) != cudaSuccess;
 }
 
 enum ut_err gpu_reset(int device, struct ut_error *e)
@@ -206,22 +208,30 @@ enum ut_err gpu_copy_out(struct gpu_stream *s, void *to, const void *from,
         "copying out", e);
 }
 
+/* By a stream of the thread's own, which is waited for: a copy from pageable
+ * memory may return before it has arrived, and our streams wait for no other.
+ * As in gpu_lost, nothing here may wait for the device. */
+static enum ut_err copy_now(void *to, const void *from, size_t len,
+                            enum cudaMemcpyKind kind, const char *what,
+                            struct ut_error *e)
+{
+    enum ut_err rc = check(
+        cudaMemcpyAsync(to, from, len, kind, cudaStreamPerThread), what, e);
+
+    return rc ? rc : check(cudaStreamSynchronize(cudaStreamPerThread), what, e);
+}
+
 enum ut_err gpu_upload(void *to, const void *from, size_t len,
                        struct ut_error *e)
 {
-    enum ut_err rc = check(cudaMemcpy(to, from, len, cudaMemcpyHostToDevice),
-                           "uploading weights", e);
-
-    /* A copy from pageable memory may return before it has arrived, and our
-     * streams do not wait for the default one. */
-    return rc ? rc : check(cudaDeviceSynchronize(), "uploading weights", e);
+    return copy_now(to, from, len, cudaMemcpyHostToDevice, "uploading weights",
+                    e);
 }
 
 enum ut_err gpu_download(void *to, const void *from, size_t len,
                          struct ut_error *e)
 {
-    return check(cudaMemcpy(to, from, len, cudaMemcpyDeviceToHost),
-                 "copying out", e);
+    return copy_now(to, from, len, cudaMemcpyDeviceToHost, "copying out", e);
 }
 
 enum ut_err gpu_wait(struct gpu_stream *s, struct ut_error *e)
