@@ -1,11 +1,13 @@
 /* The processor in a GPU's place, behind model/backends/cuda/gpu.h: what is
- * queued runs at once, and nothing can be recorded. With it the plan, its
+ * queued runs at once or, where $TSCAF_HOST_RECORDS says so, is recorded and
+ * replayed. With it the plan, its
  * memory and the kernels' arithmetic meet the golden numbers on any machine;
  * CUDA itself is not tested so. */
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "model/backends/cuda/gpu.h"
@@ -83,6 +85,93 @@ int64_t gpu_clock_us(void)
     return __atomic_add_fetch(&host_clock_us, 1000, __ATOMIC_RELAXED);
 }
 
+/* ---- Recordings ---- */
+
+struct gpu_graph {
+    struct kept {
+        void (*make)(void *call);
+        void *call; /* owned */
+    } * list;       /* owned */
+    int n;
+};
+static _Thread_local struct gpu_graph *recording;
+static int recordings; /* of all threads */
+
+bool host_keep(void (*make)(void *call), const void *call, size_t len)
+{
+    struct gpu_graph *g = recording;
+    struct kept *list;
+    void *copy;
+
+    if (!g)
+        return false;
+    list = realloc(g->list, ((size_t)g->n + 1) * sizeof(*list));
+    copy = malloc(len);
+    if (!list || !copy)
+        abort();
+    memcpy(copy, call, len);
+    g->list = list;
+    g->list[g->n++] = (struct kept){make, copy};
+    return true;
+}
+
+void host_waits_for_all(void)
+{
+    if (__atomic_load_n(&recordings, __ATOMIC_SEQ_CST))
+        abort();
+}
+
+/* What a thread that records may not do, since it would wait for itself. */
+static enum ut_err at_once(struct ut_error *e)
+{
+    return recording ? ut_fail(e, UT_EDEVICE, "CUDA: not while recording")
+                     : UT_OK;
+}
+
+enum ut_err gpu_record(struct gpu_stream *s, struct ut_error *e)
+{
+    (void)s;
+    if (!getenv("TSCAF_HOST_RECORDS"))
+        return ut_fail(e, UT_EDEVICE, "the processor records nothing");
+    recording = calloc(1, sizeof(*recording));
+    if (!recording)
+        return ut_fail(e, UT_ENOMEM, "no memory for a recording");
+    __atomic_add_fetch(&recordings, 1, __ATOMIC_SEQ_CST);
+    return UT_OK;
+}
+
+enum ut_err gpu_recorded(struct gpu_stream *s, struct gpu_graph **out,
+                         struct ut_error *e)
+{
+    const struct timespec a_while = {.tv_nsec = 1000000}; /* for others' turn */
+
+    (void)s;
+    (void)e;
+    nanosleep(&a_while, NULL);
+    *out = recording;
+    recording = NULL;
+    __atomic_sub_fetch(&recordings, 1, __ATOMIC_SEQ_CST);
+    return UT_OK;
+}
+
+enum ut_err gpu_replay(struct gpu_stream *s, struct gpu_graph *g,
+                       struct ut_error *e)
+{
+    (void)s;
+    (void)e;
+    for (int i = 0; i < g->n; i++)
+        g->list[i].make(g->list[i].call);
+    return UT_OK;
+}
+
+void gpu_graph_free(struct gpu_graph *g)
+{
+    for (int i = 0; i < g->n; i++)
+        free(g->list[i].call);
+    free(g->list);
+    free(g);
+}
+
 /* By the same clock. */
 struct gpu_mark {
     int64_t us;
@@ -102,12 +191,18 @@ void gpu_mark_free(struct gpu_mark *m, bool lost)
     free(m);
 }
 
+static void pass(void *call)
+{
+    (*(struct gpu_mark **)call)->us = gpu_clock_us();
+}
+
 enum ut_err gpu_mark(struct gpu_stream *s, struct gpu_mark *m,
                      struct ut_error *e)
 {
     (void)s;
     (void)e;
-    m->us = gpu_clock_us();
+    if (!host_keep(pass, &m, sizeof(m)))
+        pass(&m);
     return UT_OK;
 }
 
@@ -226,12 +321,28 @@ void gpu_unpin(void *p)
     piece_free(p);
 }
 
+struct copy {
+    void *to;
+    const void *from;
+    size_t len;
+};
+
+static void copy(void *call)
+{
+    const struct copy *c = call;
+
+    memcpy(c->to, c->from, c->len);
+}
+
 enum ut_err gpu_copy_in(struct gpu_stream *s, void *to, const void *from,
                         size_t len, struct ut_error *e)
 {
+    struct copy c = {to, from, len};
+
     (void)s;
     (void)e;
-    memcpy(to, from, len);
+    if (!host_keep(copy, &c, sizeof(c)))
+        copy(&c);
     return UT_OK;
 }
 
@@ -244,17 +355,25 @@ enum ut_err gpu_copy_out(struct gpu_stream *s, void *to, const void *from,
 enum ut_err gpu_upload(void *to, const void *from, size_t len,
                        struct ut_error *e)
 {
-    return gpu_copy_in(NULL, to, from, len, e);
+    enum ut_err rc = at_once(e);
+
+    return rc ? rc : gpu_copy_in(NULL, to, from, len, e);
 }
 
 enum ut_err gpu_download(void *to, const void *from, size_t len,
                          struct ut_error *e)
 {
-    return gpu_copy_in(NULL, to, from, len, e);
+    enum ut_err rc = at_once(e);
+
+    return rc ? rc : gpu_copy_in(NULL, to, from, len, e);
 }
 
 enum ut_err gpu_wait(struct gpu_stream *s, struct ut_error *e)
 {
+    enum ut_err rc = at_once(e);
+
+    if (rc)
+        return rc;
     return gpu_lost(s->device)
                ? ut_fail(e, UT_EDEVICE, "CUDA: a batch: an illegal access")
                : UT_OK;
@@ -265,31 +384,6 @@ enum ut_err gpu_launched(const char *what, struct ut_error *e)
     (void)what;
     (void)e;
     return UT_OK;
-}
-
-enum ut_err gpu_record(struct gpu_stream *s, struct ut_error *e)
-{
-    (void)s;
-    return ut_fail(e, UT_EDEVICE, "the processor records nothing");
-}
-
-enum ut_err gpu_recorded(struct gpu_stream *s, struct gpu_graph **out,
-                         struct ut_error *e)
-{
-    *out = NULL;
-    return gpu_record(s, e);
-}
-
-enum ut_err gpu_replay(struct gpu_stream *s, struct gpu_graph *g,
-                       struct ut_error *e)
-{
-    (void)g;
-    return gpu_record(s, e);
-}
-
-void gpu_graph_free(struct gpu_graph *g)
-{
-    (void)g;
 }
 
 void *gpu_native(struct gpu_stream *s)
