@@ -76,7 +76,7 @@ $(call obj,model/shipped.c): CPPFLAGS += -DMDL_WEIGHTS_DIR='"$(CURDIR)/model/wei
 # Tests that open the CUDA plug-in, or the processor in its place.
 CUDA_TESTS := $(addprefix tests/,unit/test_model_plugin unit/test_model_cuda_learner unit/test_model_cuda_losses unit/test_model_train_trainer unit/test_server_devices unit/test_server_gallery_device \
     unit/test_server_gallery_errors unit/test_server_detect golden/test_model_cuda golden/test_model_cuda_train golden/test_model_gradient \
-    golden/test_model_search unit/test_model_detector integration/test_model_train_tool)
+    golden/test_model_search unit/test_model_detector unit/test_model_lanes integration/test_model_train_tool)
 $(CUDA_TESTS:%=$B/%.o): CPPFLAGS += -DPLUGINS='"$B/tests/plugins/"' -DCUDA_PLUGIN='"build/release/libtscaf-cuda.so"'
 
 $(GEN)/%.pb-c.c $(GEN)/%.pb-c.h: %.proto

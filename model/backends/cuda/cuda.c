@@ -244,20 +244,27 @@ static enum ut_err grow(struct plan *p, struct ut_error *e)
     return rc ? rc : cuda_grow(&l->host, &l->host_size, p->host_size, true, e);
 }
 
+struct wanted {
+    struct plan *p;
+    uint64_t outputs;
+};
+
+static enum ut_err queue(void *arg, struct ut_error *e)
+{
+    const struct wanted *w = arg;
+
+    return cuda_queue(w->p, w->outputs, e);
+}
+
 /* Records the run that wants these outputs. Without a recording a run queues
  * its steps one by one: slower, and as right. */
-static void record(struct plan *p, uint64_t wanted)
+static void record(struct plan *p, uint64_t outputs)
 {
-    struct recording *r = &p->recorded[p->n_recorded];
-    struct ut_error ignored;
-    enum ut_err rc;
+    struct wanted w = {p, outputs};
+    struct gpu_graph *graph = cuda_record(p->lane->stream, queue, &w);
 
-    if (gpu_record(p->lane->stream, &ignored))
-        return;
-    rc = cuda_queue(p, wanted, &ignored);
-    r->wanted = wanted;
-    if (!gpu_recorded(p->lane->stream, &r->graph, &ignored) && !rc)
-        p->n_recorded++;
+    if (graph)
+        p->recorded[p->n_recorded++] = (struct recording){outputs, graph, true};
 }
 
 /* Points the values into the lane's memory, runs once so that every kernel is

@@ -185,11 +185,16 @@ enum ut_err cuda_compute(struct gpu_stream *s, void *const handles[2],
                          const struct gpu_product *p, enum choice_way way,
                          struct gpu_engine *engine,
                          const struct gpu_operands *a, struct ut_error *e);
-/* tune.c. Handles of the vendors; the engine that computes a step. Thread: any.
- */
+/* stream.c. The vendors, and their handles on a stream. */
+extern const struct gpu_vendor *const cuda_vendors[2];
 enum ut_err cuda_handles_open(struct gpu_stream *s, void *handles[2],
                               struct ut_error *e);
 void cuda_handles_close(void *handles[2], bool lost);
+/* What queue queues on s, recorded; NULL: it cannot be. */
+typedef enum ut_err cuda_queueing(void *arg, struct ut_error *e);
+struct gpu_graph *cuda_record(struct gpu_stream *s, cuda_queueing *queue,
+                              void *arg);
+/* tune.c. The engine that computes a step. Thread: any. */
 void cuda_chip(struct ctx *c); /* names it, libraries included */
 /* *engine is the ctx's; NULL with CHOICE_OWN. */
 enum ut_err cuda_choose(struct ctx *c, const struct gpu_product *p,

@@ -23,13 +23,15 @@ static enum ut_err with(struct plan *p, work *do_it, void *arg,
 }
 
 struct part {
+    struct plan *p;
     const void *in;
     int first, last;
 };
 
-static enum ut_err queue_nodes(struct plan *p, const struct part *a,
-                               struct ut_error *e)
+static enum ut_err queue_nodes(void *arg, struct ut_error *e)
 {
+    const struct part *a = arg;
+    struct plan *p = a->p;
     struct lane *l = p->lane;
     const struct mdl_graph *g = p->g;
     enum ut_err rc = UT_OK;
@@ -45,13 +47,11 @@ static enum ut_err queue_nodes(struct plan *p, const struct part *a,
 }
 
 /* The recording of a part, made at its second run; NULL: there is none. */
-static struct gpu_graph *recorded(struct plan *p, const struct part *a)
+static struct gpu_graph *recorded(struct plan *p, struct part *a)
 {
     uint64_t key = (uint64_t)a->first << 32 | (uint32_t)a->last;
     int n = (int)(sizeof(p->recorded) / sizeof(p->recorded[0])), i = 0;
     struct recording *r;
-    struct ut_error ignored;
-    enum ut_err rc;
 
     while (i < p->n_recorded && p->recorded[i].wanted != key)
         i++;
@@ -61,24 +61,15 @@ static struct gpu_graph *recorded(struct plan *p, const struct part *a)
         return NULL;
     }
     r = &p->recorded[i];
-    if (r->tried)
-        return r->graph;
+    if (!r->tried)
+        r->graph = cuda_record(p->lane->stream, queue_nodes, a);
     r->tried = true;
-    if (gpu_record(p->lane->stream, &ignored))
-        return NULL;
-    rc = queue_nodes(p, a, &ignored);
-    if (gpu_recorded(p->lane->stream, &r->graph, &ignored))
-        r->graph = NULL;
-    if (rc && r->graph) {
-        gpu_graph_free(r->graph);
-        r->graph = NULL;
-    }
     return r->graph;
 }
 
 static enum ut_err run_nodes(struct plan *p, void *arg, struct ut_error *e)
 {
-    const struct part *a = arg;
+    struct part *a = arg;
     struct gpu_graph *graph;
     enum ut_err rc;
 
@@ -94,7 +85,7 @@ static enum ut_err run_nodes(struct plan *p, void *arg, struct ut_error *e)
     if (a->first == 0)
         memcpy(p->lane->host, a->in, cuda_in_len(p));
     graph = recorded(p, a);
-    rc = graph ? gpu_replay(p->lane->stream, graph, e) : queue_nodes(p, a, e);
+    rc = graph ? gpu_replay(p->lane->stream, graph, e) : queue_nodes(a, e);
     if (!rc)
         rc = gpu_wait(p->lane->stream, e);
     if (!rc)
@@ -105,7 +96,7 @@ static enum ut_err run_nodes(struct plan *p, void *arg, struct ut_error *e)
 enum ut_err cuda_run_nodes(void *ctx, void *plan, const void *in, int first,
                            int last, struct ut_error *e)
 {
-    struct part a = {in, first, last};
+    struct part a = {plan, in, first, last};
 
     (void)ctx;
     return with(plan, run_nodes, &a, e);

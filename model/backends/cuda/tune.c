@@ -10,12 +10,8 @@
 
 #include "model/backends/cuda/plan.h"
 
-#define N_VENDORS 2
 #define TRIES 4   /* of each kind: an engine may take a second to compile */
 #define REPEATS 8 /* recorded together; what cannot be runs alone */
-
-static const struct gpu_vendor *const vendors[N_VENDORS] = {&gpu_cudnn,
-                                                            &gpu_cublaslt};
 
 /* Which product was decided how; plans of one size share it. */
 struct made {
@@ -38,36 +34,17 @@ struct bench {
     bool cramped;  /* memory was too short for a trial */
 };
 
-enum ut_err cuda_handles_open(struct gpu_stream *s, void *handles[2],
-                              struct ut_error *e)
-{
-    enum ut_err rc = UT_OK;
-
-    for (int i = 0; i < N_VENDORS && !rc; i++)
-        rc = vendors[i]->open(s, &handles[i], e);
-    if (rc)
-        cuda_handles_close(handles, false);
-    return rc;
-}
-
-void cuda_handles_close(void *handles[2], bool lost)
-{
-    for (int i = 0; i < N_VENDORS; i++)
-        if (handles[i])
-            vendors[i]->close(handles[i], lost);
-    memset(handles, 0, N_VENDORS * sizeof(*handles));
-}
-
 void cuda_chip(struct ctx *c)
 {
     size_t len = sizeof(c->choices.chip);
     size_t n;
 
     gpu_describe(c->device, c->choices.chip, len);
-    for (int i = 0; i < N_VENDORS; i++) {
+    for (int i = 0; i < 2; i++) {
         n = strlen(c->choices.chip);
-        snprintf(c->choices.chip + n, len - n, ", %s %lld", vendors[i]->name,
-                 (long long)vendors[i]->version(c->handles[i]));
+        snprintf(c->choices.chip + n, len - n, ", %s %lld",
+                 cuda_vendors[i]->name,
+                 (long long)cuda_vendors[i]->version(c->handles[i]));
     }
 }
 
@@ -138,29 +115,44 @@ static void bench_free(struct bench *b)
         gpu_free(b->all[--b->n_all]);
 }
 
+/* A product that is computed several times. */
+struct repeated {
+    struct ctx *c;
+    const struct gpu_product *p;
+    enum choice_way way;
+    struct gpu_engine *engine;
+    const struct gpu_operands *a;
+    int times;
+};
+
+static enum ut_err repeat(void *arg, struct ut_error *e)
+{
+    const struct repeated *r = arg;
+    enum ut_err rc = UT_OK;
+
+    for (int i = 0; i < r->times && !rc; i++)
+        rc = cuda_compute(r->c->stream, r->c->handles, r->p, r->way, r->engine,
+                          r->a, e);
+    return rc;
+}
+
 /* The time of one run: of several recorded together, or else queued. */
 static enum ut_err stopwatch(struct ctx *c, const struct gpu_product *p,
                              enum choice_way way, struct gpu_engine *engine,
                              const struct gpu_operands *a, bool *recorded,
                              double *us, struct ut_error *e)
 {
-    struct gpu_graph *graph = NULL;
-    struct ut_error why;
-    enum ut_err rc = gpu_record(c->stream, &why);
+    struct repeated r = {c, p, way, engine, a, REPEATS};
+    struct gpu_graph *graph = cuda_record(c->stream, repeat, &r);
     int64_t from, took, best = INT64_MAX;
+    enum ut_err rc = UT_OK;
 
-    *recorded = false;
-    if (!rc) {
-        for (int i = 0; i < REPEATS && !rc; i++)
-            rc = cuda_compute(c->stream, c->handles, p, way, engine, a, &why);
-        *recorded = !gpu_recorded(c->stream, &graph, &why) && !rc;
-    }
-    rc = UT_OK;
+    *recorded = graph != NULL;
+    if (!graph)
+        r.times = 1;
     for (int round = 0; round < 2 && !rc; round++) {
         from = gpu_clock_us();
-        rc = *recorded
-                 ? gpu_replay(c->stream, graph, e)
-                 : cuda_compute(c->stream, c->handles, p, way, engine, a, e);
+        rc = graph ? gpu_replay(c->stream, graph, e) : repeat(&r, e);
         if (!rc)
             rc = gpu_wait(c->stream, e);
         took = gpu_clock_us() - from;
@@ -168,7 +160,7 @@ static enum ut_err stopwatch(struct ctx *c, const struct gpu_product *p,
     }
     if (graph)
         gpu_graph_free(graph);
-    *us = (double)best / (*recorded ? REPEATS : 1);
+    *us = (double)best / r.times;
     return rc;
 }
 
@@ -252,7 +244,7 @@ static enum ut_err try_way(struct ctx *c, const struct gpu_product *p,
                            struct bench *b, enum choice_way way,
                            const struct choice *only, struct ut_error *e)
 {
-    const struct gpu_vendor *v = vendors[cuda_vendor_of(p)];
+    const struct gpu_vendor *v = cuda_vendors[cuda_vendor_of(p)];
     void *handle = c->handles[cuda_vendor_of(p)];
     struct gpu_product as = *p;
     struct gpu_offers offers;
