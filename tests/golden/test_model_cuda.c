@@ -1,6 +1,7 @@
 /* The CUDA backend's plan and kernels against the golden numbers and, on odd
  * shapes, against the reference: with the processor in the GPU's place
  * (tests/plugins/host), or on a GPU where TSCAF_TEST_CUDA=1 asks for it. */
+#include <dlfcn.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -124,7 +125,19 @@ struct rig {
     struct mdl_backend *backend;
     float out[N_FACES * 512];
     char report[512];
+    int first, next; /* how often engines computed for a plan, and for another
+                        of the same products */
 };
+
+static int engine_runs(void)
+{
+    void *plugin = dlopen(PLUGINS "host.so", RTLD_NOW);
+    int *runs = dlsym(plugin, "host_engine_runs");
+
+    assert_non_null(runs);
+    dlclose(plugin);
+    return *runs;
+}
 
 /* Embeddings of the same faces by a plan made with these engines on offer. */
 static void embed(struct rig *r, const char *engines, enum mdl_precision p)
@@ -132,9 +145,9 @@ static void embed(struct rig *r, const char *engines, enum mdl_precision p)
     static uint8_t faces[N_FACES * 112 * 112 * 3];
     float *out[MDL_MAX_OUTPUTS] = {0};
     struct mdl_lane *lane;
-    struct mdl_plan *plan;
+    struct mdl_plan *plan, *other;
     struct ut_error e = {0};
-    int at;
+    int at, runs;
 
     for (size_t i = 0; i < sizeof(faces); i++)
         faces[i] = (uint8_t)(i * 31 >> 2);
@@ -146,9 +159,16 @@ static void embed(struct rig *r, const char *engines, enum mdl_precision p)
                        &r->model, &e) ||
         mdl_graph_optimise(&r->model.graph, ~0ull, &r->graph, &e) ||
         mdl_backend_open("cuda", 0, &r->backend, &e) ||
-        mdl_lane_new(r->backend, &lane, &e) ||
-        mdl_plan_new(lane, &r->graph, p, N_FACES, &plan, &e))
+        mdl_lane_new(r->backend, &lane, &e))
         fail_msg("%s", e.msg);
+    runs = engine_runs();
+    if (mdl_plan_new(lane, &r->graph, p, N_FACES, &plan, &e))
+        fail_msg("%s", e.msg);
+    r->first = engine_runs() - runs;
+    if (mdl_plan_new(lane, &r->graph, p, N_FACES, &other, &e))
+        fail_msg("%s", e.msg);
+    r->next = engine_runs() - runs - r->first;
+    mdl_plan_free(other);
     at = mdl_graph_find_output(&r->model.graph,
                                "recognition.embedding.normalized");
     out[at] = r->out;
@@ -242,6 +262,7 @@ static void cuda__remembered__proved_again(void **state)
     static struct rig first, next;
     const char *folder = getenv("TSCAF_CUDA_CACHE");
     char command[256], damaged[64];
+    int kinds;
 
     (void)state;
     if (getenv("TSCAF_TEST_CUDA"))
@@ -250,6 +271,10 @@ static void cuda__remembered__proved_again(void **state)
     expect(&first, ": 0 of ", false);
     embed(&next, "f", MDL_PREC_F32);
     assert_string_equal(next.report, first.report);
+    /* Each ran once, to be compared, and was not timed again. */
+    assert_int_equal(sscanf(next.report, "%*[^:]: %d of", &kinds), 1);
+    assert_int_equal(next.first, next.next + kinds);
+    assert_true(first.first > next.first);
     /* The place now holds another engine: all are tried again. */
     embed(&next, "w", MDL_PREC_F32);
     expect(&next, ": 0 of ", true);

@@ -2,16 +2,19 @@
  * that has just been seen to compute the same, faster.
  *
  * Nothing is believed. Every engine, a remembered one too, first runs on random
- * numbers beside our kernel; one that errs, cannot be recorded where ours can,
- * or is further off than choice_bound is refused, and ours stays. */
+ * numbers beside our kernel; one that errs, is further off than choice_bound,
+ * or cannot be recorded where ours can is refused, and ours stays. A remembered
+ * one was timed and recorded when it was chosen. */
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "model/backends/cuda/plan.h"
 
-#define TRIES 4   /* of each kind: an engine may take a second to compile */
-#define REPEATS 8 /* recorded together; what cannot be runs alone */
+#define TRIES 4       /* of each kind: an engine may take a second to compile */
+#define REPEATS 8     /* recorded together, for the clock's sake */
+#define LONG_US 20000 /* a run that needs no repeating */
 
 /* Which product was decided how; plans of one size share it. */
 struct made {
@@ -136,38 +139,45 @@ static enum ut_err repeat(void *arg, struct ut_error *e)
     return rc;
 }
 
-/* The time of one run: of several recorded together, or else queued. */
+/* The time of one run: as it is queued or, of a short one, as several recorded
+ * together have it. *recorded: it can be. */
 static enum ut_err stopwatch(struct ctx *c, const struct gpu_product *p,
                              enum choice_way way, struct gpu_engine *engine,
                              const struct gpu_operands *a, bool *recorded,
                              double *us, struct ut_error *e)
 {
-    struct repeated r = {c, p, way, engine, a, REPEATS};
-    struct gpu_graph *graph = cuda_record(c->stream, repeat, &r);
-    int64_t from, took, best = INT64_MAX;
-    enum ut_err rc = UT_OK;
+    struct repeated r = {c, p, way, engine, a, 1};
+    int64_t from = gpu_clock_us(), took;
+    enum ut_err rc = repeat(&r, e);
+    struct gpu_graph *graph;
 
+    if (!rc)
+        rc = gpu_wait(c->stream, e);
+    took = gpu_clock_us() - from;
+    *us = (double)took;
+    if (rc)
+        return rc;
+    if (took < LONG_US)
+        r.times = REPEATS;
+    graph = cuda_record(c->stream, repeat, &r);
     *recorded = graph != NULL;
-    if (!graph)
-        r.times = 1;
-    for (int round = 0; round < 2 && !rc; round++) {
+    for (int i = 0; i < 2 && graph && r.times > 1 && !rc; i++) {
         from = gpu_clock_us();
-        rc = graph ? gpu_replay(c->stream, graph, e) : repeat(&r, e);
+        rc = gpu_replay(c->stream, graph, e);
         if (!rc)
             rc = gpu_wait(c->stream, e);
         took = gpu_clock_us() - from;
-        best = took < best ? took : best;
+        *us = fmin(*us, (double)took / r.times);
     }
     if (graph)
         gpu_graph_free(graph);
-    *us = (double)best / r.times;
     return rc;
 }
 
 /* Once, and only where an engine is on offer: our kernel, for the others to be
  * held against. */
 static enum ut_err measure_own(struct ctx *c, const struct gpu_product *p,
-                               struct bench *b, struct ut_error *e)
+                               struct bench *b, bool timed, struct ut_error *e)
 {
     struct gpu_operands a;
     enum ut_err rc;
@@ -181,22 +191,22 @@ static enum ut_err measure_own(struct ctx *c, const struct gpu_product *p,
         rc = cuda_compute(c->stream, c->handles, p, CHOICE_OWN, NULL, &a, e);
     if (!rc)
         rc = gpu_wait(c->stream, e);
-    return rc ? rc
-              : stopwatch(c, p, CHOICE_OWN, NULL, &a, &b->recorded,
-                          &b->trials[0].choice.us, e);
+    return rc || !timed ? rc
+                        : stopwatch(c, p, CHOICE_OWN, NULL, &a, &b->recorded,
+                                    &b->trials[0].choice.us, e);
 }
 
-/* Runs an engine beside ours: t->rc, deviation and us. */
+/* Runs an engine beside ours: t->rc, deviation and, timed, us. */
 static enum ut_err try_engine(struct ctx *c, const struct gpu_product *p,
                               struct bench *b, struct gpu_engine *engine,
-                              struct trial *t, struct ut_error *e)
+                              struct trial *t, bool timed, struct ut_error *e)
 {
     const struct gpu_piece y = gpu_pieces(p).y;
     struct gpu_product as = *p;
     struct choice_bound bound;
     void *room = NULL;
     float worst = 0;
-    bool recorded;
+    bool recorded = true;
     enum ut_err rc = gpu_alloc(cuda_room(p, engine), &room, e);
 
     as.bare = t->choice.way == CHOICE_BARE;
@@ -220,7 +230,7 @@ static enum ut_err try_engine(struct ctx *c, const struct gpu_product *p,
     if (!rc && !(t->deviation <= 1))
         rc = ut_fail(e, UT_EDEVICE, "%s: %g times the bound apart from ours",
                      engine->vendor->name, (double)t->deviation);
-    if (!rc)
+    if (!rc && timed)
         rc = stopwatch(c, p, t->choice.way, engine, &b->a, &recorded,
                        &t->choice.us, e);
     if (!rc && b->recorded && !recorded)
@@ -257,7 +267,7 @@ static enum ut_err try_way(struct ctx *c, const struct gpu_product *p,
         b->cramped |= bad == UT_ENOMEM;
         return UT_OK;
     }
-    rc = offers.n ? measure_own(c, p, b, e) : UT_OK;
+    rc = offers.n ? measure_own(c, p, b, !only, e) : UT_OK;
     for (int i = 0; i < offers.n && i < TRIES && !rc; i++) {
         struct trial *t = &b->trials[b->n];
         struct gpu_engine **engine = &b->engines[b->n];
@@ -270,7 +280,7 @@ static enum ut_err try_way(struct ctx *c, const struct gpu_product *p,
         t->choice.id = offers.id[i];
         bad = v->make(handle, &as, &offers, i, engine, &why);
         if (!bad) {
-            bad = try_engine(c, p, b, *engine, t, &why);
+            bad = try_engine(c, p, b, *engine, t, !only, &why);
             if (!bad) {
                 b->n++;
                 continue;
@@ -299,6 +309,7 @@ static enum ut_err decide(struct ctx *c, const struct gpu_product *p,
     if (known)
         rc = try_way(c, p, &b, known->way, known, e);
     if (!rc && b.n == 1) {
+        bench_free(&b); /* ours is to be timed too */
         rc = try_way(c, p, &b, CHOICE_WHOLE, NULL, e);
         if (!rc && p->pass == GPU_FORWARD)
             rc = try_way(c, p, &b, CHOICE_BARE, NULL, e);
