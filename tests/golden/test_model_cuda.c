@@ -288,6 +288,15 @@ static void cuda__remembered__proved_again(void **state)
     expect(&next, ": 0 of ", true);
     embed(&next, "f", MDL_PREC_F32);
     expect(&next, ": 0 of ", false);
+    /* Nor is that a recording came to nothing. */
+    setenv("TSCAF_HOST_VERSION", "5", 1);
+    setenv("TSCAF_HOST_RECORDS", "1", 1);
+    embed(&next, "r", MDL_PREC_F32);
+    expect(&next, ": 0 of ", true);
+    expect(&next, "cannot be recorded", true);
+    unsetenv("TSCAF_HOST_RECORDS");
+    embed(&next, "r", MDL_PREC_F32);
+    expect(&next, ": 0 of ", false);
     unsetenv("TSCAF_HOST_VERSION");
     snprintf(command, sizeof(command),
              "for f in %s/*; do echo damage >>$f; done", folder);

@@ -34,7 +34,8 @@ struct bench {
     void *all[12];
     int n_all;
     bool recorded; /* our kernel could be */
-    bool cramped;  /* memory was too short for a trial */
+    bool cramped;  /* a trial failed for a reason that may pass: too little
+                      memory, a recording that came to nothing */
 };
 
 void cuda_chip(struct ctx *c)
@@ -233,9 +234,11 @@ static enum ut_err try_engine(struct ctx *c, const struct gpu_product *p,
     if (!rc && timed)
         rc = stopwatch(c, p, t->choice.way, engine, &b->a, &recorded,
                        &t->choice.us, e);
-    if (!rc && b->recorded && !recorded)
+    if (!rc && b->recorded && !recorded) {
+        b->cramped = true;
         rc = ut_fail(e, UT_EDEVICE, "%s: cannot be recorded",
                      engine->vendor->name);
+    }
     gpu_free(room);
     t->rc = rc;
     return rc;

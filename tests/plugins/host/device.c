@@ -115,6 +115,11 @@ bool host_keep(void (*make)(void *call), const void *call, size_t len)
     return true;
 }
 
+bool host_records(void)
+{
+    return recording;
+}
+
 void host_waits_for_all(void)
 {
     if (__atomic_load_n(&recordings, __ATOMIC_SEQ_CST))

@@ -9,6 +9,7 @@
  *   n  leaves NaNs behind
  *   e  errs when it runs      m  cannot be made
  *   o  has no memory to be made
+ *   r  right, and fast, but cannot be recorded
  */
 #include <math.h>
 #include <stdlib.h>
@@ -276,6 +277,8 @@ static enum ut_err run(void *handle, struct gpu_engine *engine,
     (void)handle;
     if (g->kind == 'e')
         return ut_fail(e, UT_EDEVICE, "a run: execution failed");
+    if (g->kind == 'r' && host_records())
+        return ut_fail(e, UT_EDEVICE, "a run: not while recording");
     if (!host_keep(make_call, &c, sizeof(c)))
         make_call(&c);
     return UT_OK;
