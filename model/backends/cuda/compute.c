@@ -61,6 +61,20 @@ size_t cuda_room(const struct gpu_product *p, const struct gpu_engine *engine)
                           : engine->room;
 }
 
+/* An engine is the ctx's, and so of several threads, but cuDNN's plans are not
+ * to be executed by two at once. Nearly all that runs is a recording, which
+ * executes none. */
+static enum ut_err run_engine(void *handle, struct gpu_engine *engine,
+                              const struct gpu_operands *a, struct ut_error *e)
+{
+    enum ut_err rc;
+
+    pthread_mutex_lock(&engine->running);
+    rc = engine->vendor->run(handle, engine, a, e);
+    pthread_mutex_unlock(&engine->running);
+    return rc;
+}
+
 /* dw in x's type, and then in float32. */
 static enum ut_err run_narrow(struct gpu_stream *s, void *handle,
                               const struct gpu_product *p,
@@ -71,7 +85,7 @@ static enum ut_err run_narrow(struct gpu_stream *s, void *handle,
     enum ut_err rc;
 
     narrow.y = (char *)a->room + gpu_aligned(engine->room);
-    rc = engine->vendor->run(handle, engine, &narrow, e);
+    rc = run_engine(handle, engine, &narrow, e);
     if (rc)
         return rc;
     gpu_k_output(
@@ -99,11 +113,11 @@ enum ut_err cuda_compute(struct gpu_stream *s, void *const handles[2],
         return gpu_launched("a product", e);
     }
     if (way == CHOICE_WHOLE && !engine->narrow)
-        return engine->vendor->run(handles[cuda_vendor_of(p)], engine, a, e);
+        return run_engine(handles[cuda_vendor_of(p)], engine, a, e);
     if (way == CHOICE_WHOLE)
         return run_narrow(s, handles[cuda_vendor_of(p)], p, engine, a, e);
     bare.ep = (struct gpu_epilogue){0};
-    rc = engine->vendor->run(handles[cuda_vendor_of(p)], engine, &bare, e);
+    rc = run_engine(handles[cuda_vendor_of(p)], engine, &bare, e);
     if (rc)
         return rc;
     y.data = a->y;

@@ -276,8 +276,9 @@ static enum ut_err make(void *handle, const struct gpu_product *p,
     *out = NULL;
     if (!g)
         return ut_fail(e, UT_ENOMEM, "no memory for an engine");
-    g->base = (struct gpu_engine){
-        &gpu_cublaslt, found->workspaceSize + rounded_size(p), false};
+    g->base = (struct gpu_engine){&gpu_cublaslt,
+                                  found->workspaceSize + rounded_size(p), false,
+                                  PTHREAD_MUTEX_INITIALIZER};
     g->product = *p;
     g->algorithm = found->algo;
     *out = &g->base;

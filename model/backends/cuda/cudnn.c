@@ -308,7 +308,8 @@ static enum ut_err make(void *handle, const struct gpu_product *p,
         return rc;
     }
     g->base = (struct gpu_engine){&gpu_cudnn, (size_t)room,
-                                  p->pass == GPU_DW && p->x.type != GPU_F32};
+                                  p->pass == GPU_DW && p->x.type != GPU_F32,
+                                  PTHREAD_MUTEX_INITIALIZER};
     *out = &g->base;
     return UT_OK;
 }

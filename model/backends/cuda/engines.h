@@ -1,6 +1,8 @@
 #ifndef MODEL_BACKENDS_CUDA_ENGINES_H
 #define MODEL_BACKENDS_CUDA_ENGINES_H
 
+#include <pthread.h>
+
 #include "model/backends/cuda/gpu.h"
 
 /* Other ways to compute a step than our own kernels: what cuDNN and cuBLASLt
@@ -60,6 +62,7 @@ struct gpu_engine {
     const struct gpu_vendor *vendor;
     size_t room; /* bytes of device memory that a run needs */
     bool narrow; /* GPU_DW: it leaves dw in x's type, not in float32 */
+    pthread_mutex_t running; /* compute.c's */
 };
 
 struct gpu_vendor {
@@ -78,6 +81,7 @@ struct gpu_vendor {
     enum ut_err (*make)(void *handle, const struct gpu_product *p,
                         const struct gpu_offers *o, int i,
                         struct gpu_engine **out, struct ut_error *e);
+    /* Queues it. Thread: an engine's, one at a time. */
     enum ut_err (*run)(void *handle, struct gpu_engine *g,
                        const struct gpu_operands *a, struct ut_error *e);
     /* handle NULL: lost with its context. */

@@ -27,6 +27,7 @@ struct engine {
     struct gpu_engine base;
     struct gpu_product product;
     char kind;
+    bool running;
 };
 
 static enum ut_err open_host(struct gpu_stream *s, void **handle,
@@ -100,7 +101,11 @@ static enum ut_err make(void *handle, const struct gpu_product *p,
     g = o->id[i] == 'o' ? NULL : calloc(1, sizeof(*g));
     if (!g)
         return ut_fail(e, UT_ENOMEM, "an engine: no memory");
-    *g = (struct engine){{o->vendor, 1000, narrow(p)}, *p, (char)o->id[i]};
+    *g =
+        (struct engine){{o->vendor, 1000, narrow(p), PTHREAD_MUTEX_INITIALIZER},
+                        *p,
+                        (char)o->id[i],
+                        false};
     *out = &g->base;
     return UT_OK;
 }
@@ -271,7 +276,7 @@ static void make_call(void *call)
 static enum ut_err run(void *handle, struct gpu_engine *engine,
                        const struct gpu_operands *a, struct ut_error *e)
 {
-    const struct engine *g = (const struct engine *)engine;
+    struct engine *g = (struct engine *)engine;
     struct call c = {g, *a};
 
     (void)handle;
@@ -279,8 +284,11 @@ static enum ut_err run(void *handle, struct gpu_engine *engine,
         return ut_fail(e, UT_EDEVICE, "a run: execution failed");
     if (g->kind == 'r' && host_records())
         return ut_fail(e, UT_EDEVICE, "a run: not while recording");
+    if (__atomic_exchange_n(&g->running, true, __ATOMIC_SEQ_CST))
+        return ut_fail(e, UT_EDEVICE, "a run: two threads' at once");
     if (!host_keep(make_call, &c, sizeof(c)))
         make_call(&c);
+    __atomic_store_n(&g->running, false, __ATOMIC_SEQ_CST);
     return UT_OK;
 }
 
