@@ -127,7 +127,11 @@ static enum ut_err meet_all(struct learner *l, struct learner_device *first,
         rc = sum(l, a->gathered, e);
     if (!rc)
         rc = gpu_enter(first->lane->stream, e);
-    return rc ? rc : square(l, first, arg, e);
+    if (!rc)
+        rc = square(l, first, arg, e);
+    if (rc && l->meeting) /* else devices that have met wait for ever */
+        gpu_meeting_end(l->meeting);
+    return rc;
 }
 
 enum ut_err cuda_learner_meet(void *learner, const bool *gathered,

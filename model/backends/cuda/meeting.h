@@ -26,6 +26,9 @@ void gpu_meeting_close(struct gpu_meeting *m, bool lost);
 /* All sums at once, queued on the streams. */
 enum ut_err gpu_meet(struct gpu_meeting *m, const struct gpu_sum *sums, int n,
                      struct ut_error *e);
+/* Of an error between the two: nobody meets any more, and those that wait for
+ * one that failed are freed of it. */
+void gpu_meeting_end(struct gpu_meeting *m);
 /* Until all that is queued on all of the streams is done. UT_EDEVICE, and
  * nobody meets any more: a device failed, which leaves the others waiting, or
  * the wait was longer than GPU_MEETING_MS, as for one that cannot be

@@ -224,9 +224,9 @@ int gpu_count(void)
     return text ? atoi(text) : 1;
 }
 
-/* While the file $TSCAF_HOST_LOSE is there, what is waited for fails, and so
- * does all that follows, until there is a new context: the file goes with the
- * old one, and so does its memory. */
+/* While the file $TSCAF_HOST_LOSE is there, what is copied out or waited for
+ * fails, until there is a new context: the file goes with the old one, and so
+ * does its memory. */
 bool gpu_lost(int device)
 {
     const char *file = getenv("TSCAF_HOST_LOSE");
@@ -354,7 +354,9 @@ enum ut_err gpu_copy_in(struct gpu_stream *s, void *to, const void *from,
 enum ut_err gpu_copy_out(struct gpu_stream *s, void *to, const void *from,
                          size_t len, struct ut_error *e)
 {
-    return gpu_copy_in(s, to, from, len, e);
+    return gpu_lost(s->device)
+               ? ut_fail(e, UT_EDEVICE, "CUDA: copying out: an illegal access")
+               : gpu_copy_in(s, to, from, len, e);
 }
 
 enum ut_err gpu_upload(void *to, const void *from, size_t len,

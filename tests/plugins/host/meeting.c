@@ -8,6 +8,9 @@
 
 struct gpu_meeting {
     int n;
+    bool open; /* devices met, and nobody waited for them or ended it: on GPUs
+                  they would wait for ever */
+    bool over;
     struct gpu_stream *streams[MDL_LEARNER_DEVICES];
 };
 
@@ -33,13 +36,23 @@ enum ut_err gpu_meeting_open(const int *devices,
 void gpu_meeting_close(struct gpu_meeting *m, bool lost)
 {
     (void)lost;
+    if (m && m->open)
+        abort();
     free(m);
+}
+
+void gpu_meeting_end(struct gpu_meeting *m)
+{
+    m->open = false;
+    m->over = true;
 }
 
 enum ut_err gpu_meet(struct gpu_meeting *m, const struct gpu_sum *sums, int n,
                      struct ut_error *e)
 {
-    (void)e;
+    if (m->over)
+        return ut_fail(e, UT_EDEVICE, "NCCL: an error ended it");
+    m->open = true;
     for (; n > 0; n--, sums++)
         for (size_t k = sums->at; k < sums->at + sums->n; k++) {
             float sum = sums->arrays[0][k];
@@ -60,5 +73,7 @@ enum ut_err gpu_meeting_wait(struct gpu_meeting *m, struct ut_error *e)
 
     for (int i = 0; i < m->n && !rc; i++)
         rc = gpu_wait(m->streams[i], e);
+    m->open = false;
+    m->over = rc;
     return rc;
 }
