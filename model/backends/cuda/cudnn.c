@@ -21,11 +21,13 @@ struct engine {
 static enum ut_err fail(const struct cudnn *h, const char *what,
                         cudnnStatus_t s, struct ut_error *e)
 {
+    bool full = s == CUDNN_STATUS_INTERNAL_ERROR_HOST_ALLOCATION_FAILED ||
+                s == CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED;
     char why[120] = "";
 
     h->GetLastErrorString(why, sizeof(why));
-    return ut_fail(e, s == CUDNN_STATUS_ALLOC_FAILED ? UT_ENOMEM : UT_EDEVICE,
-                   "cuDNN: %s: %s %s", what, h->GetErrorString(s), why);
+    return ut_fail(e, full ? UT_ENOMEM : UT_EDEVICE, "cuDNN: %s: %s %s", what,
+                   h->GetErrorString(s), why);
 }
 
 static enum ut_err load_library(struct cudnn *h, struct ut_error *e)
