@@ -216,7 +216,7 @@ static enum ut_err find(void *handle, const struct gpu_product *p,
     struct cudnn *h = handle;
     struct cudnn_graph *g = calloc(1, sizeof(*g));
     cudnnBackendDescriptor_t ops;
-    bool sayable, single; /* float32 through and through */
+    bool sayable, ready, single; /* float32 through and through */
     enum ut_err rc;
 
     *o = (struct gpu_offers){.vendor = &gpu_cudnn, .shared = g};
@@ -232,9 +232,12 @@ static enum ut_err find(void *handle, const struct gpu_product *p,
                   1, &h->dnn);
     cudnn_ready(g, ops, "a graph");
     single = p->x.type == GPU_F32 && !p->tf32;
+    ready = g->status == CUDNN_STATUS_SUCCESS;
     ask(g, ops, CUDNN_HEUR_MODE_A, single, o);
-    if (!o->n)
+    if (ready && !o->n) {
+        g->status = CUDNN_STATUS_SUCCESS; /* where that heuristic fails too */
         ask(g, ops, CUDNN_HEUR_MODE_FALLBACK, single, o);
+    }
     if (sayable && g->status == CUDNN_STATUS_SUCCESS && o->n)
         return UT_OK;
     rc = !sayable ? ut_fail(e, UT_EDEVICE, "no graph for this epilogue")
