@@ -178,7 +178,7 @@ int mdl_graph_param_owned(struct mdl_graph *g, struct mdl_shape shape,
     return v;
 }
 
-static const char *const op_names[] = {
+static const char *const op_names[MDL_OP_LAST + 1] = {
     [MDL_OP_IMAGE] = "image",
     [MDL_OP_CONV] = "convolution",
     [MDL_OP_LINEAR] = "linear",

@@ -61,6 +61,7 @@ enum mdl_op {
     MDL_OP_UPSAMPLE_DX, /* dy, (x) -> dx                                     */
     MDL_OP_SLICE,       /* dy [C,H,W], (part) -> [c,H,W] from channel first  */
     MDL_OP_SOFTMAX_DX,  /* y, dy -> dx                                       */
+    MDL_OP_LAST = MDL_OP_SOFTMAX_DX,
 };
 
 enum mdl_act {
@@ -70,6 +71,7 @@ enum mdl_act {
     MDL_ACT_LEAKY, /* x < 0: alpha * x     */
     MDL_ACT_PRELU, /* x < 0: slope[c] * x  */
     MDL_ACT_SIGMOID,
+    MDL_ACT_LAST = MDL_ACT_SIGMOID,
 };
 
 enum mdl_value_kind {

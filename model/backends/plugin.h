@@ -2,6 +2,7 @@
 #define MODEL_BACKENDS_PLUGIN_H
 
 #include "model/backend.h"
+#include "model/panel.h"
 
 /* A backend in a shared library of its own (libtscaf-cuda.so), opened when it
  * is wanted: programs neither link nor include what it stands on. */
@@ -17,7 +18,13 @@
      sizeof(struct mdl_optimizer) * 29 + sizeof(struct mdl_arcface) * 37 +     \
      sizeof(struct mdl_distill) * 41 + sizeof(struct mdl_hint) * 43)
 
-/* Changes with the structs that both sides look into. */
+/* The numbers that both sides mean the same by. */
+#define MDL_PLUGIN_NUMBERS                                                     \
+    (MDL_OP_LAST * 47 + MDL_ACT_LAST * 53 + MDL_PREC_TF32 * 59 +               \
+     MDL_MAX_OUTPUTS * 61 + MDL_INDEX_QUERIES * 67 + MDL_INDEX_NEAR * 71 +     \
+     MDL_PANEL_ROWS * 73 + MDL_LEARNER_DEVICES * 79)
+
+/* Changes with the structs that both sides look into, and those numbers. */
 #define MDL_PLUGIN_LAYOUT                                                      \
     (uint32_t)(                                                                \
         ((sizeof(struct mdl_graph) * 31 + sizeof(struct mdl_node)) * 31 +      \
@@ -25,7 +32,8 @@
             31 +                                                               \
         (sizeof(struct mdl_backend_ops) * 31 + sizeof(struct mdl_index_ops)) * \
             31 +                                                               \
-        MDL_PLUGIN_LEARNER + sizeof(struct mdl_device_stats))
+        MDL_PLUGIN_LEARNER + MDL_PLUGIN_NUMBERS +                              \
+        sizeof(struct mdl_device_stats) + sizeof(struct mdl_io) * 83)
 
 struct mdl_plugin {
     uint32_t abi, layout; /* of the sources it was built from */
