@@ -22,12 +22,13 @@
  * bad access in a kernel, an uncorrectable memory error) takes all that was on
  * the device, whoever put it there. Whoever runs holds the lock for reading;
  * whoever saw the loss makes a new context, holding it for writing, and counts
- * epochs on. What is of an older epoch is then made anew before it next runs.
+ * epochs on; those who would run wait behind it, or under load its turn might
+ * never come. What is of an older epoch is then made anew before it next runs.
  * This is the one thing here that all backends of a process share. */
 static struct {
     pthread_rwlock_t lock;
     unsigned epoch[MAX_GPUS];
-} process = {.lock = PTHREAD_RWLOCK_INITIALIZER};
+} process = {.lock = PTHREAD_RWLOCK_WRITER_NONRECURSIVE_INITIALIZER_NP};
 
 static int score(void)
 {
@@ -371,13 +372,18 @@ enum ut_err cuda_ready(struct plan *p, struct ut_error *e)
 void cuda_mend(const struct ctx *c, unsigned epoch, enum ut_err rc)
 {
     struct ut_error ignored;
+    bool lost;
 
     if (rc != UT_EDEVICE)
         return;
+    pthread_rwlock_rdlock(&process.lock);
+    lost = !is_lost(c, epoch) && gpu_lost(c->device);
+    pthread_rwlock_unlock(&process.lock);
+    if (!lost) /* an error of one run is no reason to stop all others */
+        return;
     pthread_rwlock_wrlock(&process.lock);
-    if (process.epoch[c->device] == epoch && gpu_lost(c->device) &&
-        !gpu_reset(c->device, &ignored))
-        process.epoch[c->device]++;
+    if (!is_lost(c, epoch) && !gpu_reset(c->device, &ignored))
+        __atomic_add_fetch(&process.epoch[c->device], 1, __ATOMIC_RELAXED);
     pthread_rwlock_unlock(&process.lock);
 }
 
@@ -503,8 +509,11 @@ static void stats(void *ctx, struct mdl_device_stats *out)
     struct ctx *c = ctx;
 
     cuda_read(c, out);
-    pthread_rwlock_rdlock(&process.lock);
-    out->contexts_lost = process.epoch[c->device];
+    out->contexts_lost =
+        __atomic_load_n(&process.epoch[c->device], __ATOMIC_RELAXED);
+    /* Whoever asks, as a server's loop, does not wait for a new context. */
+    if (pthread_rwlock_tryrdlock(&process.lock))
+        return;
     gpu_memory(c->device, &out->memory_used, &out->memory_total);
     pthread_rwlock_unlock(&process.lock);
 }
