@@ -49,6 +49,9 @@ struct mdl_device_stats {
     uint64_t memory_total;  /* bytes                            */
     uint64_t contexts_lost; /* errors that stayed until all that
                                was on the device was made anew  */
+    uint64_t failed;        /* batches in a row, the last ones  */
+    char why[160];          /* the last of them failed; or why
+                               there is no new context          */
 };
 
 /* For implementers; callers use the functions below. */

@@ -3,6 +3,7 @@
 
 #include <uv.h>
 
+#include "base/error.h"
 #include "server/calls/streams.h"
 
 /* Who watches the server's health (grpc.health.v1.Health/Watch), and what it
@@ -19,9 +20,10 @@ struct srv_health {
     uv_timer_t beat;
 };
 
-/* Whether app answers calls: it is neither starting nor draining, and knows
- * what other servers wrote (follow.h). */
-bool srv_health_ready(const struct srv_app *app);
+/* Whether app answers calls: it is neither starting nor draining, knows what
+ * other servers wrote (follow.h), and batches run on all its devices
+ * (inference/devices.h). Else why. */
+bool srv_health_ready(struct srv_app *app, struct ut_error *why);
 
 void srv_health_start(struct srv_app *app);
 /* ready or draining has changed. One that drains hears it and is let go. */

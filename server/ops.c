@@ -64,15 +64,11 @@ void srv_ops_ready(struct srv_app *app, struct srv_http_exchange *x)
     struct api_error err;
     struct ut_error why;
 
-    if (srv_health_ready(app)) {
+    if (srv_health_ready(app, &why)) {
         say_ready(app, x);
         return;
     }
-    if (!app->draining && app->ready && !srv_follow_well(app->follow, &why))
-        api_fail(&err, API_UNAVAILABLE, "%s", why.msg);
-    else
-        api_fail(&err, API_UNAVAILABLE, "the server is %s",
-                 app->draining ? "draining" : "starting");
+    api_fail(&err, API_UNAVAILABLE, "%s", why.msg);
     err.retry_after_s = 1;
     srv_http_fail(x, &err);
 }
@@ -87,7 +83,7 @@ void srv_ops_metrics(struct srv_app *app, struct srv_http_exchange *x)
     struct ut_buf b;
     enum ut_err rc;
 
-    srv_metrics_set(m, SRV_GAUGE_READY, srv_health_ready(app));
+    srv_metrics_set(m, SRV_GAUGE_READY, srv_health_ready(app, &e));
     if (app->ready) {
         g = srv_generation_take(app);
         srv_metrics_set(m, SRV_GAUGE_QUEUE,

@@ -43,6 +43,20 @@ static int read_all(const struct srv_engine *en,
     return n;
 }
 
+bool srv_devices_well(const struct srv_engine *en, struct ut_error *why)
+{
+    struct mdl_device_stats stats[SRV_MAX_DEVICES];
+    int n = read_all(en, stats);
+
+    for (int i = 0; i < n; i++)
+        if (stats[i].failed >= SRV_DEVICE_FAILURES)
+            return !ut_fail(why, UT_EDEVICE,
+                            "on device %d the last %" PRIu64
+                            " batches failed: %s",
+                            i, stats[i].failed, stats[i].why);
+    return true;
+}
+
 enum ut_err srv_devices_metrics(const struct srv_engine *en, struct ut_buf *out,
                                 struct ut_error *e)
 {

@@ -8,6 +8,11 @@
 /* What the devices of the model that answers say of themselves. Nothing where
  * the model runs on the processor. */
 
+/* Whether batches run on all of them: a device whose last
+ * SRV_DEVICE_FAILURES batches failed has not come back from an error that
+ * stayed, and takes ever more batches, since they fail at once. Else why. */
+#define SRV_DEVICE_FAILURES 16
+bool srv_devices_well(const struct srv_engine *en, struct ut_error *why);
 /* As Prometheus's series, tscaf_device_*. Errors: those of ut_buf_addf. */
 UT_MUSTUSE enum ut_err srv_devices_metrics(const struct srv_engine *en,
                                            struct ut_buf *out,

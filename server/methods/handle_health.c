@@ -5,6 +5,7 @@
 #include "api/health/health.pb-c.h"
 #include "server/app.h"
 #include "server/calls/dispatch.h"
+#include "server/inference/devices.h"
 #include "server/methods/handlers.h"
 
 #define BEAT_MS 5000
@@ -12,11 +13,13 @@
 typedef Grpc__Health__V1__HealthCheckResponse response;
 #define STATUS(s) GRPC__HEALTH__V1__HEALTH_CHECK_RESPONSE__SERVING_STATUS__##s
 
-static response serving(const struct srv_app *app)
+static response serving(struct srv_app *app)
 {
     response r = GRPC__HEALTH__V1__HEALTH_CHECK_RESPONSE__INIT;
+    struct ut_error why;
 
-    r.status = srv_health_ready(app) ? STATUS(SERVING) : STATUS(NOT_SERVING);
+    r.status =
+        srv_health_ready(app, &why) ? STATUS(SERVING) : STATUS(NOT_SERVING);
     return r;
 }
 
@@ -81,11 +84,20 @@ void srv_handle_health_watch(struct srv_call *c)
 
 /* ---- Those who watch ---- */
 
-bool srv_health_ready(const struct srv_app *app)
+bool srv_health_ready(struct srv_app *app, struct ut_error *why)
 {
-    struct ut_error why;
+    struct srv_generation *g =
+        app->generations.current ? srv_generation_take(app) : NULL;
+    bool well = false;
 
-    return app->ready && !app->draining && srv_follow_well(app->follow, &why);
+    if (!app->ready || app->draining)
+        ut_fail(why, UT_ESTATE, "the server is %s",
+                app->draining ? "draining" : "starting");
+    else
+        well = srv_follow_well(app->follow, why) &&
+               (!g || srv_devices_well(g->engine, why));
+    srv_generation_drop(g);
+    return well;
 }
 
 static void on_beat(uv_timer_t *t)

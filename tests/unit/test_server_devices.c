@@ -193,6 +193,34 @@ static void device__error_that_stays__one_batch_fails(void **state)
     fclose(lines);
 }
 
+/* A device that gets no new context makes the server unready, until a batch
+ * runs on it again. */
+static void device__stays_lost__not_well_until_a_batch_runs(void **state)
+{
+    struct srv_engine *en = engine_new("cuda", 4, 1);
+    struct srv_batcher *b = batcher_new(en);
+    static float got[N][DIM];
+    struct ut_error why = {0};
+
+    (void)state;
+    assert_int_equal(run(b, 4, got), 0);
+    setenv("TSCAF_HOST_STAYS_LOST", "1", 1);
+    fclose(fopen(lose, "w"));
+    assert_int_equal(run(b, 1, got), 1);
+    assert_true(srv_devices_well(en, &why)); /* one batch tells nothing */
+    for (int i = 1; i < SRV_DEVICE_FAILURES; i++)
+        assert_int_equal(run(b, 1, got), 1);
+    assert_false(srv_devices_well(en, &why));
+    assert_string_equal(why.msg, "on device 0 the last 16 batches failed: "
+                                 "CUDA: a new context: the bus is dead");
+    unsetenv("TSCAF_HOST_STAYS_LOST");
+    assert_int_equal(run(b, 1, got), 1);
+    assert_int_equal(run(b, 1, got), 0);
+    assert_true(srv_devices_well(en, &why));
+    srv_batcher_free(b);
+    srv_engine_free(en);
+}
+
 /* Memory for small batches only: those, and a line for each size that is not.
  */
 static void device__little_memory__smaller_batches(void **state)
@@ -277,6 +305,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(devices__two__both_work),
         cmocka_unit_test(device__error_that_stays__one_batch_fails),
+        cmocka_unit_test(device__stays_lost__not_well_until_a_batch_runs),
         cmocka_unit_test(device__little_memory__smaller_batches),
         cmocka_unit_test(generation__little_memory__logged),
         cmocka_unit_test(processor__no_figures),

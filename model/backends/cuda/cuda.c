@@ -369,9 +369,9 @@ enum ut_err cuda_ready(struct plan *p, struct ut_error *e)
     return rc ? rc : bind(p, e);
 }
 
-void cuda_mend(const struct ctx *c, unsigned epoch, enum ut_err rc)
+void cuda_mend(struct ctx *c, unsigned epoch, enum ut_err rc)
 {
-    struct ut_error ignored;
+    struct ut_error why;
     bool lost;
 
     if (rc != UT_EDEVICE)
@@ -382,8 +382,12 @@ void cuda_mend(const struct ctx *c, unsigned epoch, enum ut_err rc)
     if (!lost) /* an error of one run is no reason to stop all others */
         return;
     pthread_rwlock_wrlock(&process.lock);
-    if (!is_lost(c, epoch) && !gpu_reset(c->device, &ignored))
-        __atomic_add_fetch(&process.epoch[c->device], 1, __ATOMIC_RELAXED);
+    if (!is_lost(c, epoch)) { /* nobody else has mended it meanwhile */
+        if (gpu_reset(c->device, &why))
+            cuda_failed(c, 0, why.msg);
+        else
+            __atomic_add_fetch(&process.epoch[c->device], 1, __ATOMIC_RELAXED);
+    }
     pthread_rwlock_unlock(&process.lock);
 }
 
@@ -493,6 +497,8 @@ static enum ut_err run(void *ctx, void *plan, const struct mdl_io *io,
                  gpu_between(p->lane->from, p->lane->to));
     pthread_rwlock_unlock(&process.lock);
     cuda_busy(ctx, -1);
+    if (rc)
+        cuda_failed(ctx, 1, e->msg);
     cuda_mend(ctx, epoch, rc);
     return rc;
 }

@@ -1,4 +1,6 @@
 /* What a device did, for /metrics. */
+#include <stdio.h>
+
 #include "model/backends/cuda/plan.h"
 
 void cuda_busy(struct ctx *c, int change)
@@ -18,8 +20,17 @@ void cuda_ran(struct ctx *c, int64_t run_us, int64_t kernel_us)
 {
     pthread_mutex_lock(&c->busy);
     c->batches++;
+    c->failed = 0;
     c->run_us += (uint64_t)run_us;
     c->kernel_us += (uint64_t)kernel_us;
+    pthread_mutex_unlock(&c->busy);
+}
+
+void cuda_failed(struct ctx *c, uint64_t batches, const char *why)
+{
+    pthread_mutex_lock(&c->busy);
+    c->failed += batches;
+    snprintf(c->why, sizeof(c->why), "%s", why);
     pthread_mutex_unlock(&c->busy);
 }
 
@@ -29,7 +40,10 @@ void cuda_read(struct ctx *c, struct mdl_device_stats *out)
     *out = (struct mdl_device_stats){.batches = c->batches,
                                      .run_us = c->run_us,
                                      .kernel_us = c->kernel_us,
-                                     .busy_us = c->busy_us};
+                                     .busy_us = c->busy_us,
+                                     .failed = c->failed};
+    if (c->failed)
+        snprintf(out->why, sizeof(out->why), "%s", c->why);
     if (c->running)
         out->busy_us += (uint64_t)(gpu_clock_us() - c->since_us);
     pthread_mutex_unlock(&c->busy);

@@ -39,6 +39,8 @@ struct ctx {
     int running;      /* plans and searches */
     int64_t since_us; /* when the first of them began */
     uint64_t batches, run_us, kernel_us, busy_us;
+    uint64_t failed;      /* batches in a row, the last ones */
+    char why[160];        /* the last of them did; or there is no new context */
     pthread_mutex_t lock; /* guards weights, learners */
     struct weights *weights;
     struct learner_device *learners; /* the latest first; under lock */
@@ -137,11 +139,13 @@ enum ut_err cuda_renew(struct ctx *c, struct lane *l, struct ut_error *e);
 enum ut_err cuda_ready(struct plan *p, struct ut_error *e);
 /* An error of that epoch: if it would stay, the device gets a new context. Not
  * entered. */
-void cuda_mend(const struct ctx *c, unsigned epoch, enum ut_err rc);
+void cuda_mend(struct ctx *c, unsigned epoch, enum ut_err rc);
 
 /* meter.c. Something begins (+1) or ends (-1) on the device; a batch ended. */
 void cuda_busy(struct ctx *c, int change);
 void cuda_ran(struct ctx *c, int64_t run_us, int64_t kernel_us);
+/* So many batches failed, 0: what follows one that did. */
+void cuda_failed(struct ctx *c, uint64_t batches, const char *why);
 void cuda_read(struct ctx *c, struct mdl_device_stats *out);
 
 /* build.c. The steps of p->g; UT_EINVAL names an operation that there is not
