@@ -309,8 +309,46 @@ static void cuda__remembered__proved_again(void **state)
     assert_string_equal(next.report, first.report);
 }
 
+/* A kernel that traps, by CUDA's driver: its context is lost. */
+static void trap(void)
+{
+    static const char code[] = ".version 7.0\n.target sm_75\n"
+                               ".address_size 64\n"
+                               ".visible .entry k()\n{\n trap;\n}\n";
+    void *driver = dlopen("libcuda.so.1", RTLD_NOW);
+    void *context, *module, *kernel;
+    int (*retain)(void **, int), (*enter)(void *), (*wait)(void);
+    int (*load)(void **, const void *), (*find)(void **, void *, const char *);
+    int (*launch)(void *, unsigned, unsigned, unsigned, unsigned, unsigned,
+                  unsigned, unsigned, void *, void **, void **);
+
+    assert_non_null(driver);
+    *(void **)&retain = dlsym(driver, "cuDevicePrimaryCtxRetain");
+    *(void **)&enter = dlsym(driver, "cuCtxSetCurrent");
+    *(void **)&load = dlsym(driver, "cuModuleLoadData");
+    *(void **)&find = dlsym(driver, "cuModuleGetFunction");
+    *(void **)&launch = dlsym(driver, "cuLaunchKernel");
+    *(void **)&wait = dlsym(driver, "cuCtxSynchronize");
+    assert_int_equal(retain(&context, 0), 0);
+    assert_int_equal(enter(context), 0);
+    assert_int_equal(load(&module, code), 0);
+    assert_int_equal(find(&kernel, module, "k"), 0);
+    assert_int_equal(launch(kernel, 1, 1, 1, 1, 1, 1, 0, NULL, NULL, NULL), 0);
+    assert_int_not_equal(wait(), 0);
+    dlclose(driver);
+}
+
+static void lose_context(const char *file)
+{
+    if (getenv("TSCAF_TEST_CUDA"))
+        trap();
+    else
+        fclose(fopen(file, "w"));
+}
+
 /* An error that stays: the batch fails, all is made anew, and the next batch
- * answers as before; on both lanes, and with engines that were chosen. */
+ * answers as before; on both lanes, and with engines that were chosen. On a GPU
+ * where TSCAF_TEST_CUDA=lose: whether it comes back is the driver's to say. */
 static void cuda__context_lost__batch_fails_then_as_before(void **state)
 {
     static uint8_t faces[112 * 112 * 3];
@@ -322,11 +360,12 @@ static void cuda__context_lost__batch_fails_then_as_before(void **state)
     struct rig r = {0};
     struct mdl_io io = {faces, out};
     struct ut_error e = {0};
+    const char *gpu = getenv("TSCAF_TEST_CUDA");
     char file[96];
     int at;
 
     (void)state;
-    if (getenv("TSCAF_TEST_CUDA"))
+    if (gpu && strcmp(gpu, "lose") != 0)
         return;
     for (size_t i = 0; i < sizeof(faces); i++)
         faces[i] = (uint8_t)(i * 31 >> 2);
@@ -348,14 +387,15 @@ static void cuda__context_lost__batch_fails_then_as_before(void **state)
     assert_int_equal(mdl_plan_run(plans[0], &io, &e), UT_OK);
     out[at] = got;
     for (int time = 1; time <= 2; time++) {
-        fclose(fopen(file, "w"));
+        lose_context(file);
         assert_int_equal(mdl_plan_run(plans[0], &io, &e), UT_EDEVICE);
-        assert_non_null(strstr(e.msg, "illegal access"));
+        if (!gpu)
+            assert_non_null(strstr(e.msg, "illegal access"));
         for (int i = 0; i < 2; i++) {
             memset(got, 0, sizeof(got));
             if (mdl_plan_run(plans[i], &io, &e))
                 fail_msg("%s", e.msg);
-            assert_memory_equal(got, first, sizeof(got));
+            assert_close(got, first, 512, gpu ? 1e-4 : 0, 0, "as before");
         }
         assert_true(mdl_backend_stats(r.backend, &stats));
         assert_int_equal(stats.contexts_lost, time);
@@ -364,7 +404,7 @@ static void cuda__context_lost__batch_fails_then_as_before(void **state)
         assert_true(stats.run_us > stats.kernel_us && stats.kernel_us);
     }
     /* Lost while a plan is made; then what was not made anew goes. */
-    fclose(fopen(file, "w"));
+    lose_context(file);
     assert_int_equal(
         mdl_plan_new(lanes[0], &r.graph, MDL_PREC_F32, 2, &plans[2], &e),
         UT_EDEVICE);
@@ -411,9 +451,9 @@ int main(void)
     char cache[] = "/tmp/tscaf-test-XXXXXX", command[64];
     int bad;
 
+    cmocka_set_test_filter(getenv("TEST_FILTER")); /* NULL: all */
     if (getenv("TSCAF_TEST_CUDA"))
         return cmocka_run_group_tests(tests, NULL, NULL);
-    cmocka_set_test_filter(getenv("TEST_FILTER")); /* NULL: all */
     setenv("TSCAF_CUDA_PLUGIN", PLUGINS "host.so", 1);
     if (!mkdtemp(cache))
         return 1;
