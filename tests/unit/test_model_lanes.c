@@ -1,9 +1,12 @@
 /* Lanes of one backend on several threads at once: the numbers of one alone,
  * from weights that they share; on the processor, and with it in a GPU's place
  * (tests/plugins/host). */
+#include <fcntl.h>
 #include <pthread.h>
+#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "model/backend.h"
 #include "model/model.h"
@@ -89,6 +92,104 @@ static void compare(struct mdl_backend *b, const struct mdl_graph *g,
     }
 }
 
+#define TINY SPEC("[8,8,8,8]")
+#define ENOUGH 500
+
+/* Two of these keep a device at work until `mended`. */
+struct crowd {
+    pthread_t thread;
+    struct worker w;
+    bool *mended;
+    int runs;
+};
+
+static void *keep_busy(void *arg)
+{
+    struct crowd *c = arg;
+    struct mdl_io io = {c->w.in, c->w.list};
+    struct mdl_lane *lane = NULL;
+    struct mdl_plan *plan = NULL;
+
+    c->w.rc = mdl_lane_new(c->w.backend, &lane, &c->w.e);
+    if (!c->w.rc)
+        c->w.rc =
+            mdl_plan_new(lane, c->w.graph, MDL_PREC_F32, BATCH, &plan, &c->w.e);
+    while (!c->w.rc && c->runs < ENOUGH &&
+           !__atomic_load_n(c->mended, __ATOMIC_SEQ_CST)) {
+        c->w.rc = mdl_plan_run(plan, &io, &c->w.e);
+        __atomic_add_fetch(&c->runs, 1, __ATOMIC_SEQ_CST);
+    }
+    mdl_plan_free(plan);
+    mdl_lane_free(lane);
+    return NULL;
+}
+
+/* A context is made anew though another device's runs leave no gap. */
+static void device__lost_beside_a_busy_one__mended(void **state)
+{
+    static struct crowd crowd[2];
+    static struct worker w;
+    char file[] = "/tmp/tscaf-test-XXXXXX";
+    struct mdl_io io = {w.in, w.list};
+    struct mdl_backend *b[2];
+    struct mdl_lane *lane;
+    struct mdl_plan *plan;
+    struct mdl_model m = {0};
+    struct mdl_spec spec;
+    struct mdl_graph g;
+    struct ut_error e = {0};
+    bool mended = false;
+    int out;
+
+    (void)state;
+    setenv("TSCAF_HOST_DEVICES", "2", 1);
+    if (mdl_spec_parse(TINY, strlen(TINY), &spec, &e) ||
+        mdl_model_fresh(&spec, 3, &m, &e) ||
+        mdl_graph_optimise(&m.graph, ~0ull, &g, &e) ||
+        mdl_backend_open("cuda", 0, &b[0], &e) ||
+        mdl_backend_open("cuda", 1, &b[1], &e) ||
+        mdl_lane_new(b[0], &lane, &e) ||
+        mdl_plan_new(lane, &g, MDL_PREC_F32, BATCH, &plan, &e))
+        fail_msg("%s", e.msg);
+    out = mdl_graph_find_output(&g, "b.embedding.normalized");
+    w.list[out] = w.out;
+    setenv("TSCAF_HOST_BUSY", "1", 1);
+    assert_int_equal(close(mkstemp(file)), 0);
+    assert_int_equal(unlink(file), 0);
+    setenv("TSCAF_HOST_LOSE", file, 1);
+    for (int i = 0; i < 2; i++) {
+        crowd[i].w.backend = b[1];
+        crowd[i].w.graph = &g;
+        crowd[i].w.list[out] = crowd[i].w.out;
+        crowd[i].mended = &mended;
+        assert_int_equal(
+            pthread_create(&crowd[i].thread, NULL, keep_busy, &crowd[i]), 0);
+    }
+    for (int i = 0; i < 2; i++)
+        while (!__atomic_load_n(&crowd[i].runs, __ATOMIC_SEQ_CST))
+            sched_yield();
+    assert_int_equal(close(open(file, O_CREAT | O_WRONLY, 0600)), 0);
+    assert_int_equal(mdl_plan_run(plan, &io, &e), UT_EDEVICE);
+    __atomic_store_n(&mended, true, __ATOMIC_SEQ_CST);
+    for (int i = 0; i < 2; i++) {
+        pthread_join(crowd[i].thread, NULL);
+        if (crowd[i].w.rc)
+            fail_msg("%s", crowd[i].w.e.msg);
+        assert_true(crowd[i].runs < ENOUGH);
+    }
+    if (mdl_plan_run(plan, &io, &e))
+        fail_msg("%s", e.msg);
+    unsetenv("TSCAF_HOST_LOSE");
+    unsetenv("TSCAF_HOST_BUSY");
+    unsetenv("TSCAF_HOST_DEVICES");
+    mdl_plan_free(plan);
+    mdl_lane_free(lane);
+    mdl_backend_close(b[0]);
+    mdl_backend_close(b[1]);
+    mdl_graph_fini(&g);
+    mdl_model_close(&m);
+}
+
 static void at_once(const char *backend, const char *text, int rounds)
 {
     struct mdl_model m = {0};
@@ -122,15 +223,16 @@ static void lanes__at_once_on_a_device__the_numbers_of_one(void **state)
 {
     (void)state;
     setenv("TSCAF_HOST_ENGINES", "f", 1);
-    at_once("cuda", SPEC("[8,8,8,8]"), 4);
+    at_once("cuda", TINY, 4);
     setenv("TSCAF_HOST_RECORDS", "1", 1);
-    at_once("cuda", SPEC("[8,8,8,8]"), 4);
+    at_once("cuda", TINY, 4);
 }
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(lanes__at_once__the_numbers_of_one),
+        cmocka_unit_test(device__lost_beside_a_busy_one__mended),
         cmocka_unit_test(lanes__at_once_on_a_device__the_numbers_of_one),
     };
 
