@@ -186,9 +186,9 @@ static void device__error_that_stays__one_batch_fails(void **state)
     rewind(lines);
     assert_non_null(fgets(line, sizeof(line), lines));
     assert_non_null(strstr(line, "\"level\":\"warn\""));
-    assert_non_null(strstr(line,
-                           "a batch of 4 on lane 0 failed: CUDA: a batch: "
-                           "an illegal access"));
+    if (!strstr(line, "a batch of 4 on lane 0 failed: CUDA: ") ||
+        !strstr(line, "an illegal access"))
+        fail_msg("%s", line);
     assert_null(fgets(line, sizeof(line), lines));
     fclose(lines);
 }
@@ -198,7 +198,7 @@ static void device__error_that_stays__one_batch_fails(void **state)
 static void device__stays_lost__not_well_until_a_batch_runs(void **state)
 {
     struct srv_engine *en = engine_new("cuda", 4, 1);
-    struct srv_batcher *b = batcher_new(en);
+    struct srv_batcher *b = batcher_new(en, NULL);
     static float got[N][DIM];
     struct ut_error why = {0};
 
