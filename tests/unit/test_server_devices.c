@@ -197,28 +197,41 @@ static void device__error_that_stays__one_batch_fails(void **state)
  * runs on it again. */
 static void device__stays_lost__not_well_until_a_batch_runs(void **state)
 {
-    struct srv_engine *en = engine_new("cuda", 4, 1);
-    struct srv_batcher *b = batcher_new(en, NULL);
+    struct srv_config config = {.backend = (char *)(uintptr_t) "cuda",
+                                .max_batch = 4,
+                                .max_queue = 100,
+                                .gallery_max_faces = 10};
+    struct srv_app app = {.config = &config};
     static float got[N][DIM];
+    struct srv_generation *g;
+    struct srv_batcher *b;
     struct ut_error why = {0};
 
     (void)state;
+    pthread_mutex_init(&app.generations.lock, NULL);
+    assert_int_equal(srv_generation_new(&app, model, &g, &why), UT_OK);
+    assert_int_equal(srv_generation_execute(g, &why), UT_OK);
+    b = g->batcher;
+    app.generations.current = g;
+    assert_false(srv_health_ready(&app, &why));
+    assert_string_equal(why.msg, "the server is starting");
+    app.ready = true;
     assert_int_equal(run(b, 4, got), 0);
     setenv("TSCAF_HOST_STAYS_LOST", "1", 1);
     fclose(fopen(lose, "w"));
     assert_int_equal(run(b, 1, got), 1);
-    assert_true(srv_devices_well(en, &why)); /* one batch tells nothing */
+    assert_true(srv_health_ready(&app, &why)); /* one batch tells nothing */
     for (int i = 1; i < SRV_DEVICE_FAILURES; i++)
         assert_int_equal(run(b, 1, got), 1);
-    assert_false(srv_devices_well(en, &why));
+    assert_false(srv_health_ready(&app, &why));
     assert_string_equal(why.msg, "on device 0 the last 16 batches failed: "
                                  "CUDA: a new context: the bus is dead");
     unsetenv("TSCAF_HOST_STAYS_LOST");
     assert_int_equal(run(b, 1, got), 1);
     assert_int_equal(run(b, 1, got), 0);
-    assert_true(srv_devices_well(en, &why));
-    srv_batcher_free(b);
-    srv_engine_free(en);
+    assert_true(srv_health_ready(&app, &why));
+    srv_generation_drop_now(g);
+    pthread_mutex_destroy(&app.generations.lock);
 }
 
 /* Memory for small batches only: those, and a line for each size that is not.

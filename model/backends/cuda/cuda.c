@@ -517,8 +517,9 @@ static void stats(void *ctx, struct mdl_device_stats *out)
     cuda_read(c, out);
     out->contexts_lost =
         __atomic_load_n(&process.epoch[c->device], __ATOMIC_RELAXED);
-    /* Whoever asks, as a server's loop, does not wait for a new context. */
-    if (pthread_rwlock_tryrdlock(&process.lock))
+    /* Whoever asks, as a server's loop, waits neither for a new context nor for
+     * a device that is in trouble. */
+    if (out->failed || pthread_rwlock_tryrdlock(&process.lock))
         return;
     gpu_memory(c->device, &out->memory_used, &out->memory_total);
     pthread_rwlock_unlock(&process.lock);
