@@ -62,7 +62,8 @@ static const struct option options[] = {
     {"batch-delay-us", INT64, ANYWHERE, AT(batch_delay_us), 0, 1000000, "0",
      "N", "how long an idle executor waits for a fuller batch"},
     {"max-queue", INT64, ANYWHERE, AT(max_queue), 1, 1000000, "512", "N",
-     "faces waiting; over it calls are refused with 503"},
+     "faces waiting; over it calls are refused with 503, one that alone has "
+     "more with 400"},
     {"max-queue-bytes", BYTES, ANYWHERE, AT(max_queue_bytes), MIB,
      1024 * 1024 * MIB, "256MiB", "BYTES",
      "request bodies in memory, of each listener; over it calls are "
@@ -484,7 +485,7 @@ enum ut_err srv_config_read(int argc, char *const *argv, char *const *env,
     if (!rc && c.max_body_bytes > c.max_queue_bytes)
         rc = ut_fail(e, UT_EINVAL,
                      "--max-body-bytes: %lld is over --max-queue-bytes, %lld, "
-                     "the room for all bodies",
+                     "the room for all bodies; give a smaller one",
                      (long long)c.max_body_bytes, (long long)c.max_queue_bytes);
     if (!rc && c.if_none && !c.create_key)
         rc = ut_fail(e, UT_EINVAL, "--if-none: needs --create-key ROLE:NAME");
