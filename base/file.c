@@ -1,6 +1,7 @@
 /* Files that are there whole or not at all, and folders that go whole. */
 #include "base/file.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <ftw.h>
@@ -8,9 +9,13 @@
 #include <limits.h>
 #include <stdbool.h>
 #include <stdio.h>
+#include <string.h>
 #include <sys/mman.h>
+#include <sys/random.h>
 #include <sys/stat.h>
 #include <unistd.h>
+
+#define CUT_OFF ".tmp-" /* what a file is called until it is whole */
 
 static bool write_all(int fd, const void *data, size_t len)
 {
@@ -39,7 +44,8 @@ static bool sync_folder(const char *path)
     snprintf(copy, sizeof(copy), "%s", path);
     fd = open(dirname(copy), O_RDONLY | O_CLOEXEC);
     /* Not every file system syncs folders. */
-    ok = fd >= 0 && (!fsync(fd) || errno == EINVAL);
+    ok = fd >= 0 &&
+         (!fsync(fd) || errno == EINVAL || errno == ENOTSUP || errno == ENOSYS);
     if (fd >= 0)
         close(fd);
     return ok;
@@ -50,13 +56,17 @@ enum ut_err ut_file_write_parts(const char *path, unsigned mode,
                                 struct ut_error *e)
 {
     char fresh[PATH_MAX];
+    unsigned mine = 0;
     bool ok = true;
     int fd;
 
-    if (snprintf(fresh, sizeof(fresh), "%s.tmp-%ld", path, (long)getpid()) >=
+    /* A process's number is another's in the next container. */
+    if (getrandom(&mine, sizeof(mine), 0) != sizeof(mine))
+        return ut_fail(e, UT_EIO, "%.150s: no random number: %m", path);
+    if (snprintf(fresh, sizeof(fresh), "%s" CUT_OFF "%08x", path, mine) >=
         (int)sizeof(fresh))
         return ut_fail(e, UT_EIO, "%.100s...: is too long a path", path);
-    fd = open(fresh, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, mode);
+    fd = open(fresh, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, mode);
     if (fd < 0)
         return ut_fail(e, UT_EIO, "%.150s: cannot be made: %m", path);
     for (size_t i = 0; ok && i < n; i++)
@@ -77,6 +87,18 @@ enum ut_err ut_file_write(const char *path, const void *data, size_t len,
     const struct ut_file_part part = {data, len};
 
     return ut_file_write_parts(path, 0600, &part, 1, e);
+}
+
+void ut_file_sweep(const char *folder)
+{
+    DIR *d = opendir(folder);
+    const struct dirent *f;
+
+    while (d && (f = readdir(d)))
+        if (strstr(f->d_name, CUT_OFF))
+            unlinkat(dirfd(d), f->d_name, 0);
+    if (d)
+        closedir(d);
 }
 
 enum ut_err ut_file_copy(const char *from, const char *to, struct ut_error *e)

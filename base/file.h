@@ -10,9 +10,10 @@ struct ut_file_part {
     size_t len;
 };
 
-/* Makes or replaces a file of n parts, whole: written beside it as
- * PATH.tmp-PROCESS, synced, then renamed. mode: its permissions, before the
- * umask. Errors: UT_EIO naming the path; then what was there stays. */
+/* Makes or replaces a file of n parts, whole: written beside it as PATH.tmp-X,
+ * synced, then renamed, and its folder synced. mode: its permissions, before
+ * the umask. Errors: UT_EIO naming the path; then what was there stays, unless
+ * only the folder could not be synced. */
 UT_MUSTUSE enum ut_err ut_file_write_parts(const char *path, unsigned mode,
                                            const struct ut_file_part *parts,
                                            size_t n, struct ut_error *e);
@@ -20,6 +21,10 @@ UT_MUSTUSE enum ut_err ut_file_write_parts(const char *path, unsigned mode,
 /* The same of one part, for the owner alone (0600). */
 UT_MUSTUSE enum ut_err ut_file_write(const char *path, const void *data,
                                      size_t len, struct ut_error *e);
+
+/* Removes from a folder in which nobody writes what writes that were cut off
+ * left: *.tmp-*. */
+void ut_file_sweep(const char *folder);
 
 /* As ut_file_write. */
 UT_MUSTUSE enum ut_err ut_file_copy(const char *from, const char *to,

@@ -151,8 +151,10 @@ static enum ut_err lock(const struct child *c, struct ut_error *e)
 
     snprintf(path, sizeof(path), "%s/lock", c->dir);
     fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
-    if (fd >= 0 && fcntl(fd, F_SETLK, &l) == 0)
+    if (fd >= 0 && fcntl(fd, F_SETLK, &l) == 0) {
+        ut_file_sweep(c->dir); /* a checkpoint is large */
         return UT_OK;
+    }
     return ut_fail(
         e, fd >= 0 && (errno == EAGAIN || errno == EACCES) ? UT_EBUSY : UT_EIO,
         "%.150s: %s", path, strerror(errno));

@@ -1,6 +1,7 @@
 /* Files that are there whole or not at all. */
 #include "base/file.h"
 
+#include <glob.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -22,21 +23,33 @@ static void check(const char *path, const char *want)
     assert_string_equal(got, want);
 }
 
+/* Files of writes that did not end. */
+static int cut_off(void)
+{
+    char pattern[64];
+    glob_t found;
+    int n;
+
+    snprintf(pattern, sizeof(pattern), "%s/*.tmp-*", test_dir());
+    n = glob(pattern, 0, NULL, &found) ? 0 : (int)found.gl_pathc;
+    globfree(&found);
+    return n;
+}
+
 static void write__new_and_again__replaced_whole(void **state)
 {
-    char path[64], fresh[80];
+    char path[64];
     struct ut_error e;
 
     (void)state;
     snprintf(path, sizeof(path), "%s/a", test_dir());
-    snprintf(fresh, sizeof(fresh), "%s.tmp-%ld", path, (long)getpid());
     assert_int_equal(ut_file_write(path, "a longer text", 13, &e), UT_OK);
     check(path, "a longer text");
     assert_int_equal(ut_file_write(path, "short", 5, &e), UT_OK);
     check(path, "short");
     assert_int_equal(ut_file_write(path, "", 0, &e), UT_OK);
     check(path, "");
-    assert_int_not_equal(access(fresh, F_OK), 0);
+    assert_int_equal(cut_off(), 0);
 }
 
 static void write__no_folder__named(void **state)
@@ -84,14 +97,13 @@ static void move__to_another_volume__there_whole_and_gone_here(void **state)
 static void write__disk_full__what_was_there_stays(void **state)
 {
     struct rlimit old, small;
-    char path[64], fresh[80];
+    char path[64];
     static char large[8192];
     struct ut_error e;
     enum ut_err rc;
 
     (void)state;
     snprintf(path, sizeof(path), "%s/b", test_dir());
-    snprintf(fresh, sizeof(fresh), "%s.tmp-%ld", path, (long)getpid());
     assert_int_equal(ut_file_write(path, "before", 6, &e), UT_OK);
     getrlimit(RLIMIT_FSIZE, &old);
     small = (struct rlimit){1000, old.rlim_max};
@@ -103,7 +115,24 @@ static void write__disk_full__what_was_there_stays(void **state)
     assert_non_null(strstr(e.msg, path));
     assert_non_null(strstr(e.msg, "File too large"));
     check(path, "before");
-    assert_int_not_equal(access(fresh, F_OK), 0);
+    assert_int_equal(cut_off(), 0);
+}
+
+static void sweep__write_cut_off__gone_and_nothing_else(void **state)
+{
+    char path[64], cut[80];
+    struct ut_error e;
+
+    (void)state;
+    snprintf(path, sizeof(path), "%s/c", test_dir());
+    snprintf(cut, sizeof(cut), "%s.tmp-00c0ffee", path);
+    assert_int_equal(ut_file_write(path, "whole", 5, &e), UT_OK);
+    fclose(fopen(cut, "w"));
+    assert_int_equal(cut_off(), 1);
+    ut_file_sweep(test_dir());
+    assert_int_equal(cut_off(), 0);
+    check(path, "whole");
+    ut_file_sweep("/nowhere");
 }
 
 int main(void)
@@ -113,6 +142,7 @@ int main(void)
         cmocka_unit_test(write__no_folder__named),
         cmocka_unit_test(move__to_another_volume__there_whole_and_gone_here),
         cmocka_unit_test(write__disk_full__what_was_there_stays),
+        cmocka_unit_test(sweep__write_cut_off__gone_and_nothing_else),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
