@@ -93,7 +93,7 @@ static void compare(struct mdl_backend *b, const struct mdl_graph *g,
 }
 
 #define TINY SPEC("[8,8,8,8]")
-#define ENOUGH 500
+#define ENOUGH 20000
 
 /* Two of these keep a device at work until `mended`. */
 struct crowd {
