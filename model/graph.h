@@ -21,7 +21,7 @@
 #define MDL_MAX_OUTPUTS 64
 
 /* Numbers of one value for one image, and of a parameter or a result that is
- * whole. 64 channels of the largest picture fit the first; VGG's largest
+ * whole. 64 channels of a spec's largest picture fit the first; VGG's largest
  * layer, [4096, 25088], the second. */
 #define MDL_MAX_VALUE (1 << 26)
 #define MDL_MAX_WHOLE (1 << 28)

@@ -106,7 +106,8 @@ enum ut_err search_device_new(struct mdl_backend *b, int number, int dim,
         return ut_fail(e, UT_ENOMEM, "no memory to search %zu rows on a device",
                        max_rows);
     }
-    if (mdl_backend_stats(b, &stats) && need > (double)stats.memory_total) {
+    if (mdl_backend_stats(b, &stats) && stats.memory_total &&
+        need > (double)stats.memory_total) {
         snprintf(line, sizeof(line),
                  "%zu faces, the limit, are %.0f MiB in half precision, and "
                  "device %d has %llu: past what fits the processor searches",

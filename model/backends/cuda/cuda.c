@@ -518,11 +518,12 @@ static void stats(void *ctx, struct mdl_device_stats *out)
     out->contexts_lost =
         __atomic_load_n(&process.epoch[c->device], __ATOMIC_RELAXED);
     /* Whoever asks, as a server's loop, waits neither for a new context nor for
-     * a device that is in trouble. */
+     * a device that is in trouble: its memory is as it was last seen. */
     if (out->failed || pthread_rwlock_tryrdlock(&process.lock))
         return;
     gpu_memory(c->device, &out->memory_used, &out->memory_total);
     pthread_rwlock_unlock(&process.lock);
+    cuda_saw_memory(c, out);
 }
 
 static void report(void *ctx, char *text, size_t len)

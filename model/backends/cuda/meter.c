@@ -41,10 +41,20 @@ void cuda_read(struct ctx *c, struct mdl_device_stats *out)
                                      .run_us = c->run_us,
                                      .kernel_us = c->kernel_us,
                                      .busy_us = c->busy_us,
+                                     .memory_used = c->memory_used,
+                                     .memory_total = c->memory_total,
                                      .failed = c->failed};
     if (c->failed)
         snprintf(out->why, sizeof(out->why), "%s", c->why);
     if (c->running)
         out->busy_us += (uint64_t)(gpu_clock_us() - c->since_us);
+    pthread_mutex_unlock(&c->busy);
+}
+
+void cuda_saw_memory(struct ctx *c, struct mdl_device_stats *out)
+{
+    pthread_mutex_lock(&c->busy);
+    c->memory_used = out->memory_used;
+    c->memory_total = out->memory_total;
     pthread_mutex_unlock(&c->busy);
 }

@@ -39,7 +39,8 @@ struct ctx {
     int running;      /* plans and searches */
     int64_t since_us; /* when the first of them began */
     uint64_t batches, run_us, kernel_us, busy_us;
-    uint64_t failed;      /* batches in a row, the last ones */
+    uint64_t memory_used, memory_total; /* as last seen */
+    uint64_t failed;                    /* batches in a row, the last ones */
     char why[160];        /* the last of them did; or there is no new context */
     pthread_mutex_t lock; /* guards weights, learners */
     struct weights *weights;
@@ -147,6 +148,7 @@ void cuda_ran(struct ctx *c, int64_t run_us, int64_t kernel_us);
 /* So many batches failed, 0: what follows one that did. */
 void cuda_failed(struct ctx *c, uint64_t batches, const char *why);
 void cuda_read(struct ctx *c, struct mdl_device_stats *out);
+void cuda_saw_memory(struct ctx *c, struct mdl_device_stats *out);
 
 /* build.c. The steps of p->g; UT_EINVAL names an operation that there is not
  * here. */
