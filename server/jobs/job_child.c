@@ -151,10 +151,8 @@ static enum ut_err lock(const struct child *c, struct ut_error *e)
 
     snprintf(path, sizeof(path), "%s/lock", c->dir);
     fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
-    if (fd >= 0 && fcntl(fd, F_SETLK, &l) == 0) {
-        ut_file_sweep(c->dir); /* a checkpoint is large */
+    if (fd >= 0 && fcntl(fd, F_SETLK, &l) == 0)
         return UT_OK;
-    }
     return ut_fail(
         e, fd >= 0 && (errno == EAGAIN || errno == EACCES) ? UT_EBUSY : UT_EIO,
         "%.150s: %s", path, strerror(errno));
@@ -458,6 +456,7 @@ int srv_job_child(char **argv)
         tell_failure(&c, &e, memory);
         return 1;
     }
+    ut_file_sweep(c.dir); /* of a process that was killed; they may be large */
     drop(&c, "error");
     drop(&c, "result.json"); /* of a comparison with another model */
     srv_job_limit(atoi(argv[7]), memory);
